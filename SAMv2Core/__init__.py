@@ -1,0 +1,100 @@
+"""SAMv2: find the same anatomical point in another CT or MR scan.
+
+SAM is *Self-supervised Anatomical eMbedding* (SAMv2 / UAE: arXiv 2311.15111), not Meta's Segment Anything::
+
+    import SAMv2Core as s
+
+    model = s.load_model("lite-ct")
+    template = model.embed(s.read_volume("baseline.nii.gz"))
+    query = model.embed(s.read_volume("follow_up.nii.gz"))
+    for match in s.match(template, query, [[12.0, -40.5, 880.0]]):  # (N, 3) mm, LPS
+        print(match.query_lps, match.status, match.confidence)
+
+The names below are the public interface; everything else may change. They are resolved on first use (PEP 562), so that
+``import SAMv2Core`` costs nothing and `samv2 models` and `samv2 doctor` work where torch is missing or broken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, List
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "errors": (
+        "Cancelled",
+        "InputError",
+        "MemoryLimitError",
+        "ModelError",
+        "OutputError",
+        "SAMv2Error",
+        "UnreliableResultError",
+        "UsageError",
+    ),
+    "geometry": ("Grid",),
+    "volume": ("Volume", "read_volume", "write_volume"),
+    "preprocess": ("preprocess",),
+    "network": ("build_network",),
+    "feature": ("Embedding", "FeatureMap"),
+    "models": ("ModelInfo", "load_model"),
+    "embed": ("Model",),
+    "match": ("Match", "match"),
+    "register": ("Registration", "register"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from SAMv2Core.embed import Model as Model
+    from SAMv2Core.errors import Cancelled as Cancelled
+    from SAMv2Core.errors import InputError as InputError
+    from SAMv2Core.errors import MemoryLimitError as MemoryLimitError
+    from SAMv2Core.errors import ModelError as ModelError
+    from SAMv2Core.errors import OutputError as OutputError
+    from SAMv2Core.errors import SAMv2Error as SAMv2Error
+    from SAMv2Core.errors import UnreliableResultError as UnreliableResultError
+    from SAMv2Core.errors import UsageError as UsageError
+    from SAMv2Core.feature import Embedding as Embedding
+    from SAMv2Core.feature import FeatureMap as FeatureMap
+    from SAMv2Core.geometry import Grid as Grid
+    from SAMv2Core.match import Match as Match
+    from SAMv2Core.match import match as match
+    from SAMv2Core.models import ModelInfo as ModelInfo
+    from SAMv2Core.models import load_model as load_model
+    from SAMv2Core.network import build_network as build_network
+    from SAMv2Core.preprocess import preprocess as preprocess
+    from SAMv2Core.register import Registration as Registration
+    from SAMv2Core.register import register as register
+    from SAMv2Core.volume import Volume as Volume
+    from SAMv2Core.volume import read_volume as read_volume
+    from SAMv2Core.volume import write_volume as write_volume
+
+
+def __getattr__(name: str) -> Any:
+    # Not stored in the package afterwards: a submodule reloaded in Slicer must not leave an old function behind.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+class _Package(ModuleType):
+    """This package's class: `match`, `register` and `preprocess` are functions, although submodules bear those names.
+
+    Importing ``SAMv2Core.match`` makes Python bind the submodule to the package's attribute `match`, and `s.match(...)`
+    would fail from then on. That binding alone is refused here; ``from SAMv2Core.match import Match`` is not affected.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,118 @@
+"""What the demo hands from one of its parts to the next: a scan, a point's outcome, a pair of scans."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
+
+import numpy as np
+
+from SAMv2Core.demo.slices import PLANES, Slice, body_box_lps, project
+from SAMv2Core.geometry import Grid
+
+if TYPE_CHECKING:
+    from SAMv2Core.feature import Embedding
+    from SAMv2Core.match import Match
+    from SAMv2Core.register import Registration
+    from SAMv2Core.volume import Volume
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume with the name that tables and pictures give it.
+
+    :param seen: what the model knows of it: ``"was among the training volumes"``, ``"never seen in training"``, ...
+    """
+
+    name: str
+    volume: Volume
+    modality: str = "ct"
+    seen: str = ""
+    embedding: Optional[Embedding] = None
+    _scouts: Dict[str, Slice] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def array(self) -> np.ndarray:
+        """(z, y, x)."""
+        return self.volume.array
+
+    @property
+    def grid(self) -> Grid:
+        return self.volume.grid
+
+    @cached_property
+    def box_lps(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest corner in LPS mm of what is worth showing."""
+        threshold = -300.0 if self.modality == "ct" else float(np.percentile(self.array[::4, ::4, ::4], 60))
+        return body_box_lps(self.array, self.grid, threshold)
+
+    def scout(self, plane: str) -> Slice:
+        """The mean projection along a plane's depth (:func:`slices.project`), computed once."""
+        if plane not in self._scouts:
+            self._scouts[plane] = project(self.array, self.grid, PLANES[plane], self.box_lps)
+        return self._scouts[plane]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One point: what was asked, what the matching answered, and the truth where it is known.
+
+    :param match: the answer; ``match.query_lps`` is None when nothing was found.
+    :param truth_lps: (3,) mm in the query, or None.
+    :param truth_kind: ``"exact"`` (simulated), ``"by eye"`` (with its own error of some mm), or ``""``.
+    :param in_view: whether the anatomy is in the query at all; None when nobody has said.
+    """
+
+    label: str
+    window: str
+    match: Match
+    truth_lps: Optional[np.ndarray] = None
+    truth_kind: str = ""
+    in_view: Optional[bool] = None
+
+    @property
+    def error_mm(self) -> Optional[float]:
+        """Distance of the answer from the truth; None without either."""
+        if self.truth_lps is None or self.match.query_lps is None:
+            return None
+        return float(np.linalg.norm(np.asarray(self.match.query_lps) - self.truth_lps))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A template and a query with their points.
+
+    :param title: one line for headings.
+    """
+
+    title: str
+    template: Scan
+    query: Scan
+    findings: Tuple[Finding, ...]
+    seconds: float = 0.0
+    files: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegistrationCase:
+    """Two registered scans.
+
+    :param before_mm, after_mm: (N,) distances of the landmarks from their true places without and with the
+        registration; None when the truth is not known.
+    """
+
+    title: str
+    fixed: Scan
+    moving: Scan
+    result: Registration
+    before_mm: Optional[np.ndarray] = None
+    after_mm: Optional[np.ndarray] = None
+    seconds: float = 0.0
+    files: Tuple[str, ...] = ()
+
+
+def slug(text: str) -> str:
+    """A file name for a title: lower case, words joined by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"

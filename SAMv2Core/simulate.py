@@ -1,0 +1,301 @@
+"""A simulated second time point of a real scan, with the truth known at every point.
+
+Real pairs of scans have no dense truth. Here one real volume becomes baseline and follow-up: the patient lies
+differently (rotation, size), deforms (smooth elastic field, breathing), and is scanned differently (contrast, kernel,
+noise, slice thickness, field of view, table). A baseline point x is found in the follow-up at phi(x), exactly; the
+follow-up's voxels are the baseline's at phi^-1. What is *not* simulated: sliding organs, filling and emptying, new or
+growing lesions. Any figure measured on such data is a figure on simulated data and must be shown as such.
+
+Conventions: LPS mm; volumes (z, y, x); displacement vectors baseline -> follow-up on the baseline's grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+import numpy as np
+from scipy import ndimage
+
+from SAMv2Core import acquisition, posture
+from SAMv2Core.deformation import Deformation, InverseSampler, control_lattice
+from SAMv2Core.errors import UsageError
+from SAMv2Core.geometry import Grid
+from SAMv2Core.volume import Volume
+
+MAX_LIPSCHITZ = 0.7  # of the displacement: keeps every local volume change above (1 - 0.7)^3 and inversion quick
+SLAB_VOXELS = 2_000_000  # voxels resampled at a time: bounds the memory for coordinates to some 150 MB
+MIN_SLICE_COVERED = 0.75  # of a slice must come from inside the baseline, or it is trimmed off the follow-up's ends
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """What changes between the time points; the defaults change nothing. Pairs are ranges drawn from uniformly.
+
+    :param rotation_deg: largest angle, about a random axis through the body's center.
+    :param scale: range of the overall size.
+    :param translation_mm: largest shift per axis; patient and field of view move together (another scanner origin).
+    :param deformation_mm: largest elastic displacement in the body, reached unless that would fold space.
+    :param deformation_scale_mm: distance of the elastic field's control points.
+    :param breathing_mm: how far the diaphragm moves down; the spine stays.
+    :param contrast: range of the gain about 50 HU.
+    :param gamma: range of the exponent inside the soft tissues.
+    :param offset_hu: largest absolute offset of the soft tissues.
+    :param clip_hu: window outside of which the follow-up is clipped, or None.
+    :param blur_mm: range of a softer kernel's standard deviation.
+    :param sharpen: range of a sharper kernel's strength.
+    :param noise_hu: standard deviation of the added noise.
+    :param noise_grain_voxels: its in-plane correlation length.
+    :param slice_thickness_mm: of the follow-up along the volume's third axis; None keeps the baseline's.
+    :param field_of_view: fraction of the baseline's box kept along (x, y, z) of its index axes, placed at random.
+    :param table: put a couch under the patient.
+    :param interpolation: ``"cubic"`` or ``"linear"``.
+    """
+
+    rotation_deg: float = 0.0
+    scale: Tuple[float, float] = (1.0, 1.0)
+    translation_mm: float = 0.0
+    deformation_mm: float = 0.0
+    deformation_scale_mm: float = 50.0
+    breathing_mm: float = 0.0
+    contrast: Tuple[float, float] = (1.0, 1.0)
+    gamma: Tuple[float, float] = (1.0, 1.0)
+    offset_hu: float = 0.0
+    clip_hu: Optional[Tuple[float, float]] = None
+    blur_mm: Tuple[float, float] = (0.0, 0.0)
+    sharpen: Tuple[float, float] = (0.0, 0.0)
+    noise_hu: float = 0.0
+    noise_grain_voxels: float = 0.0
+    slice_thickness_mm: Optional[float] = None
+    field_of_view: Tuple[float, float, float] = (1.0, 1.0, 1.0)
+    table: bool = False
+    interpolation: str = "cubic"
+
+    def __post_init__(self) -> None:
+        checks = (
+            (min(self.scale) > 0 and self.scale[0] <= self.scale[1], "scale must be a range of positive numbers"),
+            (min(self.gamma) > 0 and min(self.contrast) > 0, "gamma and contrast must be positive"),
+            (self.deformation_scale_mm > 0, "deformation_scale_mm must be positive"),
+            (min(self.deformation_mm, self.translation_mm, self.noise_hu) >= 0, "lengths and noise cannot be negative"),
+            (0 < min(self.field_of_view) and max(self.field_of_view) <= 1, "field_of_view must be within (0, 1]"),
+            (self.slice_thickness_mm is None or self.slice_thickness_mm > 0, "slice_thickness_mm must be positive"),
+            (self.interpolation in ("cubic", "linear"), "interpolation must be cubic or linear"),
+        )
+        for valid, rule in checks:
+            if not valid:
+                raise UsageError(f"The simulation cannot run: {rule}.", "Correct this option.")
+
+
+#: The follow-up that the project's accuracy figures are measured on: rotation up to 10 degrees, size 0.9 to 1.1,
+#: smooth deformation up to 15 mm, noise, another window.
+FOLLOW_UP = SimulationOptions(
+    rotation_deg=10.0,
+    scale=(0.9, 1.1),
+    translation_mm=30.0,
+    deformation_mm=15.0,
+    contrast=(0.8, 1.25),
+    gamma=(0.8, 1.25),
+    offset_hu=20.0,
+    clip_hu=(-1000.0, 1500.0),
+    noise_hu=20.0,
+    noise_grain_voxels=0.7,
+)
+
+
+@dataclass(frozen=True)
+class SimulatedFollowUp:
+    """A follow-up volume and where every baseline point went.
+
+    :param volume: the follow-up, in the baseline's scalar type.
+    :param displacement: (z, y, x, 3) float32, mm LPS, on ``baseline_grid``: point + vector = follow-up point.
+    :param baseline_grid: geometry of the baseline.
+    :param deformation: the map itself, exact at any point.
+    :param options: what was asked for.
+    :param seed: the seed; the same volume, options and seed give the same follow-up.
+    :param drawn: the figures drawn from the options' ranges and what became of them; plain numbers, JSON-able.
+    """
+
+    volume: Volume
+    displacement: np.ndarray
+    baseline_grid: Grid
+    deformation: Deformation
+    options: SimulationOptions
+    seed: int
+    drawn: Dict[str, float] = field(default_factory=dict)
+
+    def map_points(self, points_lps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """(N, 3) baseline LPS mm -> (N, 3) follow-up LPS mm, and (N,) bool: inside the follow-up's field of view."""
+        moved = self.deformation.map_points(points_lps)
+        return moved, self.volume.grid.contains(moved)
+
+    def unmap_points(self, points_lps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """(N, 3) follow-up LPS mm -> (N, 3) baseline LPS mm, and (N,) bool: inside the baseline's field of view."""
+        sources = self.deformation.unmap_points(points_lps)
+        return sources, self.baseline_grid.contains(sources)
+
+
+def simulate_follow_up(volume: Volume, options: SimulationOptions = FOLLOW_UP, seed: int = 0) -> SimulatedFollowUp:
+    """A second time point of ``volume``.
+
+    :param volume: the baseline; any geometry, CT or MR.
+    :param options: what changes, see :class:`SimulationOptions`.
+    :param seed: of everything random. Each component has its own stream: switching one off leaves the others alone.
+    """
+    scale = acquisition.intensity_scale(volume.array, volume.modality)
+    baseline = np.where(np.isfinite(volume.array), volume.array, scale.air).astype(np.float32)
+    drawn: Dict[str, float] = {}
+    deformation = _draw_deformation(baseline, volume.grid, scale, options, seed, drawn)
+    target, slices_per_slice = _follow_up_grid(volume.grid, options, seed)
+    target = _without_empty_ends(target, volume.grid, deformation)
+    fine = _with_thin_slices(target, slices_per_slice)
+    array = _resample(baseline, volume.grid, deformation, fine, scale.air, options.interpolation)
+    # Changes of the anatomy itself (lesions that grow, shrink or appear) belong here: after the resampling, in the
+    # follow-up's space, and before the scanner sees them.
+    array = _scan(array, fine, slices_per_slice, target, scale, options, seed, drawn)
+    source = f"simulated follow-up (seed {seed}) of {volume.source}"
+    follow_up = Volume(_in_type_of(volume.array, array), target.ijk_to_lps, source, volume.modality)
+    field_mm = deformation.field_on(volume.grid)
+    return SimulatedFollowUp(follow_up, field_mm, volume.grid, deformation, options, seed, drawn)
+
+
+def _stream(seed: int, component: int) -> np.random.Generator:
+    return np.random.default_rng([int(seed), component])
+
+
+def _draw_deformation(
+    baseline: np.ndarray,
+    grid: Grid,
+    scale: acquisition.IntensityScale,
+    options: SimulationOptions,
+    seed: int,
+    drawn: Dict[str, float],
+) -> Deformation:
+    """Elastic and breathing displacement, limited to what cannot fold, then rotation, size and shift."""
+    body_lps = posture.body_points(scale.body(baseline), grid)
+    controls = control_lattice(grid, options.deformation_scale_mm)
+    coefficients = posture.elastic(controls, body_lps, options.deformation_mm, _stream(seed, 1))
+    if options.breathing_mm:
+        level_mm = posture.diaphragm_level_mm(baseline, grid)
+        coefficients = coefficients + posture.breathing(controls, body_lps, level_mm, options.breathing_mm)
+    rng = _stream(seed, 2)
+    axis = rng.standard_normal(3)
+    angle, size = rng.uniform(0, options.rotation_deg), rng.uniform(*options.scale)
+    affine = posture.about_center(body_lps.mean(axis=0), axis, angle, size, _shift(options, seed))
+    deformation, kept = Deformation(affine, controls, coefficients).limited(MAX_LIPSCHITZ)
+    drawn.update(rotation_deg=float(angle), scale=float(size), deformation_kept=kept)
+    drawn["deformation_max_mm"] = float(np.linalg.norm(deformation.displacement(body_lps), axis=1).max())
+    drawn["minimum_jacobian"] = deformation.minimum_jacobian()
+    return deformation
+
+
+def _shift(options: SimulationOptions, seed: int) -> np.ndarray:
+    return _stream(seed, 3).uniform(-1, 1, 3) * options.translation_mm
+
+
+def _follow_up_grid(grid: Grid, options: SimulationOptions, seed: int) -> Tuple[Grid, int]:
+    """The follow-up's grid (cropped, shifted, other slice thickness) and how many thin slices make one slice."""
+    size = grid.size_ijk
+    kept = np.maximum(np.round(size * np.array(options.field_of_view)), 1).astype(int)
+    start = np.round(_stream(seed, 4).uniform(0, 1, 3) * (size - kept))
+    local = np.eye(4)
+    local[:3, 3] = start
+    matrix = grid.ijk_to_lps @ local
+    matrix[:3, 3] += _shift(options, seed)
+    factor = 1
+    if options.slice_thickness_mm is not None:
+        ratio = options.slice_thickness_mm / grid.spacing_ijk_mm[2]
+        factor = max(1, int(np.ceil(ratio - 1e-6)))
+        n_slices = max(1, int(kept[2] / ratio + 1e-6))
+        thick = np.diag([1.0, 1.0, ratio, 1.0])
+        thick[2, 3] = (ratio - 1) / 2
+        matrix, kept[2] = matrix @ thick, n_slices
+    return Grid(tuple(int(n) for n in kept[::-1]), matrix), factor  # type: ignore[arg-type]
+
+
+def _without_empty_ends(target: Grid, baseline: Grid, deformation: Deformation) -> Grid:
+    """Trim the target along the body's long axis to slices that the baseline fills: a scan shows no cut-off patient.
+
+    In-plane, where the baseline ends in air or cuts the body just as a small field of view does, nothing is trimmed.
+    """
+    axis = int(np.argmax(np.abs(target.ijk_to_lps[2, :3]) / target.spacing_ijk_mm))
+    size = target.size_ijk
+    across = [np.linspace(0, n - 1, 9) for n in size]
+    across[axis] = np.arange(size[axis], dtype=np.float64)
+    ijk = np.stack(np.meshgrid(*across, indexing="ij"), axis=-1)
+    height = baseline.to_ijk(deformation.unmap_points(target.to_lps(ijk.reshape(-1, 3))))[:, axis]
+    inside = (height >= -0.5) & (height <= baseline.size_ijk[axis] - 0.5)
+    share = np.moveaxis(inside.reshape(ijk.shape[:3]), axis, 0).reshape(size[axis], -1).mean(axis=1)
+    filled = np.nonzero(share >= MIN_SLICE_COVERED)[0]
+    if not len(filled):
+        return target
+    local = np.eye(4)
+    local[axis, 3] = filled[0]
+    shape = list(target.shape_zyx)
+    shape[2 - axis] = int(filled[-1] - filled[0] + 1)
+    return Grid((shape[0], shape[1], shape[2]), target.ijk_to_lps @ local)
+
+
+def _with_thin_slices(grid: Grid, factor: int) -> Grid:
+    thin = np.diag([1.0, 1.0, 1.0 / factor, 1.0])
+    thin[2, 3] = (1.0 / factor - 1) / 2
+    return Grid((grid.shape_zyx[0] * factor, *grid.shape_zyx[1:]), grid.ijk_to_lps @ thin)
+
+
+def _resample(
+    baseline: np.ndarray, source: Grid, deformation: Deformation, target: Grid, air: float, interpolation: str
+) -> np.ndarray:
+    """The baseline's values at phi^-1 of the target's voxels, float32; ``air`` where the baseline ends."""
+    order = 3 if interpolation == "cubic" else 1
+    low, high = float(baseline.min()), float(baseline.max())
+    samples = ndimage.spline_filter(baseline, order=3, output=np.float32, mode="mirror") if order == 3 else baseline
+    sampler = InverseSampler(deformation, target)
+    out = np.empty(target.shape_zyx, dtype=np.float32)
+    slab = max(1, SLAB_VOXELS // (target.shape_zyx[1] * target.shape_zyx[2]))
+    for first in range(0, target.shape_zyx[0], slab):
+        last = min(first + slab, target.shape_zyx[0])
+        where = sampler.sources(source, first, last)
+        outside = np.zeros(where.shape[1:], dtype=bool)
+        for axis, n in enumerate(source.shape_zyx):  # the outermost voxels reach to their faces
+            outside |= (where[axis] < -0.5) | (where[axis] > n - 0.5)
+        ndimage.map_coordinates(samples, where, out[first:last], order=order, prefilter=False, mode="mirror")
+        out[first:last][outside] = air
+    return np.clip(out, min(low, air), high, out=out)  # cubic interpolation overshoots at edges
+
+
+def _scan(
+    array: np.ndarray,
+    fine: Grid,
+    slices_per_slice: int,
+    target: Grid,
+    scale: acquisition.IntensityScale,
+    options: SimulationOptions,
+    seed: int,
+    drawn: Dict[str, float],
+) -> np.ndarray:
+    """The other scanner: couch, contrast, slices, kernel, noise, window, in this order."""
+    rng = _stream(seed, 5)
+    contrast, gamma = rng.uniform(*options.contrast), rng.uniform(*options.gamma)
+    offset = rng.uniform(-1, 1) * options.offset_hu
+    blur, sharpen = rng.uniform(*options.blur_mm), rng.uniform(*options.sharpen)
+    drawn.update(contrast=contrast, gamma=gamma, offset_hu=offset, blur_mm=blur, sharpen=sharpen)
+    if options.table:
+        array = acquisition.add_table(array, fine, scale)
+    if (contrast, gamma, offset) != (1.0, 1.0, 0.0):
+        array = acquisition.remap_intensity(array, scale, contrast, gamma, offset)
+    if slices_per_slice > 1:
+        array = acquisition.average_slices(array, slices_per_slice)
+    array = acquisition.apply_kernel(array, target, blur, sharpen)
+    if options.noise_hu:
+        sigma = options.noise_hu * scale.per_hu
+        array = acquisition.add_noise(array, sigma, options.noise_grain_voxels, _stream(seed, 6))
+    if options.clip_hu is not None:
+        array = np.clip(array, scale.of_hu(options.clip_hu[0]), scale.of_hu(options.clip_hu[1]))
+    return np.maximum(array, scale.air)
+
+
+def _in_type_of(like: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """``array`` in the scalar type of ``like``, rounded and clipped to its range."""
+    if like.dtype.kind not in "iu":
+        return array.astype(like.dtype)
+    limits = np.iinfo(like.dtype)
+    return np.clip(np.rint(array), limits.min, limits.max).astype(like.dtype)

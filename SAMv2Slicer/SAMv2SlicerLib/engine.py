@@ -1,0 +1,210 @@
+"""The computing side of the module: SAMv2Core on plain values, called in the worker thread.
+
+Nothing here touches MRML, VTK or Qt; even translated texts come in ready-made, because translating is a Qt call. PyTorch is imported by SAMv2Core when the first job runs, never when the module
+is loaded. Loaded models are kept, because loading one takes longer than matching a point.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from SAMv2Core.errors import ModelError
+from SAMv2Core.volume import Volume
+
+AUTO = "auto"
+EmbeddingKey = Tuple[str, str]
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose for a computation; values are SAMv2Core's names."""
+
+    model: str = AUTO
+    device: str = AUTO
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """A volume on its way to the worker.
+
+    :param text: what the progress says while it is being embedded.
+    :param volume: a copy of the voxels, None when the embedding that will be needed is among the cached ones.
+    :param cached: valid embeddings by (model, modality asked for).
+    """
+
+    nodeID: str
+    text: str
+    modality: str
+    signature: Any
+    volume: Optional[Volume]
+    cached: Dict[EmbeddingKey, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a job brings back: results, and the embeddings that were computed on the way as (input, key, embedding)."""
+
+    results: Any
+    embeddings: Tuple[Any, ...]
+    fresh: Tuple[Tuple[VolumeInput, EmbeddingKey, Any], ...] = ()
+
+
+class Engine:
+    """Models and their use. One instance per logic; methods are called from one thread at a time."""
+
+    def __init__(self) -> None:
+        self._models: Dict[Tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+        self.voxelsPerSecond: Dict[str, float] = {}
+        """Measured on this machine per device, for honest estimates; empty until the first embedding."""
+
+    def embed(self, inputs: Sequence[VolumeInput], options: Options, progress: Progress) -> Computed:
+        """One comparable embedding per input, from the cache where possible.
+
+        :raises ModelError: no model fits all the modalities, or it cannot be loaded.
+        """
+        name = options.model if options.model != AUTO else modelForModalities([_modalityOf(item) for item in inputs])
+        found: List[Any] = [item.cached.get((name, item.modality)) for item in inputs]
+        missing = [n for n, embedding in enumerate(found) if embedding is None]
+        fresh = []
+        for step, n in enumerate(missing):
+            part = _partOf(progress, step / len(missing), 1 / len(missing), inputs[n].text)
+            found[n] = self._embedOne(inputs[n], name, options.device, part)
+            fresh.append((inputs[n], (name, inputs[n].modality), found[n]))
+        return Computed(None, tuple(found), tuple(fresh))
+
+    def match(
+        self,
+        template: VolumeInput,
+        query: VolumeInput,
+        pointsLPS: np.ndarray,
+        method: str,
+        options: Options,
+        text: str,
+        progress: Progress,
+    ) -> Computed:
+        """Find points (N, 3), template volume LPS mm, in the query: a list of Match with query volume LPS."""
+        import SAMv2Core
+
+        share = _embeddingShare(template, query)
+        pair = self.embed((template, query), options, _partOf(progress, 0.0, share))
+        part = _partOf(progress, share, 1 - share, text)
+        part(0.0, "")
+        matches = SAMv2Core.match(*pair.embeddings, pointsLPS, method=method, progress=part)
+        return Computed(matches, pair.embeddings, pair.fresh)
+
+    def register(
+        self, fixed: VolumeInput, moving: VolumeInput, transform: str, options: Options, text: str, progress: Progress
+    ) -> Computed:
+        """Align two volumes: a Registration whose matrix maps fixed volume LPS to moving volume LPS."""
+        import SAMv2Core
+
+        share = _embeddingShare(fixed, moving)
+        pair = self.embed((fixed, moving), options, _partOf(progress, 0.0, share))
+        part = _partOf(progress, share, 1 - share, text)
+        part(0.0, "")
+        registration = SAMv2Core.register(*pair.embeddings, transform=transform, progress=part)
+        return Computed(registration, pair.embeddings, pair.fresh)
+
+    def loadedModel(self, name: str, device: str) -> Any:
+        """A model ready for use, loaded once per (name, device)."""
+        from SAMv2Core.models import load_model
+
+        with self._lock:
+            if (name, device) not in self._models:
+                self._models[(name, device)] = load_model(name, device=device)
+            return self._models[(name, device)]
+
+    def clear(self) -> None:
+        """Release the memory of all models."""
+        with self._lock:
+            self._models.clear()
+
+    def secondsFor(self, voxels: int, device: str) -> Optional[float]:
+        """How long an embedding will take, from the last one on this device; None before the first."""
+        rate = self.voxelsPerSecond.get(device)
+        return voxels / rate if rate else None
+
+    def _embedOne(self, item: VolumeInput, name: str, device: str, progress: Progress) -> Any:
+        if item.volume is None:  # plannedModel said that it is cached
+            raise ModelError(f"No embedding by the model {name} is at hand.", "Repeat the command.")
+        model = self.loadedModel(name, device)
+        started = time.monotonic()
+        embedding = model.embed(item.volume, modality=item.modality, progress=progress)
+        elapsed = max(time.monotonic() - started, 1e-3)
+        self.voxelsPerSecond[device] = embedding.input_grid.n_voxels / elapsed
+        return embedding
+
+
+def modelForModalities(modalities: Sequence[str]) -> str:
+    """The name of the bundled model that fits all these modalities (``"ct"``, ``"mr"``).
+
+    :raises ModelError: there is none.
+    """
+    from SAMv2Core.models import default_model_name
+
+    return default_model_name(modalities)
+
+
+def plannedModel(
+    cached: Sequence[Dict[EmbeddingKey, Any]], modalities: Sequence[str], options: Options
+) -> Optional[str]:
+    """The model that :meth:`Engine.embed` will use, None when it depends on modalities not known yet.
+
+    :param cached: per input its valid embeddings; :param modalities: per input what was asked for (auto, ct, mr).
+    """
+    if options.model != AUTO:
+        return options.model
+    known = [
+        asked if asked != AUTO else next((embedding.modality for embedding in found.values()), None)
+        for found, asked in zip(cached, modalities)
+    ]
+    return None if None in known else modelForModalities([str(modality) for modality in known])
+
+
+def _modalityOf(item: VolumeInput) -> str:
+    """``"ct"`` or ``"mr"`` of an input: what was asked for, what an embedding found, what the voxels say."""
+    if item.modality != AUTO:
+        return item.modality
+    if item.cached:
+        return next(iter(item.cached.values())).modality
+    from SAMv2Core.modality import detect_modality
+
+    return detect_modality(item.volume)
+
+
+def _embeddingShare(*inputs: VolumeInput) -> float:
+    """The part of the progress bar for embedding: nearly all, unless everything is cached."""
+    return 0.0 if all(item.cached for item in inputs) else 0.9
+
+
+def _partOf(progress: Progress, start: float, length: float, prefix: str = "") -> Progress:
+    """A progress callable that fills a part of another one's range and puts a text before each report."""
+
+    def report(fraction: float, text: str = "") -> None:
+        joined = ": ".join(part for part in (prefix, text) if part)
+        progress(start + length * min(max(fraction, 0.0), 1.0), joined)
+
+    return report
+
+
+def torchState() -> str:
+    """``"ready"``, ``"missing"`` or ``"broken"``, without importing PyTorch unless someone already has.
+
+    Importing a half-installed PyTorch can crash the process, so nothing more than its presence is looked at here;
+    setup_dependencies.py probes it in a subprocess.
+    """
+    try:
+        spec = importlib.util.find_spec("torch")
+    except (ImportError, ValueError):
+        return "broken"
+    if spec is None:
+        return "missing"
+    return "broken" if spec.origin is None else "ready"

@@ -1,0 +1,352 @@
+"""The module's logic: volumes, points and transforms of the scene in, nodes out; with a window or without.
+
+::
+
+    import SAMv2Slicer
+    logic = SAMv2Slicer.SAMv2SlicerLogic()
+    matched = logic.matchPoints("CT 2021", "CT 2023", "F")       # nodes, IDs or names; returns a point list node
+    transform = logic.registerVolumes("CT 2021", "MR 2021")      # returns a transform node, applied to the moving volume
+
+These methods block until they are done, report ``progress(fraction, text)`` (raise ``SAMv2Core.Cancelled`` in it to
+stop), and raise the typed errors of SAMv2Core; nothing asks or pops up. The panel uses the ``start...`` methods, which
+return a :class:`worker.Job` at once, and calls :meth:`SAMv2SlicerLogic.tick` from a timer.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import Any, Callable, List, Optional, Sequence
+
+import slicer
+import slicer.util
+import vtk
+from SAMv2Core.errors import InputError
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+from slicer.util import VTKObservationMixin
+
+from SAMv2SlicerLib import conversion, engine, results, texts
+from SAMv2SlicerLib.embedding_store import EmbeddingStore, signatureOf
+from SAMv2SlicerLib.matching import MatchCommit, matchRequest
+from SAMv2SlicerLib.registration import RegistrationCommit
+from SAMv2SlicerLib.undo import UndoStack
+from SAMv2SlicerLib.worker import Job, Progress, Worker
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.03
+
+
+class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
+    """Embeds, matches and registers nodes of the current scene.
+
+    :ivar onWake: called without arguments when there is work for :meth:`tick` (the panel starts its timer).
+    :ivar onMatched: called with (matched list, template point IDs, live) after matches were written.
+    :ivar onStale: called with a volume node whose embedding became invalid.
+    """
+
+    def __init__(self, computingEngine: Optional[engine.Engine] = None) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        VTKObservationMixin.__init__(self)
+        self.worker = Worker()
+        self.engine = computingEngine or engine.Engine()
+        self.store = EmbeddingStore(self._onVolumeStale)
+        self.undoStack = UndoStack()
+        self.onWake: Optional[Callable[[], None]] = None
+        self.onMatched: Optional[Callable[[Any, Sequence[str], bool], None]] = None
+        self.onStale: Optional[Callable[[Any], None]] = None
+        self._writing = 0
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
+
+    # --- console interface ---------------------------------------------------------------------------------------
+
+    def embed(self, volume, modality: str = "auto", model: str = "auto", device: str = "auto", progress=None):
+        """Compute (or take from memory) the embedding of a volume.
+
+        :param volume: scalar volume node, its ID or its name.
+        :param modality: ``"auto"``, ``"ct"`` or ``"mr"``.
+        :return: a ``SAMv2Core.Embedding``, in the volume's own frame (LPS, parent transforms not applied).
+        """
+        return self._finish(self.startEmbedding(volume, modality, model, device), progress)
+
+    def matchPoints(
+        self,
+        template,
+        query,
+        points,
+        method: str = "fixed-point",
+        model: str = "auto",
+        device: str = "auto",
+        progress: Optional[Progress] = None,
+        modalities: Sequence[str] = ("auto", "auto"),
+    ):
+        """Find the placed points of a list, which lie in the template volume, in the query volume.
+
+        :param template: scalar volume node (or ID, or name) that the points were placed on.
+        :param query: scalar volume node to find them in.
+        :param points: point list node; its points may be under transforms.
+        :param method: ``"fixed-point"`` or ``"nearest"``.
+        :return: the matched point list node, in world coordinates; one point per placed template point with the same
+            label, without a position where the query does not show the place. Matches edited by hand are kept.
+        """
+        job = self.startMatch(template, query, points, None, method, model, device, modalities)
+        listNode = self._finish(job, progress)
+        logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), summaryOf(listNode))
+        return listNode
+
+    def registerVolumes(
+        self,
+        fixed,
+        moving,
+        transform: str = "rigid",
+        outputTransform=None,
+        apply: bool = True,
+        model: str = "auto",
+        device: str = "auto",
+        progress: Optional[Progress] = None,
+        modalities: Sequence[str] = ("auto", "auto"),
+    ):
+        """Align a moving with a fixed volume.
+
+        :param transform: ``"rigid"``, ``"similarity"`` or ``"affine"``.
+        :param outputTransform: linear transform node to write to, None for a new one.
+        :param apply: put the moving volume under the transform (nothing is hardened or resampled).
+        :return: the ``vtkMRMLLinearTransformNode``; its attributes hold status, residuals and inliers.
+        :raises UnreliableResultError: no reliable alignment was found; no node was made or changed.
+        """
+        job = self.startRegistration(fixed, moving, transform, outputTransform, apply, model, device, modalities)
+        return self._finish(job, progress)
+
+    # --- for the panel: start now, handle later -------------------------------------------------------------------
+
+    def startEmbedding(self, volume, modality="auto", model="auto", device="auto", onEnd=None) -> Job:
+        """Begin :meth:`embed`; see :class:`worker.Job`."""
+        node = self.resolve(volume, "vtkMRMLScalarVolumeNode")
+        options = engine.Options(model, device)
+        inputs = self._volumeInputs([node], [modality], options)
+
+        def commit(computed):
+            self.keepEmbeddings(computed)
+            return computed.embeddings[0]
+
+        return self._submit(node.GetName(), lambda progress: self.engine.embed(inputs, options, progress), commit, onEnd)
+
+    def startMatch(
+        self,
+        template,
+        query,
+        points,
+        pointIDs: Optional[Sequence[str]] = None,
+        method: str = "fixed-point",
+        model: str = "auto",
+        device: str = "auto",
+        modalities: Sequence[str] = ("auto", "auto"),
+        lock: bool = True,
+        live: bool = False,
+        onEnd=None,
+    ) -> Job:
+        """Begin :meth:`matchPoints`.
+
+        :param pointIDs: control point IDs to match, None for all placed points.
+        :param lock: new matches cannot be dragged until unlocked.
+        :param live: the points may have moved on when the result arrives, and the views follow them.
+        """
+        templateNode = self.resolve(template, "vtkMRMLScalarVolumeNode")
+        queryNode = self.resolve(query, "vtkMRMLScalarVolumeNode")
+        pointsNode = self.resolve(points, "vtkMRMLMarkupsFiducialNode")
+        if templateNode is queryNode:
+            raise InputError(texts.sameVolumeCause(), texts.sameVolumeRemedy())
+        request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live)
+        options = engine.Options(model, device)
+        inputs = self._volumeInputs([templateNode, queryNode], modalities, options)
+        text = texts.progressMatching(len(request.pointIDs))
+        return self._submit(
+            pointsNode.GetName(),
+            lambda progress: self.engine.match(*inputs, request.pointsLPS, method, options, text, progress),
+            MatchCommit(self, request),
+            onEnd,
+        )
+
+    def startRegistration(
+        self,
+        fixed,
+        moving,
+        transform: str = "rigid",
+        outputTransform=None,
+        apply: bool = True,
+        model: str = "auto",
+        device: str = "auto",
+        modalities: Sequence[str] = ("auto", "auto"),
+        onEnd=None,
+    ) -> Job:
+        """Begin :meth:`registerVolumes`."""
+        fixedNode = self.resolve(fixed, "vtkMRMLScalarVolumeNode")
+        movingNode = self.resolve(moving, "vtkMRMLScalarVolumeNode")
+        if fixedNode is movingNode:
+            raise InputError(texts.sameRegistrationVolumeCause(), texts.sameRegistrationVolumeRemedy())
+        for node in (fixedNode, movingNode):
+            conversion.worldFromNodeMatrix(node)  # before minutes of work: a linear way to the world exists
+        outputID = self.resolve(outputTransform, "vtkMRMLLinearTransformNode").GetID() if outputTransform else None
+        options = engine.Options(model, device)
+        inputs = self._volumeInputs([fixedNode, movingNode], modalities, options)
+        text = texts.progressRegistering(movingNode.GetName(), fixedNode.GetName())
+        return self._submit(
+            text,
+            lambda progress: self.engine.register(*inputs, transform, options, text, progress),
+            RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply),
+            onEnd,
+        )
+
+    def tick(self, waitSeconds: float = 0.0) -> bool:
+        """Store what the worker finished; whether there still is work. The panel's timer calls this."""
+        self.worker.dispatch(waitSeconds)
+        return self.worker.isBusy()
+
+    def cancel(self) -> None:
+        """Ask everything that runs or waits to stop; nothing in the scene is changed."""
+        self.worker.cancelAll()
+
+    def cleanup(self) -> None:
+        """Stop the worker, release memory and observe nothing; the logic must not be used afterwards."""
+        self.worker.shutdown()
+        self.store.clear()
+        self.engine.clear()
+        self.undoStack.clear()
+        self.removeObservers()
+
+    # --- helpers, also for the commits ---------------------------------------------------------------------------
+
+    def resolve(self, reference, className: str):
+        """A node of the scene from a node, an ID or a name.
+
+        :raises InputError: there is no such node, or it is of another kind.
+        """
+        node = reference
+        if isinstance(reference, str):
+            node = slicer.mrmlScene.GetNodeByID(reference) or slicer.mrmlScene.GetFirstNode(reference, className)
+            if node is None:
+                raise InputError(texts.noNodeCause(reference), texts.noNodeRemedy())
+        if className == "vtkMRMLScalarVolumeNode":
+            conversion.checkVolumeNode(node)
+        elif node is None:
+            raise InputError(texts.noPointsCause(None), texts.noPointsRemedy())
+        elif not node.IsA(className):
+            raise InputError(texts.notPointsCause(node.GetName()), texts.notPointsRemedy())
+        return node
+
+    def keepEmbeddings(self, computed: engine.Computed) -> None:
+        """Store what a job computed on the way.
+
+        :raises InputError: a volume was removed or changed in the meantime, so results from it must not be used.
+        """
+        for item, (model, modality), embedding in computed.fresh:
+            node = slicer.mrmlScene.GetNodeByID(item.nodeID)
+            if node is None:
+                raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
+            if not self.store.put(node, item.signature, model, modality, embedding):
+                raise InputError(texts.changedMeanwhileCause(node.GetName()), texts.changedMeanwhileRemedy())
+
+    @contextmanager
+    def writing(self):
+        """While active, changes of matched lists are the module's own and not edits by the user."""
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
+
+    def isWriting(self) -> bool:
+        return self._writing > 0
+
+    def hasEmbedding(self, volumeNode) -> bool:
+        """Whether a first match on this volume needs no embedding."""
+        return bool(self.store.get(volumeNode))
+
+    def _volumeInputs(self, nodes, modalities: Sequence[str], options: engine.Options) -> List[engine.VolumeInput]:
+        """The volumes for a job: voxels are copied only where no valid embedding will do."""
+        cached = [self.store.get(node) for node in nodes]
+        model = engine.plannedModel(cached, modalities, options)
+        inputs = []
+        for node, modality, found in zip(nodes, modalities, cached):
+            isCached = model is not None and (model, modality) in found
+            inputs.append(
+                engine.VolumeInput(
+                    nodeID=node.GetID(),
+                    text=texts.progressEmbedding(node.GetName()),
+                    modality=modality,
+                    signature=signatureOf(node),
+                    volume=None if isCached else conversion.volumeFromNode(node),
+                    cached=found,
+                )
+            )
+        return inputs
+
+    def _submit(self, name: str, work, commit, onEnd) -> Job:
+        if engine.torchState() != "ready":
+            raise _noTorch()
+        job = self.worker.submit(name, work, commit, onEnd)
+        if self.onWake is not None:
+            self.onWake()
+        return job
+
+    def _finish(self, job: Job, progress: Optional[Progress]):
+        """Wait for a job in short slices, so that the window stays alive; its value, or its error raised."""
+        try:
+            while not job.isHandled:
+                self.worker.dispatch(WAIT_SECONDS)
+                if progress is not None and not job.isHandled:
+                    progress(job.fraction, job.text)
+                _keepApplicationAlive()
+        except BaseException:
+            job.cancel()
+            while not job.wait(WAIT_SECONDS):
+                _keepApplicationAlive()
+            self.worker.dispatch()
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.value
+
+    # --- scene ---------------------------------------------------------------------------------------------------
+
+    def _onSceneStartClose(self, caller, event) -> None:
+        self.worker.abandonAll()
+        self.store.clear()
+        self.undoStack.clear()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeRemoved(self, caller, event, node) -> None:
+        if node is not None and node.IsA("vtkMRMLVolumeNode"):
+            self.store.drop(node.GetID())
+
+    def _onVolumeStale(self, volumeNode) -> None:
+        if self.onStale is not None:
+            self.onStale(volumeNode)
+
+
+def summaryOf(listNode) -> str:
+    """One line of counts: "7 points, 5 matched, 1 uncertain, 1 not found"."""
+    found = [results.resultAt(listNode, n) for n in range(listNode.GetNumberOfControlPoints())]
+    statuses = [result.status for result in found if result is not None]
+    counts = ", ".join(
+        f"{statuses.count(status)} {word}"
+        for status, word in (("matched", "matched"), ("uncertain", "uncertain"), ("not_found", "not found"))
+        if status in statuses
+    )
+    return f"{len(statuses)} points, {counts}" if counts else "no points"
+
+
+def _noTorch():
+    from SAMv2Core.errors import ModelError
+
+    return ModelError(texts.noTorchCause(), texts.noTorchRemedy())
+
+
+def _keepApplicationAlive() -> None:
+    """Let the window repaint, without letting the user start anything else meanwhile."""
+    import qt
+
+    application = getattr(slicer, "app", None)
+    if application is not None:
+        application.processEvents(qt.QEventLoop.ExcludeUserInputEvents)

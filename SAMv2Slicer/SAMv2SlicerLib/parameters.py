@@ -1,0 +1,86 @@
+"""What the module remembers in the scene: inputs and options, saved with it and restored from it.
+
+Results are not here: they live in their own nodes (see results.py), so that a scene opened without this module still
+shows them. Names of parameters and of enumeration members are stored in scenes; renaming one breaks saved scenes.
+"""
+
+from enum import Enum
+
+from slicer import vtkMRMLLinearTransformNode, vtkMRMLMarkupsFiducialNode, vtkMRMLScalarVolumeNode
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+AUTO = "auto"
+"""Value of the parameters ``model`` and ``device`` that leaves the choice to SAMv2Core."""
+
+
+class MatchMethod(Enum):
+    """How a match is found; values are SAMv2Core's names."""
+
+    FIXED_POINT = "fixed-point"
+    NEAREST = "nearest"
+
+    def label(self) -> str:
+        return {
+            MatchMethod.FIXED_POINT: _("Fixed points (recommended)"),
+            MatchMethod.NEAREST: _("Nearest neighbor (fastest)"),
+        }[self]
+
+
+class TransformType(Enum):
+    """What a registration may change; values are SAMv2Core's names."""
+
+    RIGID = "rigid"
+    SIMILARITY = "similarity"
+    AFFINE = "affine"
+
+    def label(self) -> str:
+        return {
+            TransformType.RIGID: _("Rigid (same patient)"),
+            TransformType.SIMILARITY: _("Similarity (rigid and one scale)"),
+            TransformType.AFFINE: _("Affine (different patients)"),
+        }[self]
+
+
+class ModalityChoice(Enum):
+    """What a volume is taken for; values are SAMv2Core's names."""
+
+    AUTO = "auto"
+    CT = "ct"
+    MR = "mr"
+
+    def label(self) -> str:
+        return {ModalityChoice.AUTO: _("Auto"), ModalityChoice.CT: "CT", ModalityChoice.MR: "MR"}[self]
+
+
+@parameterNodeWrapper
+class SAMv2SlicerParameterNode:
+    """Inputs and options of the panel.
+
+    templateVolume, queryVolume: the scan with the points and the scan to find them in.
+    furtherQueryVolumes: scans that the batch button matches besides.
+    points: the template's point list; matched lists refer to it by node reference.
+    matchWhileClicking: match at once whatever is placed or dragged.
+    lockMatches: matches can only be dragged after they were unlocked one by one.
+    """
+
+    templateVolume: vtkMRMLScalarVolumeNode
+    queryVolume: vtkMRMLScalarVolumeNode
+    furtherQueryVolumes: list[vtkMRMLScalarVolumeNode]
+    points: vtkMRMLMarkupsFiducialNode
+    matchWhileClicking: bool = True
+    lockMatches: bool = True
+    jumpViews: bool = True
+    method: MatchMethod = MatchMethod.FIXED_POINT
+
+    fixedVolume: vtkMRMLScalarVolumeNode
+    movingVolume: vtkMRMLScalarVolumeNode
+    outputTransform: vtkMRMLLinearTransformNode
+    transformType: TransformType = TransformType.RIGID
+    createCropROI: bool = False
+
+    model: str = AUTO
+    device: str = AUTO
+    templateModality: ModalityChoice = ModalityChoice.AUTO
+    queryModality: ModalityChoice = ModalityChoice.AUTO
+    useKeyboard: bool = True

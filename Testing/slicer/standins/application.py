@@ -1,0 +1,87 @@
+"""``slicer.app``, ``slicer.modules`` and a scene that can save and load ``.mrb`` files, without a main window."""
+
+import os
+
+import slicer
+from PySide6 import QtCore
+
+from standins import qt_standin
+
+
+class ModuleManager(QtCore.QObject):
+    moduleAboutToBeUnloaded = QtCore.Signal(str)
+
+
+class Application(QtCore.QObject):
+    """What the module asks the application for; without a main window ``layoutManager()`` is None, as in Slicer."""
+
+    applicationName = "SlicerStandIn"
+    startupCompleted = QtCore.Signal()
+
+    def __init__(self, folder):
+        super().__init__()
+        self._qtApplication = qt_standin.application()
+        self._folder = folder
+        self._moduleManager = ModuleManager()
+        self._settings = QtCore.QSettings(os.path.join(folder, "settings.ini"), QtCore.QSettings.IniFormat)
+        self._logic = slicer.vtkSlicerApplicationLogic()
+
+    def processEvents(self, flags=QtCore.QEventLoop.AllEvents):
+        self._qtApplication.processEvents(flags)
+
+    def moduleManager(self):
+        return self._moduleManager
+
+    def layoutManager(self):
+        return None
+
+    def applicationLogic(self):
+        return self._logic
+
+    def testingEnabled(self):
+        return True
+
+    def userSettings(self):
+        return self._settings
+
+    settings = userSettings
+
+    def mainWindow(self):
+        return None
+
+    def topLevelWidgets(self):
+        return []
+
+    def setOverrideCursor(self, cursor):
+        pass
+
+    def restoreOverrideCursor(self):
+        pass
+
+
+class Modules:
+    """``slicer.modules``: module objects by lower-case name."""
+
+
+def connectScene(scene, applicationLogic, folder):
+    """What the application does to its scene: logics that register node classes, and the cache that .mrb needs."""
+    applicationLogic.SetMRMLScene(scene)
+    cache = slicer.vtkCacheManager()
+    cache.SetRemoteCacheDirectory(os.path.join(folder, "RemoteIO"))
+    cache.SetMRMLScene(scene)
+    scene.SetCacheManager(cache)
+    dataIO = slicer.vtkDataIOManager()
+    dataIO.SetCacheManager(cache)
+    scene.SetDataIOManager(dataIO)
+    logics = []
+    for name in (
+        "vtkSlicerVolumesLogic",
+        "vtkSlicerMarkupsLogic",
+        "vtkSlicerTransformLogic",
+        "vtkSlicerTablesLogic",
+        "vtkSlicerSubjectHierarchyModuleLogic",
+    ):
+        logic = getattr(slicer, name)()
+        logic.SetMRMLScene(scene)
+        logics.append(logic)
+    return [cache, dataIO, *logics]

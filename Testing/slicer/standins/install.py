@@ -1,0 +1,54 @@
+"""Puts the stand-ins where the module imports them from; once per process."""
+
+import sys
+import tempfile
+import types
+
+_keepAlive = []
+
+
+def install():
+    """Make ``qt``, ``ctk``, ``slicer.app``, ``slicer.ScriptedLoadableModule``... importable; the ``slicer`` module."""
+    import slicer
+    import slicer.util
+
+    if hasattr(slicer, "app"):
+        return slicer
+    from standins import qt_standin
+
+    sys.modules["qt"] = qt_standin
+    qt_standin.application()
+    folder = tempfile.mkdtemp(prefix="samv2-slicer-")
+    slicer.mrmlScene = slicer.vtkMRMLScene()
+
+    from standins import application, ctk_standin, mrml_widgets, parameter_node_wrapper, scripted_module
+
+    sys.modules["ctk"] = ctk_standin
+    slicer.app = application.Application(folder)
+    slicer.modules = application.Modules()
+    slicer.qSlicerScriptedLoadableModule = type("qSlicerScriptedLoadableModule", (), {})
+    _keepAlive.append(application.connectScene(slicer.mrmlScene, slicer.app.applicationLogic(), folder))
+    for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox"):
+        setattr(slicer, name, getattr(mrml_widgets, name))
+    _module("slicer.parameterNodeWrapper", parameterNodeWrapper=parameter_node_wrapper.parameterNodeWrapper)
+    _module("slicer.i18n", tr=_untranslated, translate=_untranslatedInContext)
+    _module(
+        "slicer.ScriptedLoadableModule",
+        **{name: value for name, value in vars(scripted_module).items() if name.startswith("Scripted")},
+    )
+    return slicer
+
+
+def _module(fullName, **content):
+    module = types.ModuleType(fullName)
+    vars(module).update(content)
+    sys.modules[fullName] = module
+    setattr(sys.modules["slicer"], fullName.split(".")[-1], module)
+
+
+def _untranslated(text):
+    return text
+
+
+def _untranslatedInContext(context, text):
+    return text

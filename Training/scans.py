@@ -1,0 +1,86 @@
+"""Training scans in memory, and the maps that carry a point of one scan to another."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+
+from Training.cross_subject import LATTICE_MM
+from Training.views import CONTEXT_MM, sample_scan
+
+
+@dataclass
+class Scan:
+    """One scan on its 2 mm lattice with LPS axes; int16 in memory.
+
+    :param hu: (z, y, x) at 2 mm.
+    :param hu4: (z, y, x) at 4 mm, means of 2x2x2 voxels.
+    :param body4: (z, y, x) uint8 at 4 mm.
+    :param body_index: (N, 3) x, y, z indices of the body voxels of ``body4``.
+    :param labels: (z, y, x) uint8 at 2 mm, or None.
+    :param group: first part of the name; labels and cross-subject maps only exist within a group.
+    :param weight: probability of being drawn.
+    """
+
+    name: str
+    hu: np.ndarray
+    hu4: np.ndarray
+    body4: np.ndarray
+    body_index: np.ndarray
+    labels: Optional[np.ndarray]
+    group: str
+    weight: float = 0.0
+
+
+@dataclass
+class ScanLink:
+    """Where the points of one scan lie in another (a :class:`Training.cross_subject.CrossMap` in tensors)."""
+
+    target: np.ndarray
+    support: np.ndarray
+
+    def transfer(self, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(N, 3) mm of scan A to (N, 3) mm of scan B, and (N,) bool: supported by enough matches."""
+        moved = torch.stack(
+            [sample_scan(self.target[..., axis], LATTICE_MM, points, -1e4) for axis in range(3)], dim=-1
+        )
+        return moved, sample_scan(self.support, LATTICE_MM, points, 0.0) >= 1.0
+
+
+def load_scans(folder: str, group_weights: Dict[str, float]) -> List[Scan]:
+    """Scans of the named groups (file name prefixes); within a group, weight grows with the root of the body size."""
+    scans: List[Scan] = []
+    for group, total in group_weights.items():
+        members = []
+        for path in sorted(glob.glob(os.path.join(folder, f"{group}*.npz"))):
+            with np.load(path) as stored:
+                index = np.argwhere(stored["body4"] > 0)[:, ::-1].astype(np.float32)
+                if len(index) < 500:
+                    continue
+                labels = stored["labels"] if "labels" in stored.files else None
+                name = os.path.basename(path)[:-4]
+                members.append(Scan(name, stored["hu"], stored["hu4"], stored["body4"], index, labels, group))
+        sizes = np.array([len(scan.body_index) ** 0.5 for scan in members])
+        for scan, size in zip(members, sizes):
+            scan.weight = float(total * size / sizes.sum())
+        scans += members
+    return scans
+
+
+def load_links(path: str) -> Dict[Tuple[str, str], ScanLink]:
+    """Cross-subject maps written by the iteration step, by (name of A, name of B)."""
+    stored = torch.load(path, weights_only=True)
+    return {
+        tuple(key.split("|")): ScanLink(value["target"].numpy(), value["support"].numpy())  # type: ignore[misc]
+        for key, value in stored.items()
+    }
+
+
+def random_body_point(scan: Scan, rng: np.random.Generator) -> np.ndarray:
+    """(3,) x, y, z mm of a body voxel of the scan."""
+    return scan.body_index[rng.integers(len(scan.body_index))] * CONTEXT_MM + 1.0
