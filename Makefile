@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Another place for torch, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu (see the hint below).
 TORCH_INDEX ?=
 # Options of `samv2 demo`, e.g. make demo DEMO_ARGS="--template mine.nii.gz --query other.nii.gz"
-DEMO_ARGS ?= --output demo-output
+DEMO_ARGS ?=
 # Options of pytest, e.g. make test TEST_ARGS="-m 'not slow' Testing/unit"
 TEST_ARGS ?= -n auto --dist worksteal
 
@@ -46,7 +46,8 @@ lint: $(VENV)/.lint
 	$(RUN) -m mypy
 
 benchmark: $(VENV)/.test
-	$(RUN) -m Testing.benchmarks
+	@for file in Testing/benchmarks/[a-z]*.py; do \
+		echo "== $$file"; $(RUN) -m Testing.benchmarks.$$(basename $$file .py) || exit 1; done
 
 lock:
 	$(PYTHON) requirements/lock.py python3.9 python3.10 python3.11

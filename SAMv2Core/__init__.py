@@ -46,7 +46,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["__version__", *sorted(_MODULE_OF)]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from SAMv2Core.embed import Model as Model

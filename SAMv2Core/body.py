@@ -1,9 +1,9 @@
 """Where the patient is: a mask on the 2 mm lattice that leaves out table, cushions, blankets and background.
 
-The official code thresholds slice by slice; tables and blankets survive there and attract matches. Here thin structures
-are separated by an opening, what is large and thick is kept (both legs, both arms), its skin is grown back, and air
-inside it (lungs, bowel, sinuses) is filled. The shapes are found at 4 mm, where the morphology of a torso takes a few
-tenths of a second, and the outline is refined at 2 mm.
+The official code thresholds slice by slice; tables and blankets survive there and attract matches. Here thin
+structures are separated by an opening, what is large and thick is kept (both legs, both arms), its skin is
+grown back, and air inside it (lungs, bowel, sinuses) is filled. The shapes are found at 4 mm, where the
+morphology of a torso takes a few tenths of a second, and the outline is refined at 2 mm.
 
 Conventions: arrays (z, y, x) along patient axes, z to superior; values in HU (CT) or any units (MR).
 """
@@ -21,13 +21,14 @@ CT_TISSUE_HU = -300.0
 _AIR_HU = -1024.0
 # Below is padding outside the scanner's circle (-2000, -3024), not air.
 _PADDING_HU = -1200.0
-_LUNG_HU = (-930.0, -400.0)
+_MIN_LUNG_VOXELS = 60  # of a slice at 4 mm: 10 cm2
+_LUNG_HU = (-960.0, -400.0)  # mean of a slice of lung, emphysema included
 _COARSE_MM = 4.0
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _CUBE = ndimage.generate_binary_structure(3, 3)
 
-# A part of the body is at least this large and thick (radius of the largest ball in it): a wrist has a radius of
-# 20 mm, the rails of a table and infusion lines less than 10 mm.
+# A part of the body is at least this large and thick (radius of the largest ball in it): a wrist has a radius
+# of 20 mm, the rails of a table and infusion lines less than 10 mm.
 _MIN_PART_ML = 30.0
 _MIN_PART_RADIUS_MM = 12.0
 # Parts smaller than this share of the largest one are equipment, not limbs.
@@ -60,7 +61,7 @@ def _closed(mask: np.ndarray, iterations: int) -> np.ndarray:
 
 
 def _parts(tissue: np.ndarray) -> np.ndarray:
-    """The large and thick connected parts of a coarse mask, without thin structures; empty when there is none."""
+    """The large and thick connected parts of a coarse mask, without thin structures; may be empty."""
     # A border counts as tissue beyond, so that a truncated body is not eroded from its cut side.
     core = ndimage.binary_dilation(ndimage.binary_erosion(tissue, _CROSS, border_value=1), _CROSS, mask=tissue)
     labels, n_parts = ndimage.label(core)
@@ -86,20 +87,34 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 
 
 def _cut_lungs(solid: np.ndarray, coarse_hu: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Lung that lies open because the field of view cuts the chest wall: closed there, and kept if it is lung."""
-    inside = np.pad(covered, [(0, 0), (1, 1), (1, 1)])
-    inside = ndimage.binary_erosion(inside, _CROSS[1:2], iterations=2)[:, 1:-1, 1:-1]
-    lung_like = (coarse_hu > _LUNG_HU[0]) & (coarse_hu < CT_TISSUE_HU)
-    wall = covered & ~inside & lung_like
+    """Lung that lies open because the field of view cuts the chest wall, on the coarse lattice."""
+    around = ((0, 0), (1, 1), (1, 1))
+    solid, covered = np.pad(solid, around), np.pad(covered, around)
+    coarse_hu = np.pad(coarse_hu, around, constant_values=_AIR_HU)
+    rim = covered & ~ndimage.binary_erosion(covered, _CROSS[1:2], iterations=4)
+    wall = rim & (coarse_hu > _LUNG_HU[0])
     added = np.zeros_like(solid)
     for z in np.flatnonzero((wall & ~solid).any(axis=(1, 2))):
         labels, n_regions = ndimage.label(ndimage.binary_fill_holes(solid[z] | wall[z]) & ~solid[z])
-        means = ndimage.mean(coarse_hu[z], labels, np.arange(1, n_regions + 1)) if n_regions else []
-        sizes = np.bincount(labels.ravel())[1:]
-        # Foam of a table is of the same density, but encloses air, and is not large where it touches the border.
-        keep = [n + 1 for n in range(n_regions) if sizes[n] >= 60 and _LUNG_HU[0] < means[n] < _LUNG_HU[1]]
-        added[z] = np.isin(labels, keep) if keep else False
-    return added
+        for label in range(1, n_regions + 1):
+            region = labels == label
+            added[z] |= region & _is_lung(region, solid[z], coarse_hu[z], covered[z])
+    return added[:, 1:-1, 1:-1]
+
+
+def _is_lung(region: np.ndarray, solid: np.ndarray, coarse_hu: np.ndarray, covered: np.ndarray) -> bool:
+    """A region of one coarse slice: large, of lung's density, and bordered by body on most of its sides.
+
+    Foam of a table has lung's density too, but is bordered by air, or by the edge of the volume all along.
+    """
+    if np.count_nonzero(region) < _MIN_LUNG_VOXELS:
+        return False
+    border = ndimage.binary_dilation(region) & ~region
+    n_body, n_outside = np.count_nonzero(border & solid), np.count_nonzero(border & ~covered)
+    n_air = np.count_nonzero(border) - n_body - n_outside
+    is_enclosed = n_air < 0.4 * n_body and n_outside < 0.6 * n_body
+    mean_hu = float(coarse_hu[region].mean())
+    return bool(is_enclosed and _LUNG_HU[0] < mean_hu < _LUNG_HU[1])
 
 
 def _outline(tissue: np.ndarray, closing: int) -> np.ndarray:
@@ -120,23 +135,26 @@ def _refined(solid: np.ndarray, fine_tissue: np.ndarray) -> np.ndarray:
 def _mr_threshold(coarse: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """Local threshold between background and tissue: lower where a receive coil sees little.
 
-    The global one is the emptiest bin of the histogram between background noise and muscle (3 to 20 % of the bright
-    end); where the surroundings are dim it falls to half of that, never into the noise.
+    The valley of the histogram between background noise and muscle is searched between 3 and 20 % of the
+    bright end. Its bottom is the threshold; its foot on the side of the noise is the threshold where the
+    surroundings are dim.
     """
     values = coarse[covered]
     bright = float(np.percentile(values, 99))
-    counts, edges = np.histogram(values, bins=100, range=(0, bright or 1.0))
-    smooth_counts = ndimage.gaussian_filter1d(counts.astype(float), 1.5)
-    valley = 3 + int(np.argmin(smooth_counts[3:20]))
-    threshold = float(edges[valley + 1])
+    counts, edges = np.histogram(values, bins=50, range=(0, bright or 1.0))
+    bottom = 2 + int(np.argmin(counts[2:10]))
+    foot = bottom
+    while foot > 1 and counts[foot - 1] <= 2 * counts[bottom] + 10:
+        foot -= 1
     surroundings = ndimage.gaussian_filter(np.where(covered, coarse, 0), 40.0 / _COARSE_MM, mode="nearest")
-    return np.clip(0.3 * surroundings, 0.5 * threshold, threshold)
+    return np.clip(0.3 * surroundings, edges[foot], edges[bottom + 1])
 
 
 def body_mask(values: np.ndarray, modality: str, covered: np.ndarray) -> np.ndarray:
     """Inside the patient.
 
-    :param values: (D, H, W) float32 on the 2 mm lattice, HU (CT) or any units (MR), axes (z, y, x) along P and S.
+    :param values: (D, H, W) float32 on the 2 mm lattice, HU (CT) or any units (MR), axes (z, y, x) along P
+        and S.
     :param modality: ``"ct"`` or ``"mr"``.
     :param covered: (D, H, W) bool: inside the original volume.
     :returns: (D, H, W) bool; all False when there is no tissue.

@@ -1,14 +1,17 @@
 """Embeddings kept on disk, so that a volume is embedded once and not at every click.
 
-An entry is named by what it was computed *from* (SHA-256 over voxels, geometry, weights and options), never by a file
-name or a date: the same scan under another name is found, a changed scan is not. Names of files are not kept.
+An entry is named by what it was computed *from* (SHA-256 over voxels, geometry, weights and options), never
+by a file name or a date: the same scan under another name is found, a changed scan is not. Names of files are
+not kept.
 
-Several processes may share a folder. Entries are written under a temporary name and renamed, so a reader sees a whole
-entry or none; two writers of one entry write the same content; an entry removed under a reader's feet is a miss. There
-are no locks to be left behind. The least recently used entries go first when the folder grows over its bound; the time
-of use is the file's modification time, which, unlike the access time, every file system keeps.
+Several processes may share a folder. Entries are written under a temporary name and renamed, so a reader sees
+a whole entry or none; two writers of one entry write the same content; an entry removed under a reader's feet
+is a miss. There are no locks to be left behind. The least recently used entries go first when the folder
+grows over its bound; the time of use is the file's modification time, which, unlike the access time, every
+file system keeps.
 
-A cache must never stop the work: a damaged entry is dropped, and a folder that cannot be written is a warning.
+A cache must never stop the work: a damaged entry is dropped, and a folder that cannot be written is a
+warning.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Mapping, Optional, Union
 
@@ -47,11 +50,14 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{60}\.[0-9a-f]+\.part\.safetensors$")
 #: A temporary file this old was left by a process that died; younger ones may be in use.
 _ABANDONED_SECONDS = 3600.0
 
+#: Stands for the volume's name in stored warnings.
+_SOURCE = "{source}"
+
 Option = Union[str, int, float]
 
 
 def default_folder() -> Path:
-    """Where embeddings are kept unless told otherwise: ``$SAMV2_CACHE_DIR``, else the platform's place for caches."""
+    """The folder used unless told otherwise: ``$SAMV2_CACHE_DIR``, else the platform's place for caches."""
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -79,8 +85,21 @@ def cache_key(volume: Volume, options: Mapping[str, Option]) -> str:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for plane in array:  # plane by plane: a view with strides is copied one plane at a time, not as a whole
         plane = np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<"))
-        digest.update(memoryview(plane.reshape(-1).view(np.uint8)))
+        digest.update(plane.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def without_names(emb: Embedding, volume: Volume) -> Embedding:
+    """As an embedding goes into the cache: the same voxels may come from another file, and names may be patients'."""
+    made_here = [text for text in emb.warnings if text not in volume.warnings]
+    texts = tuple(text.replace(volume.source, _SOURCE) if volume.source else text for text in made_here)
+    return replace(emb, source="", warnings=texts)
+
+
+def with_names(emb: Embedding, volume: Volume) -> Embedding:
+    """As an embedding from the cache is told: made from this volume. Undoes :func:`without_names`."""
+    texts = [text.replace(_SOURCE, volume.source) for text in emb.warnings]
+    return replace(emb, source=volume.source, warnings=(*volume.warnings, *texts))
 
 
 @dataclass(frozen=True)
@@ -169,7 +188,8 @@ class Cache:
         return sum(entry.n_bytes for entry in self.entries())
 
     def evict(self, reserve_bytes: int = 0) -> int:
-        """Remove least recently used entries until the rest and a reserve fit, and what dead processes left behind.
+        """Remove least recently used entries until the rest and a reserve fit, and what dead processes left
+        behind.
 
         :returns: number of entries removed.
         """

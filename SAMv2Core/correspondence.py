@@ -1,11 +1,11 @@
 """Which place of one body looks like which place of another, with a check by matching back.
 
-The nearest neighbor of every sampled point is searched in the whole other body, then matched back (paper sec. 3.2
-uses the same cycle for single points). A correct match comes back near its start; one that comes back elsewhere
-says that the anatomy is missing or ambiguous. A second pass, once a transform is known, searches near the predicted
-place only.
+The nearest neighbor of every sampled point is searched in the whole other body, then matched back (paper sec.
+3.2 uses the same cycle for single points). A correct match comes back near its start; one that comes back
+elsewhere says that the anatomy is missing or ambiguous. A second pass, once a transform is known, searches
+near the predicted place only.
 
-Conventions: points (N, 3) LPS mm; a match is a position between voxels, from a parabola through the similarities.
+Conventions: points (N, 3) LPS mm; a match is a position between voxels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Callable, Optional, Tuple
 import numpy as np
 import torch
 
+from SAMv2Core import subvoxel
 from SAMv2Core.feature import Embedding
 from SAMv2Core.search import SearchIndex, search, search_index
 from SAMv2Core.similarity import joint_vectors
@@ -25,14 +26,15 @@ Progress = Callable[[float, str], None]
 CANDIDATES_PER_TILE = 16384  # voxels looked at together near predictions: some 25 MB of vectors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Correspondences:
     """Points of one body and their matches in another.
 
     :param source_lps: (N, 3) the points.
     :param target_lps: (N, 3) their matches.
     :param similarity: (N,) of each match, -1 to 1.
-    :param cycle_mm: (N,) distance between each point and the match of its match; infinite where there is none.
+    :param cycle_mm: (N,) distance between each point and the match of its match; infinite where there is
+        none.
     """
 
     source_lps: np.ndarray
@@ -59,7 +61,7 @@ def match_nearest(
     """
     index, vectors = search_index(emb_b), joint_vectors(emb_a, points_lps)
     rows, similarity = search(index, vectors, progress=progress)
-    return _between_voxels(index, vectors, rows, similarity), similarity.astype(np.float64)
+    return subvoxel.refine(index, vectors, rows), similarity.astype(np.float64)
 
 
 def match_nearby(
@@ -93,7 +95,7 @@ def match_nearby(
         found[part] = np.where(best[part] > -1.0, rows[one_each, leader], -1)
     positions = np.full((len(points_lps), 3), np.nan)
     hit = found >= 0
-    positions[hit] = _between_voxels(index, vectors[torch.from_numpy(hit)], found[hit], best[hit])
+    positions[hit] = subvoxel.refine(index, vectors[torch.from_numpy(hit)], found[hit])
     return positions, best.astype(np.float64)
 
 
@@ -114,10 +116,8 @@ def correspond_nearby(
     radius_mm: float,
     progress: Optional[Progress] = None,
 ) -> Correspondences:
-    """Match points of a near their predicted places in b, and back near the points; those without any are dropped."""
-    target, similarity = match_nearby(
-        emb_a, emb_b, points_lps, predicted_lps, radius_mm, _part(progress, 0.0, 0.5)
-    )
+    """Match points of a near their predicted places in b, and back; points with no body there are dropped."""
+    target, similarity = match_nearby(emb_a, emb_b, points_lps, predicted_lps, radius_mm, _part(progress, 0.0, 0.5))
     hit = np.isfinite(target[:, 0])
     points, target, similarity = points_lps[hit], target[hit], similarity[hit]
     back, _ = match_nearby(emb_b, emb_a, target, points, radius_mm, _part(progress, 0.5, 1.0))
@@ -144,18 +144,3 @@ def _similarities(index: SearchIndex, vectors: torch.Tensor, rows: np.ndarray) -
     """(n, m) float32 similarities of n vectors to m rows each."""
     candidates = index.vectors(rows.reshape(-1)).reshape(*rows.shape, -1)
     return torch.einsum("nmk,nk->nm", candidates, vectors.to(candidates)).cpu().numpy()
-
-
-def _between_voxels(
-    index: SearchIndex, vectors: torch.Tensor, rows: np.ndarray, similarity: np.ndarray
-) -> np.ndarray:
-    """(N, 3) LPS mm: the top of a parabola through the similarities of the voxel and its neighbors on every axis."""
-    ijk = index.ijk(rows).astype(np.float64)
-    steps = np.concatenate([-np.eye(3), np.eye(3)]).astype(np.int64)
-    neighbors = index.rows_at(index.ijk(rows)[:, None] + steps[None], body_only=False)
-    values = _similarities(index, vectors, np.maximum(neighbors, 0)).astype(np.float64)
-    before, after, top = values[:, :3], values[:, 3:], similarity[:, None].astype(np.float64)
-    bend = 2 * top - before - after
-    usable = (neighbors[:, :3] >= 0) & (neighbors[:, 3:] >= 0) & (bend > 1e-6)
-    shift = np.where(usable, 0.5 * (after - before) / np.where(usable, bend, 1.0), 0.0)
-    return index.grid.to_lps(ijk + np.clip(shift, -0.5, 0.5))

@@ -1,12 +1,14 @@
-"""A smooth, invertible map of space with exact values everywhere: an affine map after a cubic B-spline displacement.
+"""A smooth, invertible map of space, exact everywhere: an affine map after a cubic B-spline displacement.
 
-Simulated follow-ups need a truth that can be asked at any point, not only at voxels, and in both directions. The map is
+Simulated follow-ups need a truth that can be asked at any point, not only at voxels, and in both directions.
+The map is
 
     phi(x) = A (x + u(x)),     u(x) = sum of B-spline coefficients around x  (mm, LPS)
 
-with ``A`` a 4x4 affine. ``u`` is kept a contraction (Lipschitz constant below 1), which makes ``phi`` a diffeomorphism of
-all space with positive Jacobian, and makes the iteration x <- A^-1 y - u(x) converge to its inverse from any start.
-Outside the control lattice ``u`` continues as its value at the nearest point of the lattice.
+with ``A`` a 4x4 affine. ``u`` is kept a contraction (Lipschitz constant below 1), which makes ``phi`` a
+diffeomorphism of all space with positive Jacobian, and makes the iteration x <- A^-1 y - u(x) converge to its
+inverse from any start. Outside the control lattice ``u`` continues as its value at the nearest point of the
+lattice.
 
 Conventions: points are (N, 3) float64 LPS mm; fields are (z, y, x, 3) with the vector's components in LPS mm.
 """
@@ -27,8 +29,8 @@ MARGIN_CONTROL_POINTS = 4  # beyond the volume on every side: one for the suppor
 def spline_weights(positions: np.ndarray, n_controls: int, derivative: bool = False) -> np.ndarray:
     """(M, n_controls) weights of the uniform cubic B-spline at M positions given in control indices.
 
-    Positions are clamped to [1, n_controls - 2], where all four neighbors exist. With ``derivative`` the weights of the
-    first derivative per control index are given.
+    Positions are clamped to [1, n_controls - 2], where all four neighbors exist. With ``derivative`` the
+    weights of the first derivative per control index are given.
     """
     positions = np.clip(np.asarray(positions, dtype=np.float64), 1.0, n_controls - 2.0)
     start = np.minimum(np.floor(positions).astype(int), n_controls - 3)
@@ -45,14 +47,14 @@ def spline_weights(positions: np.ndarray, n_controls: int, derivative: bool = Fa
 
 
 def evaluate_separably(coefficients: np.ndarray, weights_zyx: List[np.ndarray]) -> np.ndarray:
-    """(3, cz, cy, cx) coefficients on a lattice of positions, one weight matrix per axis -> (3, nz, ny, nx)."""
+    """(3, cz, cy, cx) coefficients at a lattice of positions, one weight matrix per axis: (3, nz, ny, nx)."""
     n, cz, cy, cx = coefficients.shape
     wz, wy, wx = weights_zyx
     out = (wz @ coefficients.reshape(n, cz, cy * cx)).reshape(n, len(wz), cy, cx)  # the small products first
     return (wy @ out) @ wx.T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Deformation:
     """phi(x) = A (x + u(x)); see the module's text.
 
@@ -84,8 +86,8 @@ class Deformation:
     def unmap_points(self, points_lps: np.ndarray, tolerance_mm: float = 0.005, max_steps: int = 100) -> np.ndarray:
         """(N, 3) -> the points that phi maps to them, by fixed-point iteration.
 
-        A step shrinks the error by the Lipschitz constant L; with L <= 0.7, a last step below ``tolerance_mm`` leaves an
-        error below 2.4 tolerances.
+        A step shrinks the error by the Lipschitz constant L; with L <= 0.7, a last step below
+        ``tolerance_mm`` leaves an error below 2.4 tolerances.
         """
         target = transform_points(np.linalg.inv(self.affine), np.asarray(points_lps, np.float64).reshape(-1, 3))
         found, active = target.copy(), np.arange(len(target))
@@ -99,7 +101,7 @@ class Deformation:
         return found
 
     def field_on(self, grid: Grid) -> np.ndarray:
-        """(z, y, x, 3) float32 mm LPS: phi(x) - x at the voxel centers of a grid with the control lattice's axes."""
+        """(z, y, x, 3) float32 mm LPS: phi(x) - x at the voxel centers of a grid with the lattice's axes."""
         linear = self.affine[:3, :3]
         turned = np.tensordot(linear, self.coefficients, axes=(1, 0))  # A u, on the few controls instead of all voxels
         field = np.moveaxis(evaluate_separably(turned, self._weights_on(grid)), 0, -1).astype(np.float32, order="C")
@@ -139,7 +141,7 @@ class Deformation:
         return per_index @ self.control_grid.lps_to_ijk[:3, :3]
 
     def lipschitz(self) -> float:
-        """The largest stretch of u on the sampled lattice; below 1 the map is invertible with positive Jacobian."""
+        """The largest stretch of u on a fine lattice; below 1 the map is invertible, no fold anywhere."""
         jacobians = self.jacobians_of_displacement()
         squares = np.einsum("mij,mik->mjk", jacobians, jacobians)
         return float(np.sqrt(np.linalg.eigvalsh(squares)[:, -1].max()))
@@ -150,13 +152,13 @@ class Deformation:
         return float(local.min() * np.linalg.det(self.affine[:3, :3]))
 
     def limited(self, max_lipschitz: float) -> Tuple[Deformation, float]:
-        """The same map with u scaled down, if need be, to a Lipschitz constant; and the factor used (1 = untouched)."""
+        """The map with u scaled down to a Lipschitz constant if need be; and the factor (1: untouched)."""
         factor = min(1.0, max_lipschitz / max(self.lipschitz(), 1e-12))
         return replace(self, coefficients=self.coefficients * factor), factor
 
 
 def control_lattice(grid: Grid, spacing_mm: float) -> Grid:
-    """A lattice of control points about ``spacing_mm`` apart along the grid's axes that covers it with a margin."""
+    """Control points about ``spacing_mm`` apart along the grid's axes, covering it with a margin."""
     step = np.maximum(spacing_mm / grid.spacing_ijk_mm, 1e-6)  # voxels per control point
     cells = np.maximum(np.ceil((grid.size_ijk - 1) / step), 1).astype(int)
     local = np.eye(4)
@@ -169,8 +171,9 @@ def control_lattice(grid: Grid, spacing_mm: float) -> Grid:
 class InverseSampler:
     """phi^-1 on all voxels of a target grid, fast: solved exactly on a coarse lattice, cubic between.
 
-    phi^-1(y) = A^-1 y + w(y) with w as smooth as u, so that cubic interpolation of w from an 8 mm lattice is accurate to
-    a few hundredths of a millimeter (tested) at a thousandth of the cost of iterating in every voxel.
+    phi^-1(y) = A^-1 y + w(y) with w as smooth as u, so that cubic interpolation of w from an 8 mm lattice is
+    accurate to a few hundredths of a millimeter (tested) at a thousandth of the cost of iterating in every
+    voxel.
     """
 
     def __init__(self, deformation: Deformation, target: Grid, lattice_mm: float = 8.0) -> None:
@@ -185,13 +188,14 @@ class InverseSampler:
         self._coefficients = np.stack([ndimage.spline_filter(v, order=3, mode="mirror") for v in values])
 
     def sources(self, source: Grid, first: int, last: int) -> np.ndarray:
-        """(3, last - first, ny, nx) float64 continuous (z, y, x) indices in ``source`` for slices [first, last)."""
+        """(3, last - first, ny, nx) continuous (z, y, x) indices in ``source``, slices [first, last)."""
         to_lattice = self._lattice.lps_to_ijk @ self.target.ijk_to_lps
-        nz, ny, nx = self.target.shape_zyx
+        _, ny, nx = self.target.shape_zyx
         ranges = (np.arange(first, last), np.arange(ny), np.arange(nx))
         weights = [
             spline_weights(
-                to_lattice[2 - axis, 2 - axis] * ranges[axis] + to_lattice[2 - axis, 3], self._lattice.shape_zyx[axis]
+                to_lattice[2 - axis, 2 - axis] * ranges[axis] + to_lattice[2 - axis, 3],
+                self._lattice.shape_zyx[axis],
             )
             for axis in range(3)
         ]

@@ -19,9 +19,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from SAMv2Core import __version__
+from SAMv2Core.errors import ModelError
+
+if TYPE_CHECKING:
+    from SAMv2Core.models import ModelInfo
 
 # The first import of torch from a slow or cold disk takes up to a minute.
 PROBE_SECONDS = 180
@@ -61,6 +65,12 @@ class Diagnosis:
     def is_usable(self) -> bool:
         """True when SAMv2 can embed and match here."""
         return all(finding.status != "problem" for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0 usable, 4 only a model is missing, 1 something else is."""
+        problems = {finding.topic for finding in self.findings if finding.status == "problem"}
+        return (4 if problems == {"models"} else 1) if problems else 0
 
 
 def examine() -> Diagnosis:
@@ -204,3 +214,48 @@ def _judge_memory(memory: Dict[str, Optional[int]]) -> Finding:
     if available < 2 * 2**30:
         return Finding("memory", "warning", text, "Close other programs; large scans need 1.5 GiB or more.")
     return Finding("memory", "ok", text)
+
+
+def _cache() -> Tuple[Dict[str, Any], List[Finding]]:
+    from SAMv2Core.cache import ENVIRONMENT_VARIABLE, Cache
+
+    cache = Cache()
+    facts: Dict[str, Any] = {"folder": str(cache.folder), "bytes": cache.size_bytes(), "max_bytes": cache.max_bytes}
+    existing = next(path for path in (cache.folder, *cache.folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        remedy = f"Set {ENVIRONMENT_VARIABLE} to a folder of yours; without it every scan is embedded anew."
+        return facts, [Finding("cache", "warning", f"{cache.folder} cannot be written", remedy)]
+    size = f"{facts['bytes'] / 2**30:.2f} of at most {facts['max_bytes'] / 2**30:.0f} GiB"
+    return facts, [Finding("cache", "ok", f"{cache.folder}, {size}")]
+
+
+def _models() -> Tuple[List[Dict[str, Any]], List[Finding]]:
+    from SAMv2Core import models
+
+    facts: List[Dict[str, Any]] = []
+    findings: List[Finding] = []
+    for info in models.list_models():
+        if not info.is_ready:
+            facts.append({"name": info.name, "state": "absent", "file": None, "sha256": None, "trusted": False})
+            continue
+        state = "bundled" if info.origin == "bundled" else "ready"
+        try:
+            info = models.verify(info.name)
+            findings.append(Finding(f"model {info.name}", "ok", f"{state}, {_trust(info)}"))
+        except ModelError as error:
+            state = "damaged"
+            findings.append(Finding(f"model {info.name}", "warning", error.cause, error.remedy))
+        file, sha256 = str(info.path), info.sha256 or None
+        facts.append({"name": info.name, "state": state, "file": file, "sha256": sha256, "trusted": info.trusted})
+    if not any(model["state"] in ("bundled", "ready") for model in facts):
+        remedy = "Install SAMv2 again (weights come with it), or run `samv2 models download sampp`."
+        findings.append(Finding("models", "problem", "no model is here", remedy))
+    absent = [model["name"] for model in facts if model["state"] == "absent"]
+    if absent:
+        findings.append(Finding("models", "ok", f"not downloaded: {', '.join(absent)} (samv2 models download NAME)"))
+    return facts, findings
+
+
+def _trust(info: ModelInfo) -> str:
+    known = "hash as published with this program" if info.trusted else "hash not known to this program"
+    return f"{known} ({info.sha256[:12]})"

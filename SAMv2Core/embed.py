@@ -1,30 +1,31 @@
 """From a volume to its embedding: preprocessing, the network in slabs that fit into memory, geometry, cache.
 
-Everything slow about SAMv2 happens here, once per volume; matching afterwards only compares vectors. The network runs
-as deep a slab at a time as the memory limit allows, with the exact result of a whole pass (each network knows its own
-halo), so a limit changes the time and nothing else. Heads are stored as float16: rounding moves a cosine by less than
-1e-6, and a torso CT takes half the memory.
+Everything slow about SAMv2 happens here, once per volume; matching afterwards only compares vectors. The
+network runs as deep a slab at a time as the memory limit allows, with the exact result of a whole pass (each
+network knows its own halo), so a limit changes the time and nothing else. Heads are stored as float16:
+rounding moves a cosine by less than 1e-6, and a torso CT takes half the memory.
 
 Axes (z, y, x); geometry in LPS mm; feature voxel k of stride s lies at lattice index s*k + (s-1)/2.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from SAMv2Core import memory
-from SAMv2Core.cache import Cache, cache_key
+from SAMv2Core.cache import Cache, cache_key, with_names, without_names
 from SAMv2Core.device import number_format, resolve_precision
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2Core.feature import Embedding, FeatureMap
-from SAMv2Core.geometry import Grid
+from SAMv2Core.feature_mask import body_on_features
 from SAMv2Core.preprocess import PREPROCESSING_VERSION, Preprocessed, preprocess_report
 from SAMv2Core.volume import Volume
 
@@ -38,8 +39,16 @@ Progress = Callable[[float, str], None]
 #: Part of every cache key: raise it when the same input and weights give other vectors.
 EMBEDDING_VERSION = 1
 
-#: On a CPU thinner slabs are no slower (their activations stay closer to the caches), so no deeper ones are tried.
+#: On a CPU no deeper slabs are tried: their activations leave the caches, and thinner ones are no slower.
 DEEPEST_CPU_SLAB = 64
+
+#: The networks count their tensors; the convolution library adds reordered weights and scratch memory, and
+#: the allocator cannot fill every gap. Measured beyond the count: up to 170 MiB (`lite`), 190 MiB (`sampp`).
+LIBRARY_BYTES = 192 * 2**20
+ACTIVATION_MARGIN = 1.1
+#: Keeping large freed blocks saves a sixth of the time but leaves gaps between them, so it is done only where there
+#: is room: measured 1.6 times the count (`sampp`, torso) against 1.1 times by default.
+REUSE_MARGIN = 1.6
 
 #: Shares of the progress bar: until the lattice is ready, until the network is done.
 _AFTER_PREPROCESS, _AFTER_NETWORK = 0.08, 0.96
@@ -50,7 +59,8 @@ class Model:
 
     The network is taken over: moved to the device, in evaluation mode, weights in channels-last order.
 
-    :param net: follows the contract of the networks: ``heads``, ``level_stride``, ``forward_in_slabs``, ``peak_bytes``.
+    :param net: follows the contract of the networks: ``heads``, ``level_stride``, ``forward_in_slabs``,
+        ``peak_bytes``.
     :param info: what is known about the weights: ``name``, ``sha256``, ``head_weights``, ``modalities``.
     :param device: where it runs.
     """
@@ -74,11 +84,11 @@ class Model:
 
         :param volume: any orientation and spacing.
         :param modality: ``ct``, ``mr`` or ``auto`` (from the DICOM tag or the values).
-        :param progress: called with (fraction 0..1, text); may raise :class:`~SAMv2Core.errors.Cancelled`, which passes
-            through and leaves nothing behind.
-        :param precision: ``auto`` (fastest that the device computes natively), ``fp32``, ``fp16`` or ``bf16``.
-        :param max_memory_gib: limit on the resident memory of the whole process (CPU) or on what it holds on the GPU;
-            None: 80 % of what is free, and if possible no more than a process of 3.5 GiB.
+        :param progress: called with (fraction 0..1, text); may raise :class:`~SAMv2Core.errors.Cancelled`,
+            which passes through and leaves nothing behind.
+        :param precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``, see :mod:`SAMv2Core.device`.
+        :param max_memory_gib: limit on the resident memory of the whole process (CPU) or on what it holds on
+            the GPU; None: 80 % of what is free, and if possible no more than a process of 3.5 GiB.
         :param cache: where embeddings are kept, None for nowhere.
         :returns: vectors float16 in main memory, whatever the device.
         :raises InputError: a volume that makes no sense, see :func:`~SAMv2Core.preprocess.preprocess_report`.
@@ -87,6 +97,8 @@ class Model:
         """
         precision = resolve_precision(precision, self.device)
         memory.limit_bytes(max_memory_gib)  # a nonsensical limit is refused before the cache is asked
+        if not self.info.sha256:  # weights that nobody hashed: another model's entries could be found
+            cache = None
         tell = _Teller(progress, volume)
         tell(0.0, "reading the cache" if cache else "preparing the volume")
         key = self._key(volume, modality, precision) if cache else ""
@@ -94,12 +106,13 @@ class Model:
         if found is not None:
             logger.info("%s: embedding found in the cache", volume.source)
             tell(1.0, "done (from the cache)")
-            return self._adopt(found, volume)
+            weights = dict(self.info.head_weights or {})
+            return dataclasses.replace(with_names(found, volume), model=self.info.name, head_weights=weights)
         prepared = self._prepare(volume, modality, tell)
         emb = self._compute(volume, prepared, precision, max_memory_gib, tell)
         if cache:
             tell(_AFTER_NETWORK, "storing")
-            problem = cache.store(key, _anonymous(emb, volume))
+            problem = cache.store(key, without_names(emb, volume))
             if problem:
                 emb = dataclasses.replace(emb, warnings=(*emb.warnings, problem))
         tell(1.0, "done")
@@ -127,7 +140,12 @@ class Model:
         return prepared
 
     def _compute(
-        self, volume: Volume, prepared: Preprocessed, precision: str, max_memory_gib: Optional[float], tell: _Teller
+        self,
+        volume: Volume,
+        prepared: Preprocessed,
+        precision: str,
+        max_memory_gib: Optional[float],
+        tell: _Teller,
     ) -> Embedding:
         """The network's heads with their geometry."""
         heads = self._heads(prepared, precision, max_memory_gib, tell)
@@ -170,22 +188,37 @@ class Model:
         on_gpu = self.device.type != "cpu"
         available = memory.budget(self.device if on_gpu else None, max_memory_gib)
         depths = memory.slab_depths(
-            lambda depth: self.net.peak_bytes(shape, depth), shape[0], available, None if on_gpu else DEEPEST_CPU_SLAB
+            lambda depth: self._needed_bytes(shape, depth),
+            shape[0],
+            available,
+            None if on_gpu else DEEPEST_CPU_SLAB,
         )
         for depth in depths:
             logger.debug("slabs of %d of %d planes; %s may be used", depth, shape[0], available)
             try:
-                heads = self._run(prepared.x, depth, precision, tell)
+                with self._allocator(shape, depth, available):
+                    heads = self._run(prepared.x, depth, precision, tell)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                problem: Optional[BaseException] = error
+                # without its traceback, whose frames would keep the tensors of the failed attempt alive
+                problem: Optional[BaseException] = error.with_traceback(None)
             _release(self.device)
         else:
-            raise memory.does_not_fit(self.net.peak_bytes(shape, depths[-1]), available.allowed) from problem
+            raise memory.does_not_fit(self._needed_bytes(shape, depths[-1]), available.allowed) from problem
         _release(self.device)
         return heads
+
+    def _needed_bytes(self, shape_zyx: Tuple[int, ...], slab_depth: int, margin: float = ACTIVATION_MARGIN) -> int:
+        return int(margin * self.net.peak_bytes(shape_zyx, slab_depth)) + LIBRARY_BYTES
+
+    def _allocator(
+        self, shape_zyx: Tuple[int, ...], slab_depth: int, available: memory.Budget
+    ) -> contextlib.AbstractContextManager[None]:
+        """The quicker allocator where it fits comfortably, else the default one."""
+        is_roomy = self._needed_bytes(shape_zyx, slab_depth, REUSE_MARGIN) <= available.comfortable
+        return memory.reuse_large_blocks() if is_roomy else contextlib.nullcontext()
 
     # not inference_mode: its tensors could never enter a computation with gradients, and it is no faster here
     @torch.no_grad()
@@ -193,9 +226,9 @@ class Model:
         def network_progress(fraction: float, text: str) -> None:
             tell(_AFTER_PREPROCESS + (_AFTER_NETWORK - _AFTER_PREPROCESS) * fraction, text)
 
-        # Heads leave the network in the format that it computes in; float32 would double the memory of the result.
+        # Heads leave the network in the format that it computes in; float32 would take twice the memory.
         out_dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-        with memory.reuse_large_blocks(), number_format(precision, self.device):
+        with number_format(precision, self.device):
             out = self.net.forward_in_slabs(x.to(self.device), slab_depth, network_progress, out_dtype)
         heads = {name: getattr(out, name) for name in self.net.heads}
         del out
@@ -208,32 +241,9 @@ class Model:
             )
         return heads
 
-    def _adopt(self, found: Embedding, volume: Volume) -> Embedding:
-        """A cached embedding, told as one of this volume by this model."""
-        warnings = [w.replace(_SOURCE, volume.source) for w in found.warnings]
-        return dataclasses.replace(
-            found,
-            model=self.info.name,
-            head_weights=dict(self.info.head_weights or {}),
-            source=volume.source,
-            warnings=(*volume.warnings, *warnings),
-        )
-
-
-#: Stands for the volume's name in cached warnings: the same voxels may come from another file, and names can be those
-#: of patients.
-_SOURCE = "{source}"
-
-
-def _anonymous(emb: Embedding, volume: Volume) -> Embedding:
-    """Without names of files, as it goes into the cache; undone by :meth:`Model._adopt`."""
-    made_here = [w for w in emb.warnings if w not in volume.warnings]
-    texts = tuple(w.replace(volume.source, _SOURCE) if volume.source else w for w in made_here)
-    return dataclasses.replace(emb, source="", warnings=texts)
-
 
 def _stored(head: torch.Tensor, renormalize: bool) -> torch.Tensor:
-    """(1, C, d, h, w) of any half format to contiguous (C, d, h, w) float16 in main memory, plane by plane."""
+    """(1, C, d, h, w) to contiguous (C, d, h, w) float16 in main memory, plane by plane."""
     head = head[0]
     if head.device.type == "cpu" and head.dtype == torch.float16 and head.is_contiguous() and not renormalize:
         return head
@@ -245,33 +255,8 @@ def _stored(head: torch.Tensor, renormalize: bool) -> torch.Tensor:
 
 
 def _is_finite(head: torch.Tensor) -> bool:
-    """True without NaN or infinity; by plane sums (unit vectors cannot overflow one), which need no second copy."""
+    """True without NaN or infinity; by sums of planes, which need no second copy."""
     return all(bool(torch.isfinite(plane.sum(dtype=torch.float32))) for plane in head.unbind(1))
-
-
-def body_on_features(body: np.ndarray, stride_zyx: Sequence[int], shape_zyx: Sequence[int]) -> np.ndarray:
-    """A mask of the lattice on a feature grid: True where at least half of the voxels that a feature covers are.
-
-    :param body: (D, H, W) bool on the lattice.
-    :param stride_zyx: lattice voxels per feature voxel; feature k covers s*k ... s*k + s - 1.
-    :param shape_zyx: size of the feature grid; features beyond the lattice are False, partly covered ones are judged
-        by the part inside.
-    :returns: bool of ``shape_zyx``.
-    """
-    counts = body.astype(np.uint8)
-    inside = np.ones((1, 1, 1), np.uint8)
-    for axis, (stride, size) in enumerate(zip(stride_zyx, shape_zyx)):
-        n_used = min(counts.shape[axis], stride * size)
-        starts = np.arange(0, n_used, stride)
-        lengths = np.minimum(starts + stride, n_used) - starts
-        counts = np.add.reduceat(counts.take(range(n_used), axis), starts, axis, dtype=np.uint16)
-        missing = [(0, 0)] * 3
-        missing[axis] = (0, size - len(starts))
-        counts = np.pad(counts, missing)
-        along = [1, 1, 1]
-        along[axis] = size
-        inside = inside * np.pad(lengths, missing[axis]).reshape(along)
-    return (2 * counts.astype(np.int32) >= inside) & (counts > 0)
 
 
 class _Teller:

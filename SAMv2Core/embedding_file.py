@@ -1,27 +1,29 @@
-"""An embedding as a file: what ``samv2 embed`` writes and the cache keeps, readable with json and numpy alone.
+"""An embedding as a file: what ``samv2 embed`` writes and the cache keeps, readable with numpy alone.
 
 The layout is that of safetensors (little-endian, no code in it):
 
-==============  ==================================================================================================
+==============  ====================================================================================
 bytes           content
-==============  ==================================================================================================
+==============  ====================================================================================
 0 ... 7         n, unsigned 64-bit: length of the header in bytes
-8 ... 7+n       header, UTF-8 JSON object: one key per tensor, ``{"dtype": "F16", "shape": [...], "data_offsets":
-                [first, last + 1]}`` with offsets counted from byte 8+n, and ``"__metadata__"``: text to text
+8 ... 7+n       header, UTF-8 JSON object: one key per tensor, ``{"dtype": "F16", "shape": [...],
+                "data_offsets": [first, last + 1]}`` with offsets counted from byte 8+n, and
+                ``"__metadata__"``: text to text
 8+n ... end     the tensors' elements, C order, without gaps
-==============  ==================================================================================================
+==============  ====================================================================================
 
 Tensors:
 
-* ``fine``, ``coarse`` and, when the model has it, ``semantic``: F16 (or F32), shape (C, d, h, w), axes (z, y, x), of
-  unit length over C;
+* ``fine``, ``coarse`` and, when the model has it, ``semantic``: F16 (or F32), shape (C, d, h, w), axes
+  (z, y, x), of unit length over C;
 * ``body``: U8, shape (d, h, w) of ``fine``, 1 inside the patient.
 
 Metadata, all text:
 
 * ``format`` is ``samv2-embedding``, ``format_version`` is ``1``;
-* ``grids``: JSON object with a key for each head and for ``input`` (the 2 mm lattice) and ``volume`` (the original),
-  each ``{"shape_zyx": [d, h, w], "ijk_to_lps": 4x4 row-major}``; ijk = (x, y, z) index of a voxel's centre, LPS mm;
+* ``grids``: JSON object with a key for each head and for ``input`` (the 2 mm lattice) and ``volume`` (the
+  original), each ``{"shape_zyx": [d, h, w], "ijk_to_lps": 4x4 row-major}``; ijk = (x, y, z) index of a
+  voxel's centre, LPS mm;
 * ``modality``, ``model``, ``model_sha256``, ``source`` (the volume's file name without folder);
 * ``head_weights``: JSON object, ``warnings``: JSON list;
 * ``tensors_sha256``: SHA-256 of the tensors' bytes, taken in the alphabetical order of their names.
@@ -32,7 +34,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 import torch
@@ -58,7 +60,11 @@ def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, 
     """
     tensors = {head.name: head.vectors.detach().cpu().contiguous().numpy() for head in emb.heads}
     tensors["body"] = np.ascontiguousarray(emb.body).view(np.uint8)
-    grids = {"input": emb.input_grid, "volume": emb.volume_grid, **{head.name: head.grid for head in emb.heads}}
+    grids = {
+        "input": emb.input_grid,
+        "volume": emb.volume_grid,
+        **{head.name: head.grid for head in emb.heads},
+    }
     metadata = {
         **(extra or {}),
         "format": FORMAT,
@@ -86,7 +92,7 @@ def load_embedding(path: PathLike, verify: bool = True) -> Embedding:
         raise InputError(f"{path} is not an embedding of SAMv2.", "Make one with: samv2 embed --image I --output E.")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {metadata.get('format_version')}, this program reads {FORMAT_VERSION}.",
+            f"{path} has format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}.",
             "Update SAMv2, or embed the volume again.",
         )
     if verify and metadata.get("tensors_sha256") != tensors_sha256(tensors):
@@ -101,7 +107,7 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the elements of all tensors, in the alphabetical order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(memoryview(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)))
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -139,10 +145,10 @@ def _grid_to_json(grid: Grid) -> Dict[str, Any]:
 
 
 def _grid_from_json(value: Dict[str, Any]) -> Grid:
-    shape: Tuple[int, ...] = tuple(int(n) for n in value["shape_zyx"])
+    shape = tuple(int(n) for n in value["shape_zyx"])
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"a grid has the shape {shape}")
-    return Grid(shape, np.array(value["ijk_to_lps"], dtype=np.float64))  # type: ignore[arg-type]
+    return Grid(shape, np.array(value["ijk_to_lps"], dtype=np.float64))
 
 
 def _damaged(path: PathLike, reason: str) -> InputError:

@@ -1,8 +1,9 @@
 """Outputs that are either complete or absent, and that never replace an input.
 
-Every file is written under a temporary name in its final folder and renamed when it is whole (a rename within one
-file system is atomic), so a full disk, a crash or Ctrl-C leaves neither half a file nor a damaged older one. All
-failures of the file system become :class:`OutputError` with the name of the file that the user asked for.
+Every file is written under a temporary name in its final folder and renamed when it is whole (a rename within
+one file system is atomic), so a full disk, a crash or Ctrl-C leaves neither half a file nor a damaged older
+one. All failures of the file system become :class:`OutputError` with the name of the file that the user asked
+for.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def suffix_of(path: PathLike) -> str:
 
 
 def is_same_file(first: PathLike, second: PathLike) -> bool:
-    """True when both paths lead to one file, through links and relative parts too; False when one is missing."""
+    """True when both paths lead to one file, through links and relative parts too."""
     try:
         return os.path.samefile(first, second)
     except OSError:
@@ -48,7 +49,8 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
     """Refuse an output that could not be written later, before hours are spent on computing it.
 
     :param path: where a file is to be written.
-    :param inputs: files and folders that were read; the output must not replace one or land in a folder of them.
+    :param inputs: files and folders that were read; the output must not replace one or land in a folder of
+        them.
     :returns: the path as :class:`pathlib.Path`.
     :raises OutputError: no such folder, not writable, a folder of that name, or an input.
     """
@@ -60,6 +62,9 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
             raise OutputError(f"The output {path} lies in the input folder {source}.", "Choose another folder.")
     if path.is_dir():
         raise OutputError(f"The output {path} is a folder.", "Give the name of a file.")
+    if path.exists() and not path.is_file():
+        # Renaming onto a device (/dev/null, /dev/stdout) would replace the device by a file.
+        raise OutputError(f"The output {path} is a device, not a file.", "Give the name of a file.")
     folder = path.parent
     if not folder.exists():
         raise OutputError(f"The folder {folder} does not exist.", "Create it, or choose another place.")
@@ -83,7 +88,8 @@ def output_error(path: PathLike, error: OSError) -> OutputError:
 
 @contextlib.contextmanager
 def atomic_path(path: PathLike, inputs: Iterable[PathLike] = ()) -> Iterator[Path]:
-    """A temporary path with the suffix of ``path``; renamed to it when the block ends well, removed when it does not.
+    """A temporary path with the suffix of ``path``; renamed to it when the block ends well, removed when it
+    does not.
 
     For writers that want a file name (SimpleITK, numpy). Removal happens on every exception, Ctrl-C included.
 

@@ -3,7 +3,7 @@
 Conventions, everywhere in SAMv2Core:
 
 * world coordinates are millimetres in **LPS** (x to the patient's left, y to posterior, z to superior);
-* arrays are indexed (z, y, x); *ijk* means index order (x, y, z), so ``array[k, j, i]`` is the voxel at ijk = (i, j, k);
+* arrays are indexed (z, y, x); *ijk* means index order (x, y, z): ``array[k, j, i]`` is the voxel at ijk = (i, j, k);
 * integer indices are voxel **centres**; ``ijk_to_lps`` is the full 4x4 matrix (oblique, left-handed and anisotropic
   volumes included), never a spacing and an origin alone.
 """

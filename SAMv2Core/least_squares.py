@@ -1,10 +1,12 @@
-"""Least squares for point pairs: rigid, similarity and affine, with what the points leave open said and settled.
+"""Least squares for point pairs: rigid, similarity, affine; what the points leave open is said and settled.
 
-Points may lie in a plane, on a line or at one place. The least-squares problem then has many solutions; the one
-given is the least surprising: no rotation about the line of the points, no stretch where nothing was measured.
+Points may lie in a plane, on a line or at one place. The least-squares problem then has many solutions; the
+one given is the least surprising: no rotation about the line of the points, no stretch where nothing was
+measured.
 
-Conventions: points are (N, 3) LPS mm, weights (N,) >= 0; a matrix is (4, 4) and maps source to target. ``kind`` is
-``"rigid"``, ``"similarity"`` or ``"affine"``. Everything is float64; rotations are not limited to any angle.
+Conventions: points are (N, 3) LPS mm, weights (N,) >= 0; a matrix is (4, 4) and maps source to target.
+``kind`` is ``"rigid"``, ``"similarity"`` or ``"affine"``. Everything is float64; rotations are not limited to
+any angle.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from SAMv2Core.geometry import transform_points
 
 KINDS = ("rigid", "similarity", "affine")
 RELATIVE_RANK = 1e-6  # singular values below this share of the largest count as zero
-MIN_SOLIDITY = 0.02  # of a tetrahedron: its determinant over the product of its edges; flatter ones are useless
+MIN_SOLIDITY = 0.02  # determinant of a tetrahedron over the product of its edges; flatter ones are useless
 
 
 def residuals_mm(matrix: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -26,10 +28,8 @@ def residuals_mm(matrix: np.ndarray, source: np.ndarray, target: np.ndarray) -> 
     return np.linalg.norm(transform_points(matrix, source) - target, axis=1)
 
 
-def fit(
-    kind: str, source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None
-) -> np.ndarray:
-    """(4, 4) weighted least squares of the kind asked for; what the points leave open stays as in a rigid map.
+def fit(kind: str, source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
+    """(4, 4) weighted least squares of the kind asked for.
 
     :raises UsageError: unknown kind, no points, or arrays that do not fit together.
     """
@@ -44,9 +44,7 @@ def fit_rigid(source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarr
     return fit("rigid", source, target, weights)
 
 
-def fit_similarity(
-    source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None
-) -> np.ndarray:
+def fit_similarity(source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
     """(4, 4) rotation, isotropic scale and translation (Umeyama)."""
     return fit("similarity", source, target, weights)
 
@@ -70,6 +68,10 @@ def fit_affine(source: np.ndarray, target: np.ndarray, weights: Optional[np.ndar
 def checked_pairs(
     kind: str, source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray]
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source, target and weights as float64, the weights 1 when None; refused when they make no sense.
+
+    :raises UsageError: unknown kind, no points, or arrays that do not fit together.
+    """
     if kind not in KINDS:
         raise UsageError(f"There is no transform {kind!r}.", f"Choose one of {', '.join(KINDS)}.")
     source = np.asarray(source, dtype=np.float64)
@@ -84,9 +86,7 @@ def checked_pairs(
     return source, target, weights
 
 
-def fit_rigid_batch(
-    source: np.ndarray, target: np.ndarray, weights: np.ndarray, scaled: bool
-) -> np.ndarray:
+def fit_rigid_batch(source: np.ndarray, target: np.ndarray, weights: np.ndarray, scaled: bool) -> np.ndarray:
     """(B, 4, 4) from (B, n, 3), (B, n, 3), (B, n): weighted Kabsch, with Umeyama's scale when ``scaled``.
 
     Rank-deficient points need care: with one direction of spread, the SVD's other axes are arbitrary and the

@@ -1,13 +1,13 @@
 """How much memory a job may take, how deep its slabs may be, and an allocator that suits large tensors.
 
-Embedding is the one step that can exhaust a machine: a torso CT of 180 x 150 x 250 voxels at 2 mm makes 1.1 GB of
-activations with the light network and several times that with the paper's. The networks can work in slabs; this module
-says which slab is deep enough to be quick and thin enough to fit.
+Embedding is the one step that can exhaust a machine: a torso CT of 180 x 150 x 250 voxels at 2 mm makes 1.1
+GB of activations with the light network and several times that with the paper's. The networks can work in
+slabs; this module says which slab is deep enough to be quick and thin enough to fit.
 
-Conventions: plain numbers are bytes, ``_gib`` is 2**30 bytes. On the CPU a limit is one on the *whole process's*
-resident memory (what a scheduler or a container counts), so what is already in use is subtracted; on a GPU it is one on
-what this process holds there. torch is not imported here: a GPU is asked only when one is passed, and then torch is
-loaded already.
+Conventions: plain numbers are bytes, ``_gib`` is 2**30 bytes. On the CPU a limit is one on the *whole
+process's* resident memory (what a scheduler or a container counts), so what is already in use is subtracted;
+on a GPU it is one on what this process holds there. torch is not imported here: a GPU is asked only when one
+is passed, and then torch is loaded already.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ GIB = 2**30
 
 #: Without a limit from the user, leave a fifth of the free memory to everything else.
 SHARE_OF_FREE = 0.8
-#: Without a limit from the user, stay below this where the smallest slab allows it: a laptop of 8 GB must not swap.
+#: Without a limit from the user, stay below this where the thinnest slab allows it: laptops of 8 GB must not
+#: swap.
 COMFORTABLE_PROCESS_BYTES = int(3.5 * GIB)
 #: A process that holds much already (Slicer with a scene) is still granted this much on top.
 COMFORTABLE_EXTRA_BYTES = int(1.5 * GIB)
 
-#: Slab depths tried, in input voxels (2 mm), deepest first. All are multiples of 8, the deepest stride of any network.
+#: Slab depths tried, in input voxels (2 mm), deepest first; multiples of every network's strides along z.
 SLAB_DEPTHS = (128, 96, 64, 48, 32, 24, 16, 8)
 
 
@@ -57,15 +58,15 @@ def limit_bytes(max_memory_gib: Optional[float]) -> Optional[int]:
     if max_memory_gib is None:
         return None
     if not 0 < float(max_memory_gib) < float("inf"):
-        raise UsageError(f"A memory limit of {max_memory_gib} GiB makes no sense.", "Give a positive number of GiB.")
+        raise UsageError(f"A memory limit of {max_memory_gib} GiB makes no sense.", "Give a positive number.")
     return int(float(max_memory_gib) * GIB)
 
 
 def budget(device: Optional[torch.device] = None, max_memory_gib: Optional[float] = None) -> Budget:
     """What new allocations may take on a device (None: main memory).
 
-    With a limit from the user that limit counts, less what is in use. Without one: 80 % of what is free, and if
-    possible no more than a process of 3.5 GiB, or 1.5 GiB on top of a process that is larger already.
+    With a limit from the user that limit counts, less what is in use. Without one: 80 % of what is free, and
+    if possible no more than a process of 3.5 GiB, or 1.5 GiB on top of a process that is larger already.
 
     :raises UsageError: a limit that is not a positive number.
     """
@@ -75,7 +76,8 @@ def budget(device: Optional[torch.device] = None, max_memory_gib: Optional[float
 
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_allocated(device)
-        reusable = torch.cuda.memory_reserved(device) - held  # ours already, although the driver calls it taken
+        # torch's reserve is ours already, although the driver calls it taken.
+        reusable = torch.cuda.memory_reserved(device) - held
         room = limit - held if limit is not None else int(SHARE_OF_FREE * (free + reusable))
         return Budget(room, room)
     in_use = current_rss_bytes() or 0
@@ -123,7 +125,7 @@ def does_not_fit(needed: int, available: int) -> MemoryLimitError:
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
-# Where glibc's own adaptation ends up after large blocks were freed; its initial 128 KiB cannot be adapted any more
+# Where glibc's own adaptation ends up after large blocks were freed; it stops adapting its initial 128 KiB
 # once a value was set by hand.
 _ADAPTED_MMAP_THRESHOLD = 32 * 2**20
 _ADAPTED_TRIM_THRESHOLD = 64 * 2**20
@@ -150,11 +152,11 @@ def release_unused() -> None:
 
 @contextlib.contextmanager
 def reuse_large_blocks() -> Iterator[None]:
-    """While open, glibc keeps large freed blocks instead of unmapping them; given back to the system at the end.
+    """While open, glibc keeps large freed blocks instead of unmapping them; at the end they are given back.
 
-    By default every activation is mapped anew and its pages are faulted in one by one. Measured figures are in
-    Testing/benchmarks/embedding.py. Other C libraries, and threads other than the main one (whose arenas cannot hold
-    blocks this large), are not affected.
+    By default every activation is mapped anew and its pages are faulted in one by one. Measured figures are
+    in Testing/benchmarks/embedding.py. Other C libraries are not affected, nor are threads other than the
+    main one, whose arenas cannot hold blocks this large.
     """
     library = _glibc()
     if library is None:

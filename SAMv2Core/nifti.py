@@ -1,12 +1,13 @@
 """NIfTI-1 and NIfTI-2 single files, read and written without ITK.
 
-Why not ITK alone: it refuses headers whose matrix is sheared ("ITK only supports orthonormal direction cosines"), it
-reserves whatever size a damaged header names, it decodes scaled integers as floating point, and it writes to stderr.
-Which of the two matrices of a header counts is decided as ITK does (measured with SimpleITK 2.5.7 over all pairs of
-codes, see ``Testing/unit/test_nifti.py``), so that points lie where Slicer shows the volume.
+Why not ITK alone: it refuses headers whose matrix is sheared ("ITK only supports orthonormal direction
+cosines"), it reserves whatever size a damaged header names, it decodes scaled integers as floating point, and
+it writes to stderr. Which of the two matrices of a header counts is decided as ITK does (measured with
+SimpleITK 2.5.7 over all pairs of codes, see ``Testing/unit/test_nifti.py``), so that points lie where Slicer
+shows the volume.
 
-Conventions: a file holds x fastest and world coordinates in RAS; arrays here are (z, y, x), matrices map ijk = (x, y, z)
-indices to LPS mm.
+Conventions: a file holds x fastest and world coordinates in RAS; arrays here are (z, y, x), matrices map ijk
+= (x, y, z) indices to LPS mm.
 """
 
 from __future__ import annotations
@@ -19,14 +20,11 @@ from typing import IO, Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
+from SAMv2Core.affine import ORTHOGONAL_TOLERANCE, shear_of
 from SAMv2Core.errors import InputError
 from SAMv2Core.files import PathLike, atomic_path
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-# Columns of a matrix closer to perpendicular than this are called orthogonal: 1e-3 of shear moves the far end of a
-# 500 mm volume by 0.5 mm. ITK is of the same opinion (it accepts 1e-4, measured).
-ORTHOGONAL_TOLERANCE = 1e-3
 
 _TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -38,18 +36,18 @@ _COMPLEX_TYPES = {32, 1792, 2048}
 MAX_DEFLATE_RATIO = 1032
 
 # name -> (type, offset) in NIfTI-1 and NIfTI-2; only the fields that are used.
-_FIELDS = {
+_FIELDS: Dict[int, Dict[str, Tuple[str, int]]] = {
     1: {
         "dim": ("8i2", 40), "datatype": ("i2", 70), "bitpix": ("i2", 72), "pixdim": ("8f4", 76),
-        "vox_offset": ("f4", 108), "scl_slope": ("f4", 112), "scl_inter": ("f4", 116), "xyzt_units": ("u1", 123),
-        "qform_code": ("i2", 252), "sform_code": ("i2", 254), "quatern": ("3f4", 256), "qoffset": ("3f4", 268),
-        "srow": ("(3,4)f4", 280), "magic": ("S4", 344),
+        "vox_offset": ("f4", 108), "scl_slope": ("f4", 112), "scl_inter": ("f4", 116),
+        "xyzt_units": ("u1", 123), "qform_code": ("i2", 252), "sform_code": ("i2", 254),
+        "quatern": ("3f4", 256), "qoffset": ("3f4", 268), "srow": ("(3,4)f4", 280), "magic": ("S4", 344),
     },
     2: {
-        "magic": ("S8", 4), "datatype": ("i2", 12), "bitpix": ("i2", 14), "dim": ("8i8", 16), "pixdim": ("8f8", 104),
-        "vox_offset": ("i8", 168), "scl_slope": ("f8", 176), "scl_inter": ("f8", 184), "qform_code": ("i4", 344),
-        "sform_code": ("i4", 348), "quatern": ("3f8", 352), "qoffset": ("3f8", 376), "srow": ("(3,4)f8", 400),
-        "xyzt_units": ("i4", 500),
+        "magic": ("S8", 4), "datatype": ("i2", 12), "bitpix": ("i2", 14), "dim": ("8i8", 16),
+        "pixdim": ("8f8", 104), "vox_offset": ("i8", 168), "scl_slope": ("f8", 176), "scl_inter": ("f8", 184),
+        "qform_code": ("i4", 344), "sform_code": ("i4", 348), "quatern": ("3f8", 352),
+        "qoffset": ("3f8", 376), "srow": ("(3,4)f8", 400), "xyzt_units": ("i4", 500),
     },
 }  # fmt: skip
 _HEADER_SIZE = {1: 348, 2: 540}
@@ -64,23 +62,36 @@ class NiftiContent(NamedTuple):
     warnings: List[str]
 
 
-def _header_type(version: int, order: str) -> np.dtype:
+def _header_type(version: int, order: Any) -> np.dtype:
     fields = _FIELDS[version]
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [np.dtype(kind).newbyteorder(order) for kind, _ in fields.values()],
-            "offsets": [offset for _, offset in fields.values()],
-            "itemsize": _HEADER_SIZE[version],
-        }
-    )
+    layout: Any = {
+        "names": list(fields),
+        "formats": [np.dtype(kind).newbyteorder(order) for kind, _ in fields.values()],
+        "offsets": [offset for _, offset in fields.values()],
+        "itemsize": _HEADER_SIZE[version],
+    }
+    return np.dtype(layout)
+
+
+def _is_compressed(path: Path) -> bool:
+    """By content, whatever the name says."""
+    with open(path, "rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The content of the file, decompressed when it starts like gzip (whatever its name says)."""
-    with open(path, "rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else open(path, "rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if _is_compressed(path) else open(path, "rb")  # type: ignore[return-value]
+
+
+def _check_length(path: Path, n_bytes: int, shape: Tuple[int, int, int]) -> None:
+    """Refuse a header that names more than the file can hold, before memory is reserved for it."""
+    length = os.path.getsize(path)
+    if n_bytes > length * (MAX_DEFLATE_RATIO if _is_compressed(path) else 1):
+        size = " x ".join(str(n) for n in shape[::-1])
+        raise InputError(
+            f"{path} is truncated or damaged: its header names {size} voxels, more than its {length} bytes can hold.",
+            "Copy or export it again.",
+        )
 
 
 def _parse_header(raw: bytes, path: Path) -> Tuple[Any, str, int]:
@@ -133,7 +144,8 @@ def _read_voxels(stream: IO[bytes], count: int, dtype: np.dtype, path: Path) -> 
         got = stream.readinto(view[done : done + (4 << 20)])  # type: ignore[attr-defined]
         if not got:
             raise InputError(
-                f"{path} is truncated: {done} of {len(view)} bytes of voxels are there.", "Copy or export it again."
+                f"{path} is truncated: {done} of {len(view)} bytes of voxels are there.",
+                "Copy or export it again.",
             )
         done += got
     stream.read(1)  # lets gzip check length and checksum of what was read
@@ -142,10 +154,8 @@ def _read_voxels(stream: IO[bytes], count: int, dtype: np.dtype, path: Path) -> 
 
 def _scaled(array: np.ndarray, slope: float, inter: float) -> np.ndarray:
     """Apply slope and intercept; integers stay integers when the result is whole and fits."""
-    if not np.isfinite(slope) or slope == 0:
-        return array
     inter = inter if np.isfinite(inter) else 0.0
-    if slope == 1 and inter == 0:
+    if not np.isfinite(slope) or slope == 0 or (slope == 1 and inter == 0):
         return array
     if array.dtype.kind in "iu" and slope == int(slope) and inter == int(inter):
         ends = np.array([float(array.min()), float(array.max())]) * slope + inter
@@ -175,17 +185,8 @@ def _qform(header: Any, scale: float) -> np.ndarray:
     return matrix
 
 
-def shear_of(matrix: np.ndarray) -> float:
-    """Largest |cosine| between two axes of a matrix (0 = orthogonal); 1 when an axis has no length."""
-    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-    if not np.all(np.isfinite(matrix)) or np.any(lengths <= 0):
-        return 1.0
-    axes = matrix[:3, :3] / lengths
-    return float(np.abs(np.triu(axes.T @ axes, 1)).max())
-
-
 def _geometry(header: Any, path: Path, warnings: List[str]) -> np.ndarray:
-    """4x4 LPS matrix by ITK's choice among the header's two; a sheared one is kept where ITK would refuse it."""
+    """4x4 LPS matrix, chosen among the header's two as ITK does; sheared where ITK would refuse the file."""
     unit = int(header["xyzt_units"]) & 7
     scale = _UNIT_MM.get(unit, 1.0)
     sform = np.eye(4)
@@ -205,9 +206,11 @@ def _geometry(header: Any, path: Path, warnings: List[str]) -> np.ndarray:
 
 
 def read_nifti(path: PathLike) -> NiftiContent:
-    """Read a ``.nii`` or ``.nii.gz`` file of one scalar 3-D volume (trailing dimensions of size 1 are dropped).
+    """Read a ``.nii`` or ``.nii.gz`` file of one scalar 3-D volume (trailing dimensions of size 1 are
+    dropped).
 
-    Memory: nothing is reserved before the size named by the header has been found possible for the file's length.
+    Memory: nothing is reserved before the size named by the header has been found possible for the file's
+    length.
 
     :raises InputError: not NIfTI, truncated, damaged, 2-D, several volumes, colors.
     """
@@ -220,13 +223,7 @@ def read_nifti(path: PathLike) -> NiftiContent:
             dtype = _scalar_type(header, order, path)
             count = shape[0] * shape[1] * shape[2]
             offset = max(int(header["vox_offset"]), header_size)
-            factor = MAX_DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1
-            if offset + count * dtype.itemsize > os.path.getsize(path) * factor:
-                raise InputError(
-                    f"{path} is truncated or damaged: its header names {shape[2]} x {shape[1]} x {shape[0]} voxels, "
-                    f"more than its {os.path.getsize(path)} bytes can hold.",
-                    "Copy or export it again.",
-                )
+            _check_length(path, offset + count * dtype.itemsize, shape)
             stream.seek(offset)
             array = _read_voxels(stream, count, dtype, path).reshape(shape)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -239,7 +236,8 @@ def read_nifti(path: PathLike) -> NiftiContent:
 def _quaternion(rotation: np.ndarray) -> np.ndarray:
     """(b, c, d) of the unit quaternion (a >= 0) of a proper rotation matrix."""
     trace = np.trace(rotation)
-    # The eigenvector for the largest eigenvalue of this symmetric matrix is the quaternion; stable for any angle.
+    # The eigenvector for the largest eigenvalue of this symmetric matrix is the quaternion; stable for any
+    # angle.
     off = rotation - rotation.T
     both = rotation + rotation.T
     k = np.empty((4, 4))
@@ -274,20 +272,19 @@ def _header_for(array: np.ndarray, ijk_to_lps: np.ndarray) -> bytes:
 def write_nifti(array: np.ndarray, ijk_to_lps: np.ndarray, path: PathLike, inputs: Tuple[PathLike, ...] = ()) -> None:
     """Write (z, y, x) scalars with their 4x4 LPS matrix as NIfTI-1, compressed for ``.nii.gz``; atomic.
 
-    The sform holds the whole matrix, shear included (float32, as the format has it); the qform its rigid part when
-    there is no shear.
+    The sform holds the whole matrix, shear included (float32, as the format has it); the qform its rigid part
+    when there is no shear.
 
     :raises OutputError: see :func:`SAMv2Core.files.atomic_path`.
     """
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    content: Dict[str, Any] = {"mode": "wb"}
     with atomic_path(path, inputs) as temporary, open(temporary, "wb") as raw:
         # Level 3: a torso CT in half the time of the default for 3 % more bytes. No name and no time in the
         # header, so that the same volume gives the same file.
-        compressed = str(path).lower().endswith(".gz")
-        stream = gzip.GzipFile("", fileobj=raw, compresslevel=3, mtime=0, **content) if compressed else raw
+        compressed = gzip.GzipFile("", "wb", 3, raw, mtime=0) if str(path).lower().endswith(".gz") else None
+        stream: Any = compressed or raw
         stream.write(_header_for(array, ijk_to_lps))
         for plane in array:
             stream.write(plane.data)
-        if compressed:
-            stream.close()
+        if compressed is not None:
+            compressed.close()

@@ -1,14 +1,17 @@
 """The official code's way of matching, kept beside ours for comparison only.
 
-Why: published figures of SAM and SAMv2 (arXiv 2311.15111) were made with it, so a difference between those figures and
-ours can only be explained by running both on the same embeddings. Nothing in SAMv2 uses it to answer a user.
+Why: published figures of SAM and SAMv2 (arXiv 2311.15111) were made with it, so a difference between those
+figures and ours can only be explained by running both on the same embeddings. Nothing in SAMv2 uses it to
+answer a user.
 
-Faithful to the official behaviour, including what :mod:`SAMv2Core.match` does differently on purpose: integer voxels
-throughout, query vectors taken at ``floor`` indices, four fixed half-steps instead of convergence, a survival radius
-counted in 2 mm voxels, votes truncated toward zero, no body mask, no world geometry (orientation is ignored).
+Faithful to the official behaviour, including what :mod:`SAMv2Core.match` does differently on purpose: integer
+voxels throughout, query vectors taken at ``floor`` indices, four fixed half-steps instead of convergence, a
+survival radius counted in 2 mm voxels, votes truncated toward zero, no body mask, no world geometry
+(orientation is ignored).
 
-Conventions: coordinates are voxel indices (x, y, z) of the *original* image unless a name says ``grid`` (fine feature
-lattice); maps are (C, d, h, w) = (C, z, y, x) float32; ``norm_ratio`` = original spacing / 2 mm, order (x, y, z).
+Conventions: coordinates are voxel indices (x, y, z) of the *original* image unless a name says ``grid`` (fine
+feature lattice); maps are (C, d, h, w) = (C, z, y, x) float32; ``norm_ratio`` = original spacing / 2 mm,
+order (x, y, z).
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ HUBER_T = 1.345
 class OfficialImage:
     """Embedding of one image with the little geometry the official matcher knows.
 
-    :param fine: (C, d, h, w) L2-normalised.
-    :param coarse: (C, d', h', w') L2-normalised, or None to match on the other heads alone.
-    :param semantic: (C, d, h, w) L2-normalised, or None.
+    :param fine: (C, d, h, w) L2-normalized.
+    :param coarse: (C, d', h', w') L2-normalized, or None to match on the other heads alone.
+    :param semantic: (C, d, h, w) L2-normalized, or None.
     :param shape_zyx: size of the original image.
     :param norm_ratio: (3,) original spacing / 2 mm, order (x, y, z).
     """
@@ -52,7 +55,7 @@ class OfficialImage:
         return int(d), int(h), int(w)
 
     def heads(self) -> List[torch.Tensor]:
-        """(C, d*h*w) of every head on the fine lattice; coarse upsampled trilinearly and normalised again."""
+        """(C, d*h*w) of every head on the fine lattice; coarse upsampled, normalized again."""
         maps = [self.fine]
         if self.coarse is not None:
             size = self.grid_shape_zyx
@@ -63,12 +66,12 @@ class OfficialImage:
         return [m.reshape(m.shape[0], -1) for m in maps]
 
     def to_grid(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) original voxels to the fine index that holds them, floor(p * norm_ratio / 2), clamped to the grid."""
+        """(N, 3) original voxels to fine indices, floor(p * norm_ratio / 2), clamped to the grid."""
         index = np.floor(np.asarray(points, dtype=np.float64) * self.norm_ratio / 2).astype(np.int64)
         return np.clip(index, 0, np.array(self.grid_shape_zyx[::-1]) - 1)
 
     def from_grid(self, index: np.ndarray) -> np.ndarray:
-        """(N, 3) fine index to original voxels, round((2k + 0.5) / norm_ratio); may lie one past the image's end."""
+        """(N, 3) fine indices to original voxels, round((2k + 0.5) / norm_ratio); may be one past the end."""
         return np.rint((2 * np.asarray(index) + 0.5) / self.norm_ratio).astype(np.int64)
 
 
@@ -98,7 +101,7 @@ def _similarities(source: OfficialImage, target: OfficialImage, grid: np.ndarray
 
 
 def similarity_volume(source: OfficialImage, target: OfficialImage, point: np.ndarray) -> torch.Tensor:
-    """Similarity of one original voxel of ``source`` to all of ``target``, upsampled to its original (z, y, x) size."""
+    """Similarity of one original voxel of ``source`` to all of ``target``, in its original (z, y, x) size."""
     grid = source.to_grid(np.atleast_2d(point))
     flat = torch.cat([chunk for _, chunk in _similarities(source, target, grid)], dim=1)
     volume = flat.reshape((1, 1, *target.grid_shape_zyx))
@@ -121,7 +124,7 @@ def nearest(source: OfficialImage, target: OfficialImage, points: np.ndarray) ->
 
 
 def nearest_on_grid(source: OfficialImage, target: OfficialImage, grid: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Best fine index of ``target`` for each fine index of ``source``; ((N, 3) int64 (x, y, z), (N,) similarity)."""
+    """Best fine index of ``target`` for each one of ``source``; (N, 3) int64 (x, y, z), (N,) similarity."""
     best = torch.full((len(grid),), -np.inf)
     where = torch.zeros(len(grid), dtype=torch.int64)
     for start, chunk in _similarities(source, target, grid):
@@ -132,11 +135,11 @@ def nearest_on_grid(source: OfficialImage, target: OfficialImage, grid: np.ndarr
     return _unflat(where.numpy(), target.grid_shape_zyx), best.numpy()
 
 
-def start_patch(centre_grid: np.ndarray, grid_shape_zyx: Tuple[int, int, int], margin: int = 2) -> np.ndarray:
-    """The (2*margin+1)^3 fine indices around one, clamped to the grid, without repeats; (n, 3) int64, sorted."""
+def start_patch(center_grid: np.ndarray, grid_shape_zyx: Tuple[int, int, int], margin: int = 2) -> np.ndarray:
+    """The (2*margin+1)^3 fine indices around one, clamped to the grid, each once; (n, 3) int64, sorted."""
     steps = np.arange(-margin, margin + 1)
     offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    return np.unique(np.clip(centre_grid + offsets, 0, np.array(grid_shape_zyx[::-1]) - 1), axis=0)
+    return np.unique(np.clip(center_grid + offsets, 0, np.array(grid_shape_zyx[::-1]) - 1), axis=0)
 
 
 def fixed_point(
@@ -172,7 +175,7 @@ def fixed_point(
 
 
 def _linear_part(source: np.ndarray, target: np.ndarray, ratio_s: np.ndarray, ratio_t: np.ndarray) -> np.ndarray:
-    """(3, 3) linear part of the robust affine source -> target; z only scaled when all targets share one slice."""
+    """(3, 3) linear part of the robust affine; z only scaled when all targets share one slice."""
     if len(np.unique(target[:, 2])) > 1:
         return robust_affine(source, target)[:, :3]
     linear = np.zeros((3, 3))
@@ -193,10 +196,11 @@ def robust_affine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def huber_regression(design: np.ndarray, values: np.ndarray, max_iterations: int = 50, tol: float = 1e-8) -> np.ndarray:
-    """Huber M-estimate by iteratively re-weighted least squares, scale = MAD about zero, re-estimated each step.
+    """Huber M-estimate by iteratively re-weighted least squares; the scale is the MAD about zero of each step.
 
-    Starts from ordinary least squares and stops when the deviance moves by no more than ``tol``, or when the scale is
-    zero (half of the residuals vanish). The pseudo-inverse gives the minimum-norm answer for a rank-deficient design.
+    Starts from ordinary least squares and stops when the deviance moves by no more than ``tol``, or when the
+    scale is zero (half of the residuals vanish). The pseudo-inverse gives the minimum-norm answer for a
+    rank-deficient design.
 
     :param design: (N, p).
     :param values: (N,).

@@ -1,7 +1,7 @@
 """An embedding as a color picture: its three main directions of variation as red, green and blue.
 
-Equal anatomy gets equal colors, so a glance shows whether two embeddings agree and where the network sees nothing. The
-axes come from the patient's voxels alone: air would take one whole color otherwise.
+Equal anatomy gets equal colors, so a glance shows whether two embeddings agree and where the network sees
+nothing. The axes come from the patient's voxels alone: air would take one whole color otherwise.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def embedding_pca(emb: Embedding, head: str = "fine") -> np.ndarray:
     """
     found = {present.name: present for present in emb.heads}.get(head)
     if found is None:
-        raise UsageError(
-            f"The embedding has no head {head!r}.", f"Use one of {', '.join(h.name for h in emb.heads)}."
-        )
+        raise UsageError(f"The embedding has no head {head!r}.", f"Use one of {', '.join(h.name for h in emb.heads)}.")
     inside = _body_on(found, emb)
     colors = np.zeros((*found.grid.shape_zyx, 3), np.uint8)
     vectors = found.vectors.reshape(found.vectors.shape[0], -1)
@@ -59,7 +57,8 @@ def _body_on(feature_map: FeatureMap, emb: Embedding) -> np.ndarray:
 def _principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (C,) and three main axes (C, 3) of (N, C) vectors.
 
-    An axis's sign is arbitrary; here its largest component is positive, so that colors do not flip between runs.
+    An axis's sign is arbitrary; here its largest component is positive, so that colors do not flip between
+    runs.
     """
     mean = vectors.mean(axis=0)
     centered = vectors - mean

@@ -1,7 +1,7 @@
 """How a patient lies and breathes the second time: the parts of a simulated follow-up's deformation.
 
-Each function gives either an affine (4, 4) in LPS mm or coefficients (3, cz, cy, cx) in LPS mm of a cubic B-spline on a
-control lattice (see ``deformation.py``), which add up.
+Each function gives either an affine (4, 4) in LPS mm or coefficients (3, cz, cy, cx) in LPS mm of a cubic
+B-spline on a control lattice (see ``deformation.py``), which add up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BELLY_FORWARD = 0.25  # forward motion of the belly per downward motion of the d
 
 
 def body_points(body: np.ndarray, grid: Grid) -> np.ndarray:
-    """(N, 3) LPS mm of body voxels, thinned to some 64 per axis; the volume's center when there is no body."""
+    """(N, 3) LPS mm of body voxels, thinned to some 64 per axis; the volume's center without a body."""
     step = [max(1, n // 64) for n in body.shape]
     k, j, i = np.nonzero(body[:: step[0], :: step[1], :: step[2]])
     ijk = np.stack([i * step[2], j * step[1], k * step[0]], axis=-1)
@@ -57,7 +57,7 @@ def diaphragm_level_mm(array: np.ndarray, grid: Grid) -> float:
 
 
 def breathing(controls: Grid, body_lps: np.ndarray, level_mm: float, amplitude_mm: float) -> np.ndarray:
-    """Breathing in: down at the diaphragm, fading to apex and pelvis, the belly a little forward, the spine still.
+    """Breathing in: the diaphragm down, fading to apex and pelvis, the belly forward, the spine still.
 
     :param level_mm: height of the diaphragm (S).
     """

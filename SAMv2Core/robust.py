@@ -1,12 +1,14 @@
 """Transforms from point pairs of which many may be wrong.
 
-Matches of an embedding are good or entirely wrong, seldom in between; where body parts look alike, most may be
-wrong. So: hypotheses from minimal samples, scored by how many pairs they explain (RANSAC with the truncated
-quadratic score of MSAC, local optimization of every record hypothesis), then iteratively re-weighted least squares
-on the pairs explained. Rotations are not limited to any angle. Everything is numpy, float64 and deterministic.
+Matches of an embedding are good or entirely wrong, seldom in between; where body parts look alike, most may
+be wrong. So: hypotheses from minimal samples, scored by how many pairs they explain (RANSAC with the
+truncated quadratic score of MSAC, local optimization of every record hypothesis), then iteratively
+re-weighted least squares on the pairs explained. Rotations are not limited to any angle. Everything is numpy,
+float64 and deterministic.
 
 Conventions: points are (N, 3) LPS mm, weights (N,) >= 0; a matrix is (4, 4) and maps source to target;
-residuals are distances in mm in the target's space. ``kind`` is ``"rigid"``, ``"similarity"`` or ``"affine"``.
+residuals are distances in mm in the target's space. ``kind`` is ``"rigid"``, ``"similarity"`` or
+``"affine"``.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ HUBER_T = 1.345  # 95 % efficiency for normal errors
 TUKEY_C = 4.685
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RobustFit:
     """What a robust estimation found.
 
@@ -65,7 +67,8 @@ def refine(
 ) -> np.ndarray:
     """(4, 4) re-weighted least squares from a start, with Huber's or Tukey's weights.
 
-    :param min_scale_mm: floor of the robust scale (MAD / 0.6745), so that perfect pairs do not drown the others.
+    :param min_scale_mm: floor of the robust scale (MAD / 0.6745), so that perfect pairs do not drown the
+        others.
     :raises UsageError: unknown loss.
     """
     source, target, weights = checked_pairs(kind, source, target, weights)
@@ -111,7 +114,8 @@ def ransac(
     if usable < SAMPLE_SIZE[kind]:
         return None
     rng = np.random.default_rng(seed)
-    best_cost, best_matrix, tried, needed = np.inf, None, 0, float(max_hypotheses)
+    best_cost, tried, needed = np.inf, 0, float(max_hypotheses)
+    best_matrix: Optional[np.ndarray] = None
     while tried < min(needed, max_hypotheses):
         picks = _draw_samples(rng, weights, SAMPLE_SIZE[kind], BATCH)
         tried += BATCH
@@ -122,9 +126,9 @@ def ransac(
             continue
         costs = _costs(matrices, source, target, weights, threshold_mm)
         leader = int(np.argmin(costs))
-        if costs[leader] < best_cost:
-            matrix = _optimize_locally(kind, source, target, weights, matrices[leader], threshold_mm)
-            best_cost, best_matrix = float(_costs(matrix[None], source, target, weights, threshold_mm)[0]), matrix
+        if best_matrix is None or costs[leader] < best_cost:
+            best_matrix = _optimize_locally(kind, source, target, weights, matrices[leader], threshold_mm)
+            best_cost = float(_costs(best_matrix[None], source, target, weights, threshold_mm)[0])
         explained = residuals_mm(best_matrix, source, target) <= threshold_mm
         good = (weights[explained].sum() / weights.sum()) ** SAMPLE_SIZE[kind]
         needed = np.log(1 - confidence) / np.log1p(-min(max(good, 1e-9), 1 - 1e-9))
@@ -136,7 +140,7 @@ def ransac(
 
 
 def _draw_samples(rng: np.random.Generator, weights: np.ndarray, size: int, count: int) -> np.ndarray:
-    """(count, size) distinct indices, drawn in proportion to the weights (Gumbel trick: the top of perturbed logs)."""
+    """(count, size) distinct indices in proportion to the weights (Gumbel: the top of perturbed logs)."""
     with np.errstate(divide="ignore"):
         keys = np.log(weights) + rng.gumbel(size=(count, len(weights)))
     return np.argpartition(-keys, size - 1, axis=1)[:, :size]

@@ -1,9 +1,11 @@
 """Points spread evenly over a body: what a registration matches.
 
-Random voxels clump and a fixed lattice aliases with anatomy. Here the body is cut into equal cubes and one random
-body voxel of every cube is taken, which spreads the points like a jittered lattice, borders and thin parts included.
+Random voxels clump and a fixed lattice aliases with anatomy. Here the body is cut into equal cubes and one
+random body voxel of every cube is taken, which spreads the points like a jittered lattice, borders and thin
+parts included.
 
-Conventions: points are (N, 3) LPS mm at voxel centers of the embedding's fine lattice, where vectors are exact.
+Conventions: points are (N, 3) LPS mm at voxel centers of the embedding's fine lattice, where vectors are
+exact.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""What "similar" means: one vector per place, whose dot product with another is the similarity of the two places.
+"""What "similar" means: one vector per place; the dot product of two is the similarity of their places.
 
-The paper concatenates the heads' vectors (arXiv 2311.15111, sec. 3.1) and compares with a dot product. Here each head's
-unit vector is scaled by the square root of its weight before they are joined, so that the joint vector has unit length
-and a dot product of two joint vectors is the weighted mean of the heads' cosines, in [-1, 1].
+The paper concatenates the heads' vectors (arXiv 2311.15111, sec. 3.1) and compares with a dot product. Here
+each head's unit vector is scaled by the square root of its weight before they are joined, so that the joint
+vector has unit length and a dot product of two joint vectors is the weighted mean of the heads' cosines, in
+[-1, 1].
 
-Heads live on lattices of their own. All of them are sampled at *world* positions (trilinear, clamped to the outermost
-voxel centres, then normalized again), so orientation, stride and spacing of a head never enter the matching.
+Heads live on lattices of their own. All of them are sampled at *world* positions (trilinear, clamped to the
+outermost voxel centers, then normalized again), so orientation, stride and spacing of a head never enter the
+matching.
 
 Conventions: points are (N, 3) LPS mm; maps are (C, d, h, w) = (C, z, y, x); joint vectors are (N, K) float32.
 """
@@ -35,7 +37,8 @@ def weighted_heads(emb: Embedding) -> List[Tuple[FeatureMap, float]]:
     total = sum(weight for weight in named.values() if weight > 0)
     if not total > 0:
         raise ModelError(
-            f"The model {emb.model!r} gives no head of its embedding a positive weight.", "Import the model again."
+            f"The model {emb.model!r} gives no head of its embedding a positive weight.",
+            "Import the model again.",
         )
     return [(head, named[head.name] / total) for head in emb.heads if named[head.name] > 0]
 
@@ -84,7 +87,7 @@ def joint_vectors(emb: Embedding, points_lps: np.ndarray) -> torch.Tensor:
 
 
 def lattice_vectors(emb: Embedding, flat_index: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Joint vectors at fine feature voxels: a plain look-up for heads on the fine lattice, sampled for the others.
+    """Joint vectors at fine feature voxels; heads on the fine lattice are looked up, the others sampled.
 
     :param flat_index: (M,) int64 into the flattened (z, y, x) fine lattice.
     :param dtype: precision of the result; the only array of full length that is made.
@@ -100,13 +103,13 @@ def lattice_vectors(emb: Embedding, flat_index: np.ndarray, dtype: torch.dtype =
         table = table if same else table.T.float().contiguous()
         for start in range(0, len(flat_index), ROWS_PER_CHUNK):
             rows = flat_index[start : start + ROWS_PER_CHUNK]
-            vectors = _look_up(table, rows) if same else _sample(table, head, _voxel_centres(grid, rows))
+            vectors = _look_up(table, rows) if same else _sample(table, head, _voxel_centers(grid, rows))
             torch.mul(vectors, float(np.sqrt(weight)), out=out[start : start + len(rows), column : column + width])
         column += width
     return out
 
 
-def _voxel_centres(grid: Grid, flat_index: np.ndarray) -> np.ndarray:
+def _voxel_centers(grid: Grid, flat_index: np.ndarray) -> np.ndarray:
     z, y, x = np.unravel_index(flat_index, grid.shape_zyx)
     return grid.to_lps(np.stack([x, y, z], axis=1))
 
@@ -120,7 +123,7 @@ def _look_up(table: torch.Tensor, flat_index: np.ndarray) -> torch.Tensor:
 
 
 def _sample(table: torch.Tensor, head: FeatureMap, points_lps: np.ndarray) -> torch.Tensor:
-    """(M, C) float32 unit vectors at many world positions: the weighted sum of 8 rows of a (V, C) map each."""
+    """(M, C) float32 unit vectors at many world positions: a weighted sum of 8 rows of a (V, C) map each."""
     index, corner_weights = _trilinear(head, points_lps)
     index, corner_weights = index.to(table.device), corner_weights.to(table.device)
     return F.normalize(F.embedding_bag(index, table, per_sample_weights=corner_weights, mode="sum"), dim=1)

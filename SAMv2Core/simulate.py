@@ -1,10 +1,11 @@
 """A simulated second time point of a real scan, with the truth known at every point.
 
 Real pairs of scans have no dense truth. Here one real volume becomes baseline and follow-up: the patient lies
-differently (rotation, size), deforms (smooth elastic field, breathing), and is scanned differently (contrast, kernel,
-noise, slice thickness, field of view, table). A baseline point x is found in the follow-up at phi(x), exactly; the
-follow-up's voxels are the baseline's at phi^-1. What is *not* simulated: sliding organs, filling and emptying, new or
-growing lesions. Any figure measured on such data is a figure on simulated data and must be shown as such.
+differently (rotation, size), deforms (smooth elastic field, breathing), and is scanned differently (contrast,
+kernel, noise, slice thickness, field of view, table). A baseline point x is found in the follow-up at phi(x),
+exactly; the follow-up's voxels are the baseline's at phi^-1. What is *not* simulated: sliding organs, filling
+and emptying, new or growing lesions. Any figure measured on such data is a figure on simulated data and must
+be shown as such.
 
 Conventions: LPS mm; volumes (z, y, x); displacement vectors baseline -> follow-up on the baseline's grid.
 """
@@ -12,6 +13,7 @@ Conventions: LPS mm; volumes (z, y, x); displacement vectors baseline -> follow-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Dict, Optional, Tuple
 
 import numpy as np
@@ -23,18 +25,17 @@ from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry import Grid
 from SAMv2Core.volume import Volume
 
-MAX_LIPSCHITZ = 0.7  # of the displacement: keeps every local volume change above (1 - 0.7)^3 and inversion quick
+MAX_LIPSCHITZ = 0.7  # of the displacement: no local volume shrinks below (1 - 0.7)^3, and inversion is quick
 SLAB_VOXELS = 2_000_000  # voxels resampled at a time: bounds the memory for coordinates to some 150 MB
-MIN_SLICE_COVERED = 0.75  # of a slice must come from inside the baseline, or it is trimmed off the follow-up's ends
 
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """What changes between the time points; the defaults change nothing. Pairs are ranges drawn from uniformly.
+    """What changes between the time points; the defaults change nothing. Pairs are ranges, drawn uniformly.
 
     :param rotation_deg: largest angle, about a random axis through the body's center.
     :param scale: range of the overall size.
-    :param translation_mm: largest shift per axis; patient and field of view move together (another scanner origin).
+    :param translation_mm: largest shift per axis of patient and field of view together, as by another origin.
     :param deformation_mm: largest elastic displacement in the body, reached unless that would fold space.
     :param deformation_scale_mm: distance of the elastic field's control points.
     :param breathing_mm: how far the diaphragm moves down; the spine stays.
@@ -47,7 +48,7 @@ class SimulationOptions:
     :param noise_hu: standard deviation of the added noise.
     :param noise_grain_voxels: its in-plane correlation length.
     :param slice_thickness_mm: of the follow-up along the volume's third axis; None keeps the baseline's.
-    :param field_of_view: fraction of the baseline's box kept along (x, y, z) of its index axes, placed at random.
+    :param field_of_view: fraction of the baseline's box kept along its index axes (x, y, z), anywhere.
     :param table: put a couch under the patient.
     :param interpolation: ``"cubic"`` or ``"linear"``.
     """
@@ -72,12 +73,13 @@ class SimulationOptions:
     interpolation: str = "cubic"
 
     def __post_init__(self) -> None:
+        fov, lengths = self.field_of_view, (self.deformation_mm, self.translation_mm, self.noise_hu)
         checks = (
-            (min(self.scale) > 0 and self.scale[0] <= self.scale[1], "scale must be a range of positive numbers"),
-            (min(self.gamma) > 0 and min(self.contrast) > 0, "gamma and contrast must be positive"),
+            (0 < self.scale[0] <= self.scale[1], "scale must be a range of positive numbers"),
+            (min(self.gamma + self.contrast) > 0, "gamma and contrast must be positive"),
             (self.deformation_scale_mm > 0, "deformation_scale_mm must be positive"),
-            (min(self.deformation_mm, self.translation_mm, self.noise_hu) >= 0, "lengths and noise cannot be negative"),
-            (0 < min(self.field_of_view) and max(self.field_of_view) <= 1, "field_of_view must be within (0, 1]"),
+            (min(lengths) >= 0, "lengths and noise cannot be negative"),
+            (0 < min(fov) and max(fov) <= 1, "field_of_view must be within (0, 1]"),
             (self.slice_thickness_mm is None or self.slice_thickness_mm > 0, "slice_thickness_mm must be positive"),
             (self.interpolation in ("cubic", "linear"), "interpolation must be cubic or linear"),
         )
@@ -86,8 +88,8 @@ class SimulationOptions:
                 raise UsageError(f"The simulation cannot run: {rule}.", "Correct this option.")
 
 
-#: The follow-up that the project's accuracy figures are measured on: rotation up to 10 degrees, size 0.9 to 1.1,
-#: smooth deformation up to 15 mm, noise, another window.
+#: The follow-up that the project's accuracy figures are measured on: rotation up to 10 degrees, size 0.9 to
+#: 1.1, smooth deformation up to 15 mm, noise, another window.
 FOLLOW_UP = SimulationOptions(
     rotation_deg=10.0,
     scale=(0.9, 1.1),
@@ -102,34 +104,41 @@ FOLLOW_UP = SimulationOptions(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SimulatedFollowUp:
     """A follow-up volume and where every baseline point went.
 
     :param volume: the follow-up, in the baseline's scalar type.
-    :param displacement: (z, y, x, 3) float32, mm LPS, on ``baseline_grid``: point + vector = follow-up point.
     :param baseline_grid: geometry of the baseline.
     :param deformation: the map itself, exact at any point.
     :param options: what was asked for.
     :param seed: the seed; the same volume, options and seed give the same follow-up.
-    :param drawn: the figures drawn from the options' ranges and what became of them; plain numbers, JSON-able.
+    :param drawn: the figures drawn from the options' ranges and what became of them; plain numbers,
+        JSON-able.
     """
 
     volume: Volume
-    displacement: np.ndarray
     baseline_grid: Grid
     deformation: Deformation
     options: SimulationOptions
     seed: int
     drawn: Dict[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def displacement(self) -> np.ndarray:
+        """(z, y, x, 3) float32 mm LPS on ``baseline_grid``: baseline point + vector = follow-up point.
+
+        Computed when first asked for: on a CT of full resolution it takes a gigabyte.
+        """
+        return self.deformation.field_on(self.baseline_grid)
+
     def map_points(self, points_lps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """(N, 3) baseline LPS mm -> (N, 3) follow-up LPS mm, and (N,) bool: inside the follow-up's field of view."""
+        """(N, 3) baseline -> (N, 3) follow-up, LPS mm; and (N,) bool, inside the follow-up's volume."""
         moved = self.deformation.map_points(points_lps)
         return moved, self.volume.grid.contains(moved)
 
     def unmap_points(self, points_lps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """(N, 3) follow-up LPS mm -> (N, 3) baseline LPS mm, and (N,) bool: inside the baseline's field of view."""
+        """(N, 3) follow-up -> (N, 3) baseline, LPS mm; and (N,) bool, inside the baseline's volume."""
         sources = self.deformation.unmap_points(points_lps)
         return sources, self.baseline_grid.contains(sources)
 
@@ -139,23 +148,22 @@ def simulate_follow_up(volume: Volume, options: SimulationOptions = FOLLOW_UP, s
 
     :param volume: the baseline; any geometry, CT or MR.
     :param options: what changes, see :class:`SimulationOptions`.
-    :param seed: of everything random. Each component has its own stream: switching one off leaves the others alone.
+    :param seed: of everything random. Each component has its own stream: switching one off leaves the others
+        alone.
     """
     scale = acquisition.intensity_scale(volume.array, volume.modality)
     baseline = np.where(np.isfinite(volume.array), volume.array, scale.air).astype(np.float32)
     drawn: Dict[str, float] = {}
     deformation = _draw_deformation(baseline, volume.grid, scale, options, seed, drawn)
-    target, slices_per_slice = _follow_up_grid(volume.grid, options, seed)
-    target = _without_empty_ends(target, volume.grid, deformation)
-    fine = _with_thin_slices(target, slices_per_slice)
+    target, slices_per_slice = _follow_up_grid(volume.grid, deformation, options, seed)
+    fine = acquisition.thin_slices(target, slices_per_slice)
     array = _resample(baseline, volume.grid, deformation, fine, scale.air, options.interpolation)
-    # Changes of the anatomy itself (lesions that grow, shrink or appear) belong here: after the resampling, in the
-    # follow-up's space, and before the scanner sees them.
+    # Changes of the anatomy itself (lesions that grow, shrink, appear) belong here: after the resampling, in
+    # the follow-up's space, before the scanner sees them.
     array = _scan(array, fine, slices_per_slice, target, scale, options, seed, drawn)
     source = f"simulated follow-up (seed {seed}) of {volume.source}"
     follow_up = Volume(_in_type_of(volume.array, array), target.ijk_to_lps, source, volume.modality)
-    field_mm = deformation.field_on(volume.grid)
-    return SimulatedFollowUp(follow_up, field_mm, volume.grid, deformation, options, seed, drawn)
+    return SimulatedFollowUp(follow_up, volume.grid, deformation, options, seed, drawn)
 
 
 def _stream(seed: int, component: int) -> np.random.Generator:
@@ -192,53 +200,15 @@ def _shift(options: SimulationOptions, seed: int) -> np.ndarray:
     return _stream(seed, 3).uniform(-1, 1, 3) * options.translation_mm
 
 
-def _follow_up_grid(grid: Grid, options: SimulationOptions, seed: int) -> Tuple[Grid, int]:
-    """The follow-up's grid (cropped, shifted, other slice thickness) and how many thin slices make one slice."""
-    size = grid.size_ijk
-    kept = np.maximum(np.round(size * np.array(options.field_of_view)), 1).astype(int)
-    start = np.round(_stream(seed, 4).uniform(0, 1, 3) * (size - kept))
-    local = np.eye(4)
-    local[:3, 3] = start
-    matrix = grid.ijk_to_lps @ local
-    matrix[:3, 3] += _shift(options, seed)
-    factor = 1
+def _follow_up_grid(grid: Grid, deformation: Deformation, options: SimulationOptions, seed: int) -> Tuple[Grid, int]:
+    """The follow-up's grid (cropped, shifted, other slices) and how many thin slices make one of them."""
+    target = acquisition.cropped_grid(grid, options.field_of_view, _stream(seed, 4))
+    shifted = target.ijk_to_lps.copy()
+    shifted[:3, 3] += _shift(options, seed)
+    target, factor = Grid(target.shape_zyx, shifted), 1
     if options.slice_thickness_mm is not None:
-        ratio = options.slice_thickness_mm / grid.spacing_ijk_mm[2]
-        factor = max(1, int(np.ceil(ratio - 1e-6)))
-        n_slices = max(1, int(kept[2] / ratio + 1e-6))
-        thick = np.diag([1.0, 1.0, ratio, 1.0])
-        thick[2, 3] = (ratio - 1) / 2
-        matrix, kept[2] = matrix @ thick, n_slices
-    return Grid(tuple(int(n) for n in kept[::-1]), matrix), factor  # type: ignore[arg-type]
-
-
-def _without_empty_ends(target: Grid, baseline: Grid, deformation: Deformation) -> Grid:
-    """Trim the target along the body's long axis to slices that the baseline fills: a scan shows no cut-off patient.
-
-    In-plane, where the baseline ends in air or cuts the body just as a small field of view does, nothing is trimmed.
-    """
-    axis = int(np.argmax(np.abs(target.ijk_to_lps[2, :3]) / target.spacing_ijk_mm))
-    size = target.size_ijk
-    across = [np.linspace(0, n - 1, 9) for n in size]
-    across[axis] = np.arange(size[axis], dtype=np.float64)
-    ijk = np.stack(np.meshgrid(*across, indexing="ij"), axis=-1)
-    height = baseline.to_ijk(deformation.unmap_points(target.to_lps(ijk.reshape(-1, 3))))[:, axis]
-    inside = (height >= -0.5) & (height <= baseline.size_ijk[axis] - 0.5)
-    share = np.moveaxis(inside.reshape(ijk.shape[:3]), axis, 0).reshape(size[axis], -1).mean(axis=1)
-    filled = np.nonzero(share >= MIN_SLICE_COVERED)[0]
-    if not len(filled):
-        return target
-    local = np.eye(4)
-    local[axis, 3] = filled[0]
-    shape = list(target.shape_zyx)
-    shape[2 - axis] = int(filled[-1] - filled[0] + 1)
-    return Grid((shape[0], shape[1], shape[2]), target.ijk_to_lps @ local)
-
-
-def _with_thin_slices(grid: Grid, factor: int) -> Grid:
-    thin = np.diag([1.0, 1.0, 1.0 / factor, 1.0])
-    thin[2, 3] = (1.0 / factor - 1) / 2
-    return Grid((grid.shape_zyx[0] * factor, *grid.shape_zyx[1:]), grid.ijk_to_lps @ thin)
+        target, factor = acquisition.with_slices(target, options.slice_thickness_mm)
+    return acquisition.without_empty_ends(target, grid, deformation.unmap_points), factor
 
 
 def _resample(

@@ -1,8 +1,8 @@
 """What the operating system tells about memory: what this process holds, and what it can still take.
 
 Without psutil, which Slicer does not bring: /proc and control groups on Linux (a container's limit is not the
-machine's), ctypes on Windows, getrusage and vm_stat on macOS. All figures are bytes; a figure that the platform does
-not tell is None, never a guess.
+machine's), ctypes on Windows, getrusage and vm_stat on macOS. All figures are bytes; a figure that the
+platform does not tell is None, never a guess.
 """
 
 from __future__ import annotations
@@ -28,15 +28,20 @@ def current_rss_bytes() -> Optional[int]:
     if sys.platform.startswith("linux"):
         text = _read("/proc/self/statm")
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") if text else None
-    if sys.platform == "win32":
+    elif sys.platform == "win32":
         return _windows_working_set()[0]
-    return peak_rss_bytes()
+    else:
+        return peak_rss_bytes()
 
 
 def peak_rss_bytes() -> Optional[int]:
     """Largest resident memory of this process so far."""
     if sys.platform == "win32":
         return _windows_working_set()[1]
+    # Linux's getrusage begins with the memory of the process that started this one; VmHWM does not.
+    match = re.search(r"^VmHWM:\s+(\d+) kB", _read("/proc/self/status") or "", re.MULTILINE)
+    if match:
+        return int(match.group(1)) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -64,7 +69,7 @@ def _windows_working_set() -> Tuple[Optional[int], Optional[int]]:
 
 
 def available_bytes() -> Optional[int]:
-    """Main memory that this process can still take without swapping: the system's, its container's, its ulimit's."""
+    """Main memory that this process can still take: the least of what system, container and ulimit leave."""
     if sys.platform.startswith("linux"):
         found = [_linux_system_available(), *_linux_cgroup_available(), _address_space_left()]
     elif sys.platform == "win32":
@@ -89,17 +94,19 @@ def _linux_cgroup_available(proc_cgroup: str = "/proc/self/cgroup", root: str = 
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        base = root if not controllers else f"{root}/memory"
-        limit_name, used_name = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        base, limit_name, used_name = (
+            (f"{root}/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else (root, "memory.max", "memory.current")
         )
-        # Inside a container the path is that of the host and does not exist; the container's own group is the root.
+        # Inside a container the path is the host's and does not exist; the container's own group is the root.
         parents = [str(p) for p in (Path(path), *Path(path).parents)]
         for folder in {f"{base}{p}".rstrip("/") for p in parents} | {base}:
             limit, used = _read(f"{folder}/{limit_name}"), _read(f"{folder}/{used_name}")
             if not limit or not used or not limit.strip().isdigit():
                 continue
-            cache = re.search(r"^(?:total_)?inactive_file (\d+)", _read(f"{folder}/memory.stat") or "", re.MULTILINE)
+            stat = _read(f"{folder}/memory.stat") or ""
+            cache = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)
             left.append(int(limit) - int(used) + (int(cache.group(1)) if cache else 0))
     return left
 
@@ -118,7 +125,8 @@ def _address_space_left() -> Optional[int]:
 def _windows_available() -> Optional[int]:
     class Status(ctypes.Structure):
         _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32)] + [
-            (name, ctypes.c_uint64) for name in ("total", "free", "page", "page_free", "virtual", "virtual_free", "ext")
+            (name, ctypes.c_uint64)
+            for name in ("total", "free", "page", "page_free", "virtual", "virtual_free", "extended")
         ]
 
     status = Status(length=ctypes.sizeof(Status))
@@ -132,16 +140,17 @@ def _windows_available() -> Optional[int]:
 
 def _macos_available() -> Optional[int]:
     try:
-        text = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, timeout=5, check=True).stdout
+        done = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return parse_vm_stat(text)
+    return parse_vm_stat(done.stdout)
 
 
 def parse_vm_stat(text: str) -> Optional[int]:
-    """Bytes that macOS can hand out at once, from the output of ``vm_stat``: free, inactive, speculative, purgeable."""
+    """Bytes that macOS can hand out at once, from ``vm_stat``'s output."""
     size = re.search(r"page size of (\d+) bytes", text)
-    pages: Dict[str, int] = {name: int(n) for name, n in re.findall(r"^Pages (\w+):\s+(\d+)\.", text, re.MULTILINE)}
+    found = re.findall(r"^Pages (\w+):\s+(\d+)\.", text, re.MULTILINE)
+    pages: Dict[str, int] = {name: int(n) for name, n in found}
     if not size or "free" not in pages:
         return None
     return int(size.group(1)) * sum(pages.get(k, 0) for k in ("free", "inactive", "speculative", "purgeable"))

@@ -1,29 +1,31 @@
 """Volumes and their files.
 
-A :class:`Volume` is an array with its full geometry, frozen, so that a result can always be told in the patient's
-space. Files are read with SimpleITK, except NIfTI (see :mod:`SAMv2Core.nifti`), and a folder is read as one DICOM
-series (see :mod:`SAMv2Core.dicom`). Conventions: arrays (z, y, x); ijk = (x, y, z); world LPS, mm.
+A :class:`Volume` is an array with its full geometry, frozen, so that a result can always be told in the
+patient's space. Files are read with SimpleITK, except NIfTI (see :mod:`SAMv2Core.nifti`), and a folder is
+read as one DICOM series (see :mod:`SAMv2Core.dicom`). Conventions: arrays (z, y, x); ijk = (x, y, z); world
+LPS, mm.
 
-Damaged or hostile files must not hurt: the size that a header names is compared with the file's length before memory
-is reserved, and every failure is an :class:`InputError` that names the file.
+Damaged or hostile files must not hurt: the size that a header names is compared with the file's length before
+memory is reserved, and every failure is an :class:`InputError` that names the file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
 import numpy as np
 import SimpleITK as sitk
 
+from SAMv2Core.affine import ORTHOGONAL_TOLERANCE, shear_of, without_rounding
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.files import PathLike, atomic_path, suffix_of
 from SAMv2Core.geometry import Grid
-from SAMv2Core.nifti import MAX_DEFLATE_RATIO, ORTHOGONAL_TOLERANCE, read_nifti, shear_of, write_nifti
+from SAMv2Core.itk import quiet_itk
+from SAMv2Core.nifti import MAX_DEFLATE_RATIO, read_nifti, write_nifti
 
 if TYPE_CHECKING:
     from SAMv2Core.dicom import DicomTags
@@ -36,29 +38,21 @@ WRITABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 # Formats other than deflate (bzip2 in NRRD) may shrink constant data further.
 _MAX_RATIO = 50 * MAX_DEFLATE_RATIO
 
+_METAIMAGE_BYTES = {
+    b"MET_SHORT": 2, b"MET_USHORT": 2, b"MET_INT": 4, b"MET_UINT": 4, b"MET_FLOAT": 4, b"MET_DOUBLE": 8,
+    b"MET_LONG_LONG": 8, b"MET_ULONG_LONG": 8,
+}  # fmt: skip
+
 _MODALITY_OF_TAG = {"CT": "ct", "MR": "mr"}
 
 
-@contextlib.contextmanager
-def quiet_itk() -> Iterator[None]:
-    """Keep ITK's own warnings off stderr; what matters of them is in the exceptions."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
-def without_rounding(ijk_to_lps: np.ndarray) -> np.ndarray:
-    """The matrix with its axes made exactly perpendicular when they are so up to rounding; sheared ones unchanged."""
-    if not 0 < shear_of(ijk_to_lps) <= ORTHOGONAL_TOLERANCE:
-        return ijk_to_lps
-    spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
-    u, _, vt = np.linalg.svd(ijk_to_lps[:3, :3] / spacing)
-    repaired = ijk_to_lps.copy()
-    repaired[:3, :3] = (u @ vt) * spacing
-    return repaired
+def _storable(dtype: np.dtype) -> np.dtype:
+    """The scalar type that ITK and all file formats know: native byte order, no bool, 32 or 64 bit floats."""
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("=")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,21 +60,22 @@ class Volume:
     """A scalar volume in the patient's space.
 
     :param array: (z, y, x), native scalar type; kept as a read-only view.
-    :param ijk_to_lps: (4, 4) float64; maps (i, j, k, 1) = (x, y, z index) to LPS mm. Axes that are perpendicular up
-        to rounding are made exactly so; a real shear (gantry tilt) is kept, with a warning.
+    :param ijk_to_lps: (4, 4) float64; maps (i, j, k, 1) = (x, y, z index) to LPS mm. Axes that are
+        perpendicular up to rounding are made exactly so; a real shear (gantry tilt) is kept, with a warning.
     :param source: where it came from, for messages.
     :param modality: ``"ct"`` or ``"mr"`` when the file says so (DICOM), else None.
     :param warnings: what the user should know.
     :param dicom: the tags of its series, when it was read from DICOM; never written into a report unasked.
-    :raises InputError: not 3-D, a single slice, not scalar numbers, spacing not of this world, degenerate axes.
+    :raises InputError: not 3-D, a single slice, not scalar numbers, spacing not of this world, degenerate
+        axes.
     """
 
-    array: np.ndarray
+    array: np.ndarray = field(repr=False)
     ijk_to_lps: np.ndarray
     source: str = "the volume"
     modality: Optional[str] = None
     warnings: Tuple[str, ...] = ()
-    dicom: Optional[DicomTags] = None
+    dicom: Optional[DicomTags] = field(default=None, repr=False)  # identifies the patient: not for logs
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
@@ -88,11 +83,11 @@ class Volume:
         self._check(array, matrix)
         matrix = without_rounding(matrix)
         matrix.setflags(write=False)
-        array = (array.astype(np.uint8) if array.dtype == bool else array).view()
+        array = array.astype(_storable(array.dtype), copy=False).view()
         array.setflags(write=False)
         warnings = tuple(self.warnings)
         shear = shear_of(matrix)
-        sheared = f"{self.source}: its axes are not perpendicular (cosine {shear:.3f}); the sheared geometry is kept."
+        sheared = f"{self.source}: its axes are not perpendicular (cosine {shear:.3f}); the shear is kept."
         if shear > ORTHOGONAL_TOLERANCE and sheared not in warnings:
             warnings += (sheared,)
         for name, value in (("array", array), ("ijk_to_lps", matrix), ("warnings", warnings)):
@@ -112,8 +107,9 @@ class Volume:
             raise InputError(f"{self.source}: its geometry is not a finite 4x4 matrix.", "Check the file's header.")
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         if np.any(spacing < MIN_SPACING_MM) or np.any(spacing > MAX_SPACING_MM):
+            shown = " x ".join(f"{value:g}" for value in spacing)
             raise InputError(
-                f"{self.source}: its voxel spacing {' x '.join(f'{s:g}' for s in spacing)} mm makes no sense.",
+                f"{self.source}: a voxel spacing of {shown} mm makes no sense.",
                 "Correct the spacing in the file's header (millimeters).",
             )
         if abs(np.linalg.det(matrix[:3, :3] / spacing)) < 0.01:
@@ -122,11 +118,11 @@ class Volume:
     @property
     def grid(self) -> Grid:
         """Its lattice: size and full geometry."""
-        return Grid(self.array.shape, self.ijk_to_lps)  # type: ignore[arg-type]
+        return Grid(self.array.shape, self.ijk_to_lps)
 
 
 def _detached_size(path: Path) -> int:
-    """Bytes of the data file(s) that a text header (.mhd, .nhdr, .hdr) refers to, 0 when the header is alone."""
+    """Bytes of the data files that a text header (.mhd, .nhdr, .hdr) refers to; 0 for other files."""
     if path.suffix.lower() in (".hdr", ".img"):
         return sum(os.path.getsize(other) for other in path.parent.glob(path.stem + ".*") if other != path)
     if path.suffix.lower() not in (".mhd", ".nhdr"):
@@ -144,7 +140,9 @@ def _check_itk_header(reader: sitk.ImageFileReader, path: Path) -> None:
     size = list(reader.GetSize())
     n_pixels = int(np.prod([float(n) for n in size]))
     if reader.GetNumberOfComponents() != 1:
-        raise InputError(f"{path} holds colors or vectors, not gray values.", "Choose a volume of one scalar per voxel.")
+        raise InputError(
+            f"{path} holds colors or vectors, not gray values.", "Choose a volume of one scalar per voxel."
+        )
     if len(size) < 3 or (len(size) == 3 and min(size) < 2):
         raise InputError(f"{path} is a 2-D image ({' x '.join(map(str, size))}).", "Choose a 3-D volume.")
     if any(n > 1 for n in size[3:]):
@@ -155,21 +153,38 @@ def _check_itk_header(reader: sitk.ImageFileReader, path: Path) -> None:
     n_bytes = os.path.getsize(path) + _detached_size(path)
     if n_pixels > n_bytes * _MAX_RATIO:
         raise InputError(
-            f"{path} is truncated or damaged: its header names {' x '.join(map(str, size))} voxels, more than "
-            f"{n_bytes} bytes can hold.",
+            f"{path} is truncated or damaged: its header names {' x '.join(map(str, size))} voxels, "
+            f"more than {n_bytes} bytes can hold.",
             "Copy or export it again.",
         )
+
+
+def _check_metaimage_length(path: Path) -> None:
+    """Refuse a truncated ``.mha`` before MetaIO does, which would write to stderr whatever it is told."""
+    with open(path, "rb") as stream:
+        head = stream.read(20000)
+    fields = dict(re.findall(rb"^(\w+)\s*=\s*(.*?)\s*$", head.partition(b"ElementDataFile")[0], re.MULTILINE))
+    start = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
+    if start is None:
+        return
+    voxels = np.prod([float(n) for n in fields.get(b"DimSize", b"0").split()])
+    width = _METAIMAGE_BYTES.get(fields.get(b"ElementType", b""), 1)
+    n_bytes = float(fields.get(b"CompressedDataSize", voxels * width))
+    if os.path.getsize(path) - start.end() < n_bytes:
+        raise InputError(f"{path} is truncated.", "Copy or export it again.")
 
 
 def _read_itk(path: Path) -> Volume:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
+        if suffix_of(path) == ".mha":
+            _check_metaimage_length(path)
         with quiet_itk():
             reader.ReadImageInformation()
             _check_itk_header(reader, path)
             image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else "unknown reason"
         raise InputError(
             f"{path} cannot be read as a volume ({reason[:160]}).",
@@ -199,10 +214,11 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
             from SAMv2Core.dicom import read_series
 
             content = read_series(path, series)
-            modality = _MODALITY_OF_TAG.get(content.tags.modality)
-            return Volume(
-                content.array, content.ijk_to_lps, str(path), modality, tuple(content.warnings), content.tags
-            )
+            tag = content.tags.modality
+            if tag not in _MODALITY_OF_TAG:
+                content.warnings.append(f"{path}: its DICOM modality is {tag or 'not given'}, not CT or MR.")
+            modality = _MODALITY_OF_TAG.get(tag)
+            return Volume(content.array, content.ijk_to_lps, str(path), modality, tuple(content.warnings), content.tags)
         if not os.path.getsize(path):
             raise InputError(f"{path} is an empty file.", "Copy or export it again.")
         if suffix_of(path) in (".nii", ".nii.gz"):

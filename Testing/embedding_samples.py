@@ -13,9 +13,7 @@ from SAMv2Core.geometry import Grid
 from SAMv2Core.network.lite import LiteConfig, LiteNet
 from SAMv2Core.volume import Volume
 
-SMALL_LITE = LiteConfig(
-    context_channels=(8, 8, 8, 8), detail_channels=(8, 8, 8), merge_channels=8, embedding_dim=16
-)
+SMALL_LITE = LiteConfig(context_channels=(8, 8, 8, 8), detail_channels=(8, 8, 8), merge_channels=8, embedding_dim=16)
 
 
 def torso(shape_zyx: Tuple[int, int, int] = (40, 36, 44), seed: int = 0, source: str = "torso.nii.gz") -> Volume:
@@ -35,7 +33,7 @@ def torso(shape_zyx: Tuple[int, int, int] = (40, 36, 44), seed: int = 0, source:
 
 
 def seeded(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """The network with reproducible weights and batch statistics that are not those of an untrained network."""
+    """The network with reproducible weights and batch statistics unlike an untrained network's."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*net.named_parameters(), *net.named_buffers()]:

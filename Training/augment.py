@@ -52,7 +52,9 @@ def draw_intensity(rng: np.random.Generator, strength: float = 1.0) -> Intensity
     )
 
 
-def apply_intensity(hu: torch.Tensor, draw: IntensityDraw, spacing_voxels: float, generator: torch.Generator) -> torch.Tensor:
+def apply_intensity(
+    hu: torch.Tensor, draw: IntensityDraw, spacing_voxels: float, generator: torch.Generator
+) -> torch.Tensor:
     """Augment a crop (d, h, w) in HU; ``spacing_voxels`` is 1 for the 2 mm crop and 2 for the 4 mm crop."""
     out = _tone(hu, draw.knots, draw.values)
     if draw.blur_voxels / spacing_voxels > 0.3:

@@ -82,7 +82,9 @@ def info_nce(positive: torch.Tensor, negatives: torch.Tensor, temperature: float
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def _bank(features: torch.Tensor, level: Level, n: int, generator: torch.Generator) -> Tuple[torch.Tensor, torch.Tensor]:
+def _bank(
+    features: torch.Tensor, level: Level, n: int, generator: torch.Generator
+) -> Tuple[torch.Tensor, torch.Tensor]:
     index = torch.nonzero(level.body.reshape(-1))[:, 0]
     index = index[torch.randperm(len(index), generator=generator)[:n]]
     return features.reshape(features.shape[0], -1).T[index], level.points.reshape(-1, 3)[index]
@@ -107,7 +109,9 @@ def _anchors(pair: Pair, a: int, levels: Tuple[Level, Level], n: int, generator:
     return index[keep][:n], here[keep][:n], there[keep][:n], u[keep][:n]
 
 
-def _positives(features: torch.Tensor, anchors: torch.Tensor, u: torch.Tensor, level: Level, search_mm: float) -> torch.Tensor:
+def _positives(
+    features: torch.Tensor, anchors: torch.Tensor, u: torch.Tensor, level: Level, search_mm: float
+) -> torch.Tensor:
     """Features at the corresponding positions; with ``search_mm`` the most similar of 27 positions around each."""
     _, spacing, centre = level.box
     if search_mm <= 0:

@@ -98,8 +98,15 @@ def fit_cross_map(
     )
 
 
-def _kernel(points: np.ndarray, values: np.ndarray, weights: np.ndarray, at: np.ndarray, sigma: float,
-            exclude_self: bool = False, k: int = 24) -> Tuple[np.ndarray, np.ndarray]:
+def _kernel(
+    points: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray,
+    at: np.ndarray,
+    sigma: float,
+    exclude_self: bool = False,
+    k: int = 24,
+) -> Tuple[np.ndarray, np.ndarray]:
     """Gaussian kernel regression over the k nearest points; (values (M, 3), summed kernel weight (M,))."""
     k = min(k, len(points))
     distance, index = cKDTree(points).query(at, k=k)

@@ -134,10 +134,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     scans = load_scans(args.data, {"ct__train": 0.6, "hn__train": 0.25, "ctmr__train": 0.15})
     links = load_links(args.links) if args.links else {}
     torch.manual_seed(args.seed)
-    net = LiteNet().to(memory_format=torch.channels_last_3d)
+    net = LiteNet().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     matrices = [p for p in net.parameters() if p.ndim > 1]
     vectors = [p for p in net.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}])
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+    )
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
     step, last = 0, os.path.join(args.out, "last.pt")
     if os.path.exists(last):

@@ -63,7 +63,7 @@ def prepare_ct(path: Path) -> Dict[str, np.ndarray]:
     """
     result = preprocess_report(read_volume(path), "ct")
     values = (result.x[0, 0].numpy() + 50.0) * (4095.0 / 255.0) - 1024.0
-    arrays = {
+    arrays: Dict[str, np.ndarray] = {
         "hu": np.round(values).astype(np.int16),
         "hu4": np.round(halve(values)).astype(np.int16),
         "body4": (halve(result.body.astype(np.float32)) >= 0.5).astype(np.uint8),

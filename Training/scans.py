@@ -76,7 +76,7 @@ def load_links(path: str) -> Dict[Tuple[str, str], ScanLink]:
     """Cross-subject maps written by the iteration step, by (name of A, name of B)."""
     stored = torch.load(path, weights_only=True)
     return {
-        tuple(key.split("|")): ScanLink(value["target"].numpy(), value["support"].numpy())  # type: ignore[misc]
+        tuple(key.split("|")): ScanLink(value["target"].numpy(), value["support"].numpy())
         for key, value in stored.items()
     }
 

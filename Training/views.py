@@ -114,8 +114,10 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return rz @ ry @ rx
 
 
-def sample_scan(array: np.ndarray, spacing: float, p: torch.Tensor, outside: float, mode: str = "bilinear") -> torch.Tensor:
-    """Values of a scan (z, y, x) at scan coordinates (d, h, w, 3) mm; ``outside`` beyond the scan.
+def sample_scan(
+    array: np.ndarray, spacing: float, p: torch.Tensor, outside: float, mode: str = "bilinear"
+) -> torch.Tensor:
+    """Values of a scan (z, y, x) at scan coordinates (..., 3) mm, shape (...); ``outside`` beyond the scan.
 
     Only the box of voxels that is needed is converted to float32: scans stay int16 in memory.
     """
@@ -132,8 +134,8 @@ def sample_scan(array: np.ndarray, spacing: float, p: torch.Tensor, outside: flo
     values = torch.from_numpy(np.ascontiguousarray(box)).float()[None, None] - outside
     extent = torch.tensor(high - low - 1, dtype=torch.float32)
     grid = (index - torch.tensor(low, dtype=torch.float32)) / extent * 2 - 1
-    out = F.grid_sample(values, grid[None], mode=mode, padding_mode="zeros", align_corners=True)
-    return out[0, 0] + outside
+    out = F.grid_sample(values, grid.view(1, 1, 1, -1, 3), mode=mode, padding_mode="zeros", align_corners=True)
+    return out.view(shape) + outside
 
 
 def sample_map(vectors: torch.Tensor, u: torch.Tensor, spacing: float, offset: torch.Tensor) -> torch.Tensor:
@@ -147,7 +149,9 @@ def sample_map(vectors: torch.Tensor, u: torch.Tensor, spacing: float, offset: t
     return out[0, :, 0, 0].T
 
 
-def inside_box(u: torch.Tensor, size_zyx: Tuple[int, int, int], spacing: float, offset: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+def inside_box(
+    u: torch.Tensor, size_zyx: Tuple[int, int, int], spacing: float, offset: torch.Tensor, margin: float = 0.0
+) -> torch.Tensor:
     """(N,) bool: view coordinates inside a box, at least ``margin`` mm from its faces."""
     half = torch.tensor(size_zyx[::-1], dtype=torch.float32) * spacing / 2 - margin
     return ((u - offset).abs() <= half).all(dim=-1)

@@ -6,11 +6,10 @@ Kept here so that an option means the same everywhere; each command adds only wh
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Iterable, Optional, Sequence, Tuple
 
 import SAMv2Core as s
-from SAMv2Core.errors import UsageError
+from SAMv2Core.errors import InputError
 
 if TYPE_CHECKING:
     from SAMv2Core.cache import Cache
@@ -39,6 +38,40 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def _suffixed(text: str, suffixes: Sequence[str]) -> str:
+    from SAMv2Core.files import suffix_of
+
+    if suffix_of(text) not in suffixes:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {' or '.join(suffixes)}")
+    return text
+
+
+def volume_to_write(text: str) -> str:
+    """An argparse type: the name of a volume to be written."""
+    return _suffixed(text, (".nii.gz", ".nii", ".nrrd", ".mha"))
+
+
+def transform_to_write(text: str) -> str:
+    """An argparse type: the name of an ITK transform file to be written."""
+    return _suffixed(text, (".h5", ".tfm", ".txt"))
+
+
+def points_to_write(text: str) -> str:
+    """An argparse type: the name of a point list to be written."""
+    return _suffixed(text, (".mrk.json", ".fcsv", ".csv"))
+
+
+def safetensors_to_write(text: str) -> str:
+    """An argparse type: the name of an embedding to be written."""
+    return _suffixed(text, (".safetensors",))
+
+
+def triple(values: Iterable[float]) -> Tuple[float, float, float]:
+    """Three coordinates as plain numbers."""
+    x, y, z = values
+    return float(x), float(y), float(z)
+
+
 def add_reporting_options(parser: argparse.ArgumentParser) -> None:
     """What every command has: ``--report``, ``--quiet``, ``--log-level``."""
     group = parser.add_argument_group("reporting")
@@ -49,9 +82,9 @@ def add_reporting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="default: warning")
 
 
-def add_input(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:
+def add_input(parser: argparse.ArgumentParser, name: str, help_text: str, required: bool = True) -> None:
     """A volume to read: ``--<name>``, with its modality and its DICOM series."""
-    parser.add_argument(f"--{name}", required=True, metavar="VOLUME", help=help_text)
+    parser.add_argument(f"--{name}", required=required, metavar="VOLUME", help=help_text)
     parser.add_argument(
         f"--modality-{name}", choices=MODALITIES, default="auto", help="what it is; default: decided from its values"
     )
@@ -76,48 +109,86 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads; default: torch's own choice")
     group.add_argument(
-        "--cache", metavar="DIR|off", help="where embeddings are kept for the next time; default: the user's cache folder"
+        "--cache", metavar="DIR|off", help="where embeddings are kept; default: the user's cache folder"
     )
-
-
-def volume_suffix_type(text: str) -> str:
-    """An argparse type: the name of a volume to be written."""
-    from SAMv2Core.files import suffix_of
-    from SAMv2Core.volume import WRITABLE_SUFFIXES
-
-    if suffix_of(text) not in WRITABLE_SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(WRITABLE_SUFFIXES)}")
-    return text
 
 
 def read_input(session: Session, name: str) -> s.Volume:
     """Read the volume of option ``--<name>``; its geometry goes to the report and its warnings to the user."""
     args = session.args
     path = getattr(args, name)
-    volume = s.read_volume(path, getattr(args, f"series_{name}", None) or series_for(path, args.series))
-    session.add_volume(name, path, volume)
+    volume = _read_series(path, getattr(args, f"series_{name}"), args.series)
+    session.add_volume(name, volume)
     return volume
 
 
-def series_for(path: str, uid: Optional[str]) -> Optional[str]:
-    """``uid`` where it can mean something: in a folder that holds more than one series."""
-    if uid is None or not Path(path).is_dir():
-        return None
-    return uid
+def _read_series(path: str, own_uid: Optional[str], shared_uid: Optional[str]) -> s.Volume:
+    """``--series`` counts where it names a series; ``--series-<name>`` is an order."""
+    if own_uid is not None or shared_uid is None:
+        return s.read_volume(path, own_uid)
+    try:
+        return s.read_volume(path, shared_uid)
+    except InputError as not_there:
+        try:
+            return s.read_volume(path)  # another input may hold that series
+        except InputError:
+            raise not_there from None
 
 
 def open_cache(args: argparse.Namespace) -> Optional[Cache]:
     """The embedding cache that ``--cache`` asks for, None for ``off``."""
     from SAMv2Core.cache import Cache
 
-    if args.cache is not None and args.cache.lower() == "off":
-        return None
-    return Cache(args.cache)
+    return None if args.cache == "off" else Cache(args.cache)
 
 
-def set_threads(args: argparse.Namespace) -> None:
-    """Apply ``--threads`` to torch."""
-    if args.threads is not None:
-        import torch
+def modality_of(volume: s.Volume, asked: str) -> str:
+    """``"ct"`` or ``"mr"``: as asked for, else as the volume's tags or values say."""
+    from SAMv2Core.modality import detect_modality
 
-        torch.set_num_threads(args.threads)
+    return asked if asked != "auto" else detect_modality(volume)[0]
+
+
+def load_model(session: Session, volumes: Dict[str, s.Volume]) -> s.Model:
+    """The model that ``--model`` names, else the bundled one that fits the modalities of all volumes.
+
+    :param volumes: by the name of their option.
+    """
+    from SAMv2Core.models import default_model
+
+    args = session.args
+    with session.stage("load model", 0.05, 0.08):
+        if args.threads is not None:
+            import torch
+
+            torch.set_num_threads(args.threads)
+        modalities = {modality_of(volume, getattr(args, f"modality_{name}")) for name, volume in volumes.items()}
+        model = s.load_model(args.model or default_model(*modalities), device=args.device)
+    session.set_model(model)
+    return model
+
+
+def embed(session: Session, model: s.Model, name: str, volume: s.Volume, low: float, high: float) -> s.Embedding:
+    """Embed one input with the options of the command line; its warnings go to the user."""
+    args = session.args
+    with session.stage(f"embed {name}", low, high) as progress:
+        emb = model.embed(
+            volume,
+            getattr(args, f"modality_{name}"),
+            progress,
+            precision=args.precision,
+            max_memory_gib=args.max_memory,
+            cache=open_cache(args),
+        )
+    session.add_embedding(name, emb)
+    return emb
+
+
+def embed_both(
+    session: Session, volumes: Dict[str, s.Volume], high: float
+) -> Tuple[s.Embedding, s.Embedding]:
+    """Load the model and embed two inputs, the progress bar going to ``high``."""
+    model = load_model(session, volumes)
+    (first, one), (second, two) = volumes.items()
+    middle = (0.08 + high) / 2
+    return embed(session, model, first, one, 0.08, middle), embed(session, model, second, two, middle, high)

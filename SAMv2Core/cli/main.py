@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from typing import Any, Iterator, List, NoReturn, Optional, Sequence
@@ -69,14 +68,6 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _flush_stdout() -> None:
-    """Write out what was printed; a reader that has left (``samv2 ... | head -1``) is no error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command.
 
@@ -86,9 +77,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments: List[str] = list(sys.argv[1:] if argv is None else argv)
     try:
         with _signals_interrupt():
-            code = Session(build_parser().parse_args(arguments)).run()
-            _flush_stdout()
-            return code
+            return Session(build_parser().parse_args(arguments)).run()
     except UsageError as error:
         print_error(error)
         return error.exit_code

@@ -54,7 +54,8 @@ class ProgressBar:
         """A progress callback for one stage of the command, which fills the bar from ``low`` to ``high``."""
 
         def progress(fraction: float, text: str) -> None:
-            self.update(low + (high - low) * min(max(fraction, 0.0), 1.0), f"{name}: {text}" if name and text else name or text)
+            whole = low + (high - low) * min(max(fraction, 0.0), 1.0)
+            self.update(whole, ": ".join(part for part in (name, text) if part))
 
         return progress
 

@@ -1,8 +1,8 @@
 """A picture built pixel by pixel, with crisp text and marks on top.
 
-Image panels are composed in numpy and drawn without resampling (a CT pixel stays a square of whole screen pixels);
-matplotlib, an optional dependency (extra ``demo``), only adds text, lines and the PNG file. The object interface is
-used, not pyplot: no global state, no display needed, safe beside Slicer's own Qt.
+Image panels are composed in numpy and drawn without resampling (a CT pixel stays a square of whole screen
+pixels); matplotlib, an optional dependency (extra ``demo``), only adds text, lines and the PNG file. The
+object interface is used, not pyplot: no global state, no display needed, safe beside Slicer's own Qt.
 
 Coordinates are pixels, (0, 0) is the top left corner.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from SAMv2Core.errors import UsageError
 
 DPI = 100
 
-# Dark, as reading rooms are. Marks use the palette of Okabe and Ito, which color-blind readers can tell apart; a
-# status is always also a shape and a word.
+# Dark, as reading rooms are. Marks use the palette of Okabe and Ito, which color-blind readers can tell
+# apart; a status is always also a shape and a word.
 BACKGROUND = "#0d1117"
 OUTSIDE = "#1f2731"
 TEXT = "#f0f3f6"
@@ -83,11 +83,11 @@ class Canvas:
         bold: bool = False,
         ha: str = "left",
         va: str = "top",
-        halo: bool = False,
-        **more: object,
+        on_image: bool = False,
     ) -> None:
-        """Words of a given pixel size; ``halo`` keeps them readable on any image."""
-        drawn = self._axes.text(
+        """Words of a given pixel size; ``on_image`` puts them on a dark plate, readable on black and on white."""
+        plate = {"boxstyle": "square,pad=0.18", "facecolor": "#000000", "alpha": 0.5, "linewidth": 0}
+        self._axes.text(
             x,
             y,
             words,
@@ -96,10 +96,8 @@ class Canvas:
             fontweight="bold" if bold else "normal",
             ha=ha,
             va=va,
-            **more,  # type: ignore[arg-type]
+            bbox=plate if on_image else None,
         )
-        if halo:
-            drawn.set_path_effects([_stroke(2.5)])
 
     def line(self, x: Tuple[float, float], y: Tuple[float, float], color: str, width: float = 1.5) -> None:
         """A straight line with a dark edge."""
@@ -138,8 +136,9 @@ class Canvas:
         from PIL import Image, PngImagePlugin
 
         # Composed here and not by matplotlib's figimage, which resamples and takes a second per picture.
-        self._figure.canvas.draw()
-        marks = np.asarray(self._figure.canvas.buffer_rgba(), dtype=np.float32)  # type: ignore[attr-defined]
+        drawn: Any = self._figure.canvas  # an Agg canvas, which the base class's type does not tell
+        drawn.draw()
+        marks = np.asarray(drawn.buffer_rgba(), dtype=np.float32)
         alpha = marks[..., 3:] / 255
         picture = (self.pixels * (1 - alpha) + marks[..., :3] * alpha + 0.5).astype(np.uint8)
         notes = PngImagePlugin.PngInfo()
@@ -152,7 +151,7 @@ class Canvas:
         return path
 
 
-def _stroke(width: float) -> object:
+def _stroke(width: float) -> Any:
     from matplotlib.patheffects import withStroke
 
     return withStroke(linewidth=width, foreground="#000000", alpha=0.75)

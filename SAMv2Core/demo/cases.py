@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 class Scan:
     """A volume with the name that tables and pictures give it.
 
-    :param seen: what the model knows of it: ``"was among the training volumes"``, ``"never seen in training"``, ...
+    :param seen: what the model knows of it: ``"was among the training volumes"``, ``"never seen in
+        training"``, ...
     """
 
     name: str
     volume: Volume
+    embedding: Embedding
     modality: str = "ct"
     seen: str = ""
-    embedding: Optional[Embedding] = None
     _scouts: Dict[str, Slice] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -59,6 +60,8 @@ class Scan:
 class Finding:
     """One point: what was asked, what the matching answered, and the truth where it is known.
 
+    :param template_lps: (3,) mm, the point asked for.
+    :param window: the CT window to show it in.
     :param match: the answer; ``match.query_lps`` is None when nothing was found.
     :param truth_lps: (3,) mm in the query, or None.
     :param truth_kind: ``"exact"`` (simulated), ``"by eye"`` (with its own error of some mm), or ``""``.
@@ -66,8 +69,9 @@ class Finding:
     """
 
     label: str
-    window: str
-    match: Match
+    template_lps: np.ndarray
+    window: str = "soft tissue"
+    match: Match = None  # type: ignore[assignment]  # filled in by the matching
     truth_lps: Optional[np.ndarray] = None
     truth_kind: str = ""
     in_view: Optional[bool] = None
@@ -84,9 +88,12 @@ class Finding:
 class Case:
     """A template and a query with their points.
 
+    :param folder: name of the folder of its files.
     :param title: one line for headings.
+    :param files: written for it, relative to the demo's folder.
     """
 
+    folder: str
     title: str
     template: Scan
     query: Scan
@@ -97,12 +104,13 @@ class Case:
 
 @dataclass(frozen=True)
 class RegistrationCase:
-    """Two registered scans.
+    """Two registered scans; ``folder``, ``title`` and ``files`` as in :class:`Case`.
 
     :param before_mm, after_mm: (N,) distances of the landmarks from their true places without and with the
         registration; None when the truth is not known.
     """
 
+    folder: str
     title: str
     fixed: Scan
     moving: Scan

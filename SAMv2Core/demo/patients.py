@@ -1,12 +1,13 @@
 """The demo's other patients, and what a reader sees in them.
 
-The four lung CTs are cut to one side of the chest, so most of the template's landmarks are *not* in them: the right
-answer is then ``not_found``. What is in view was read from the slices by the project's developers (not by a
-radiologist): positions in LPS mm, repeatable to some 3 mm (spleen: 8 mm, its border to the stomach is faint). The
-tumors' centers are the area-weighted centers of the contours (``GTV-1``) in the same DICOM folders.
+The four lung CTs are cut to one side of the chest, so most of the template's landmarks are *not* in them: the
+right answer is then ``not_found``. What is in view was read from the slices by the project's developers (not
+by a radiologist): positions in LPS mm, repeatable to some 3 mm (spleen: 8 mm, its border to the stomach is
+faint). The tumors' centers are the area-weighted centers of the contours (``GTV-1``) in the same DICOM
+folders.
 
-A landmark that is neither in ``places`` nor in ``absent`` cannot be judged: a vertebra's number cannot be counted in a
-scan that shows neither skull nor sacrum, and an organ's end may be cut by the border.
+A landmark that is neither in ``places`` nor in ``absent`` cannot be judged: a vertebra's number cannot be
+counted in a scan that shows neither skull nor sacrum, and an organ's end may be cut by the border.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Patient:
 
     :param folder: inside the unpacked wheel.
     :param shows: one line on the field of view, for tables and pictures.
-    :param places: landmark -> LPS mm, read by eye.
+    :param places: landmark -> LPS mm, read by eye; also such that the template's list does not have.
     :param absent: landmarks that lie outside of the scan.
     :param tumor_lps: center of the contoured tumor, LPS mm.
     :param tumor_mm: diameter of the ball of the same volume.
@@ -76,7 +77,12 @@ PATIENTS: Tuple[Patient, ...] = (
         name="Lung CT 3",
         folder=_FOLDER + "pat_3",
         shows="left side of the chest, without contrast agent",
-        places={"Carina": (-2.5, 3.0, -351.5), "Aortic arch, top": (18.0, 5.0, -314.5)},
+        places={
+            "Carina": (-2.5, 3.0, -351.5),
+            "Aortic arch, top": (18.0, 5.0, -314.5),
+            "Descending aorta, at the carina": (23.5, 34.0, -351.5),
+            "Spinal canal, at the carina": (-9.5, 48.5, -351.5),
+        },
         absent=_BELOW | {"Right lung, apex", "Right scapula, tip", "Liver, dome", "T12, vertebral body"},
         tumor_lps=(43.5, 16.9, -371.2),
         tumor_mm=28.0,
@@ -90,6 +96,8 @@ PATIENTS: Tuple[Patient, ...] = (
             "Aortic arch, top": (32.0, -21.0, -368.0),
             "Left scapula, tip": (136.0, 34.5, -473.0),
             "Spleen, top": (80.0, 18.0, -493.5),
+            "Descending aorta, at the carina": (32.5, 10.5, -404.5),
+            "Spinal canal, at the carina": (5.0, 33.0, -404.5),
         },
         absent=frozenset(
             {
@@ -104,3 +112,8 @@ PATIENTS: Tuple[Patient, ...] = (
         tumor_mm=62.0,
     ),
 )
+
+
+def patient_named(name: str) -> Patient:
+    """The patient of that name; ``KeyError`` when there is none."""
+    return {patient.name: patient for patient in PATIENTS}[name]

@@ -137,7 +137,8 @@ def project(
     step_mm: float = 2.0,
     how: str = "mean",
 ) -> Slice:
-    """The volume seen through along the plane's depth: a scout view (``how="mean"``) or the highest value (``"max"``).
+    """The volume seen through along the plane's depth: a scout view (``how="mean"``) or the highest value
+    (``"max"``).
 
     :param box_lps: lowest and highest corner of what is projected; the whole volume by default.
     """
@@ -166,7 +167,8 @@ def _reduce(stack: np.ndarray, how: str) -> np.ndarray:
 
 
 def body_box_lps(array: np.ndarray, grid: Grid, threshold: float = -300.0) -> Tuple[np.ndarray, np.ndarray]:
-    """The box (low, high) in LPS mm around what is denser than ``threshold`` (a CT's patient), with a small border.
+    """The box (low, high) in LPS mm around what is denser than ``threshold`` (a CT's patient), with a small
+    border.
 
     The outermost half percent of the dense voxels on each side is ignored, which drops table edges and tubes.
     """

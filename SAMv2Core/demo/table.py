@@ -8,8 +8,11 @@ import numpy as np
 
 from SAMv2Core.demo.cases import Case, Finding, RegistrationCase
 
+#: Kind of truth -> what the distance is measured from.
+PLACES = {"exact": "the true place", "by eye": "the place read by eye"}
 WORDS = {"matched": "matched", "uncertain": "uncertain", "not_found": "not found"}
-#: A match of a place read by eye counts as right within this distance: the reading itself is repeatable to some 3 mm.
+#: A match of a place read by eye counts as right within this distance: the reading itself is repeatable to
+# some 3 mm.
 RIGHT_WITHIN_MM = 10.0
 
 
@@ -18,24 +21,29 @@ def number(value: Optional[float], form: str = "{:.1f}", missing: str = "-") -> 
     return missing if value is None or not np.isfinite(value) else form.format(value)
 
 
-def position(point_lps: Optional[Sequence[float]]) -> str:
+def position(point_lps: Optional[np.ndarray]) -> str:
     """``L P S`` in whole mm."""
     return "-" if point_lps is None else " ".join(f"{value:6.0f}" for value in point_lps)
 
 
 def case_rows(case: Case) -> List[List[str]]:
     """Header and one row per point."""
-    truth = any(finding.truth_lps is not None for finding in case.findings)
+    truths = {finding.truth_kind for finding in case.findings if finding.truth_lps is not None}
     view = any(finding.in_view is not None for finding in case.findings)
     header = ["point", "status", "query L P S (mm)", "similarity", "cycle error", "confidence"]
-    header += ["error"] if truth else []
+    header += ["true error" if truths == {"exact"} else "from place by eye"] if truths else []
     header += ["in this scan"] if view else []
     rows = [header]
     for finding in case.findings:
         match = finding.match
-        row = [finding.label, WORDS[match.status], position(match.query_lps), number(match.similarity, "{:.2f}")]
+        row = [
+            finding.label,
+            WORDS[match.status],
+            position(match.query_lps),
+            number(match.similarity, "{:.2f}"),
+        ]
         row += [number(match.cycle_error_mm, "{:.1f} mm"), number(match.confidence, "{:.2f}")]
-        row += [number(finding.error_mm, "{:.1f} mm")] if truth else []
+        row += [number(finding.error_mm, "{:.1f} mm")] if truths else []
         row += [{True: "yes", False: "no", None: "?"}[finding.in_view]] if view else []
         rows.append(row)
     return rows
@@ -75,18 +83,18 @@ def _judged(findings: Sequence[Finding]) -> List[str]:
     placed = [f for f in findings if f.truth_kind == "by eye"]
     if placed:
         right = sum(f.error_mm is not None and f.error_mm <= RIGHT_WITHIN_MM for f in placed)
-        parts.append(f"within {RIGHT_WITHIN_MM:.0f} mm of the place read by eye {right} of {len(placed)}")
+        parts.append(f"{right} of {len(placed)} places read by eye found within {RIGHT_WITHIN_MM:.0f} mm")
     outside = [f for f in findings if f.in_view is False]
     if outside:
         refused = sum(f.match.query_lps is None for f in outside)
-        parts.append(f"rightly not found outside of the scan {refused} of {len(outside)}")
+        parts.append(f"{refused} of {len(outside)} landmarks outside of the scan rightly not found")
     return parts
 
 
 def registration_lines(case: RegistrationCase) -> List[str]:
     """What the registration gave, in three lines."""
     result = case.result
-    residual = result.residual_mm
+    residual = result.residual_mm or {}
     lines = [
         f"status {result.status}, {result.inliers} of {result.points_sampled} sampled points agree, "
         f"residual median {number(residual.get('median'))} mm, 95 % below {number(residual.get('p95'))} mm, "
@@ -94,8 +102,8 @@ def registration_lines(case: RegistrationCase) -> List[str]:
     ]
     if case.before_mm is not None and case.after_mm is not None:
         lines.append(
-            f"distance of the landmarks from their true place: median {np.median(case.before_mm):.1f} mm before, "
-            f"{np.median(case.after_mm):.1f} mm after; an {result.transform} transform cannot follow the deformation"
+            f"landmarks to their true places: median {np.median(case.before_mm):.1f} mm before, "
+            f"{np.median(case.after_mm):.1f} mm after ({result.transform}; the deformation remains)"
         )
     return lines
 
@@ -105,7 +113,7 @@ def finding_data(finding: Finding) -> Dict[str, Any]:
     match = finding.match
     return {
         "label": finding.label,
-        "template": _plain(match.template_lps),
+        "template": _plain(finding.template_lps),
         "query": _plain(match.query_lps),
         "similarity": _finite(match.similarity),
         "cycle_error_mm": _finite(match.cycle_error_mm),
@@ -124,7 +132,11 @@ def case_data(case: Case) -> Dict[str, Any]:
     """A pair of scans as plain data."""
     return {
         "title": case.title,
-        "template": {"name": case.template.name, "seen": case.template.seen, "source": case.template.volume.source},
+        "template": {
+            "name": case.template.name,
+            "seen": case.template.seen,
+            "source": case.template.volume.source,
+        },
         "query": {"name": case.query.name, "seen": case.query.seen, "source": case.query.volume.source},
         "summary": verdict(case),
         "seconds": round(case.seconds, 2),
@@ -135,16 +147,9 @@ def case_data(case: Case) -> Dict[str, Any]:
 
 def registration_data(case: RegistrationCase) -> Dict[str, Any]:
     """The registration as plain data, fields as in CLI.md."""
-    result = case.result
     return {
         "title": case.title,
-        "matrix": np.asarray(result.matrix, dtype=float).tolist() if result.matrix is not None else None,
-        "transform": result.transform,
-        "points_sampled": int(result.points_sampled),
-        "inliers": int(result.inliers),
-        "residual_mm": {key: _finite(value) for key, value in result.residual_mm.items()},
-        "overlap": _finite(result.overlap),
-        "status": result.status,
+        **case.result.to_report(),
         "landmarks_before_mm": None if case.before_mm is None else [_finite(v) for v in case.before_mm],
         "landmarks_after_mm": None if case.after_mm is None else [_finite(v) for v in case.after_mm],
         "seconds": round(case.seconds, 2),
@@ -152,7 +157,7 @@ def registration_data(case: RegistrationCase) -> Dict[str, Any]:
     }
 
 
-def _plain(point: Optional[Sequence[float]]) -> Optional[List[float]]:
+def _plain(point: Optional[np.ndarray]) -> Optional[List[float]]:
     return None if point is None else [round(float(value), 3) for value in point]
 
 

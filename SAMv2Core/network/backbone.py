@@ -1,18 +1,19 @@
-"""The 3-D ResNet-18 under the paper's networks (arXiv 2311.15111, sec. 3.1), in the released checkpoints' key layout.
+"""The 3-D ResNet-18 under the paper's networks (arXiv 2311.15111, sec. 3.1), in the released checkpoints' key
+layout.
 
 What differs from a textbook ResNet-18, and why it matters here:
 
-* no max-pool after the stem, and the first three stages keep nearly all of the z resolution: kernels are (1, 3, 3) in
-  layer1 and layer2, (3, 3, 3) in layer3 and layer4, and the stem is (3, 7, 7);
-* layer1 strides in-plane only; a (2, 1, 1) max-pool after it (here ``pool2``) halves z, **flooring** odd depths, while
-  every strided convolution rounds up;
+* no max-pool after the stem, and the first three stages keep nearly all of the z resolution: kernels are (1,
+  3, 3) in layer1 and layer2, (3, 3, 3) in layer3 and layer4, and the stem is (3, 7, 7);
+* layer1 strides in-plane only; a (2, 1, 1) max-pool after it (here ``pool2``) halves z, **flooring** odd
+  depths, while every strided convolution rounds up;
 * every stage begins with a projection shortcut, layer1 included although its channels do not change.
 
-So up to layer2 only the stem looks along z, by one plane each way: :meth:`Backbone.shallow` computes any run of planes
-exactly from those planes and one more on each side. layer3 and layer4 see all of z and are small.
+So up to layer2 only the stem looks along z, by one plane each way: :meth:`Backbone.shallow` computes any run
+of planes exactly from those planes and one more on each side. layer3 and layer4 see all of z and are small.
 
-Axes: tensors are (N, C, z, y, x). Parameter names (``conv1.conv.weight``, ``layer1.0.downsample.bn.bias``, ...) are a
-file format; do not rename.
+Axes: tensors are (N, C, z, y, x). Parameter names (``conv1.conv.weight``, ``layer1.0.downsample.bn.bias``,
+...) are a file format; do not rename.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ConvUnit(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: Size3, stride: Size3 = (1, 1, 1), relu: bool = True) -> None:
         super().__init__()
-        padding = tuple(k // 2 for k in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(c_in, c_out, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm3d(c_out)
         self.relu = relu
@@ -76,9 +77,9 @@ def _stage(c_in: int, c_out: int, kernel: Size3, stride: Size3) -> nn.Sequential
 class Backbone(nn.Module):
     """Features at four levels of a preprocessed volume (N, 1, D, H, W) at 2 mm.
 
-    ``forward`` returns, for an input of D x H x W (all divisions but D // 2 round up):
-    layer1 (N, 64, D // 2, H / 2, W / 2), layer2 (N, 128, D // 2, H / 4, W / 4), layer3 (N, 256, D // 2, H / 8, W / 8),
-    layer4 (N, 512, D // 4, H / 16, W / 16).
+    ``forward`` returns, for an input of D x H x W (all divisions but D // 2 round up): layer1 (N, 64, D // 2,
+    H / 2, W / 2), layer2 (N, 128, D // 2, H / 4, W / 4), layer3 (N, 256, D // 2, H / 8, W / 8), layer4 (N,
+    512, D // 4, H / 16, W / 16).
     """
 
     def __init__(self) -> None:

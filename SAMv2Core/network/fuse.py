@@ -1,7 +1,8 @@
 """Batch normalization folded into the convolution before it, for inference.
 
-In evaluation mode ``bn(conv(x))`` is one affine map of x, so a convolution with other weights and a bias gives the same
-result in one pass over memory instead of two (measured: a quarter off the time of the paper's network on a CPU).
+In evaluation mode ``bn(conv(x))`` is one affine map of x, so a convolution with other weights and a bias
+gives the same result in one pass over memory instead of two (measured: a quarter off the time of the paper's
+network on a CPU).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def fuse_for_inference(net: Net) -> Net:
-    """Fold every ``bn`` into the ``conv`` of the same module; in place, and returned in evaluation mode without gradients.
+    """Fold every ``bn`` into the ``conv`` of the same module; in place, and returned in evaluation mode
+    without gradients.
 
-    Modules are recognized by their attributes (``conv``: Conv3d, ``bn``: BatchNorm3d), which all networks here share.
-    The outputs stay equal up to rounding; the state dict is no longer that of a checkpoint, and the network can no
-    longer be trained. A second call changes nothing.
+    Modules are recognized by their attributes (``conv``: Conv3d, ``bn``: BatchNorm3d), which all networks
+    here share. The outputs stay equal up to rounding; the state dict is no longer that of a checkpoint, and
+    the network can no longer be trained. A second call changes nothing.
     """
     net.eval().requires_grad_(False)
     for module in net.modules():

@@ -1,13 +1,14 @@
-"""Heads of the paper's networks: levels of the backbone merged top-down into one embedding (arXiv 2311.15111, sec. 3.1).
+"""Heads of the paper's networks: levels of the backbone merged top-down into one embedding (arXiv 2311.15111,
+sec. 3.1).
 
-One class serves the fine appearance head, the semantic head (layers 1 to 3) and the coarse appearance head (layer4
-alone). The merged maps are linear: no normalization, no activation, L2 normalization last. Parameter names are a file
-format; do not rename.
+One class serves the fine appearance head, the semantic head (layers 1 to 3) and the coarse appearance head
+(layer4 alone). The merged maps are linear: no normalization, no activation, L2 normalization last. Parameter
+names are a file format; do not rename.
 """
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class _Conv(nn.Module):
 
 
 class TopDownHead(nn.Module):
-    """1x1x1 convolutions to a common width, added from coarse to fine, one 3x3x3 convolution on the finest sum.
+    """1x1x1 convolutions to a common width, added from coarse to fine; a 3x3x3 one on the finest sum.
 
     :param channels: of the levels, finest first.
     """
@@ -39,12 +40,12 @@ class TopDownHead(nn.Module):
         self.fpn_convs = nn.ModuleList([_Conv(EMBEDDING_DIM, EMBEDDING_DIM, 3)])
 
     def forward(self, *levels: torch.Tensor) -> torch.Tensor:
-        """Levels finest first, (N, C, d, h, w) each, to the L2-normalized map (N, 128, d, h, w) of the finest one."""
+        """Levels, finest first, (N, C, d, h, w) each, to the L2-normalized map (N, 128, d, h, w)."""
         top = self.merge(*levels[1:])
         return self.read_out(levels[0], top, 0, levels[0].shape[2])
 
     def merge(self, *levels: torch.Tensor) -> Optional[torch.Tensor]:
-        """The levels below the finest one, added up at the second one's size; None where there is only one level."""
+        """The levels but the finest, added up at the size of the second; None where there is none."""
         laterals = [lateral(level) for lateral, level in zip(list(self.lateral_convs)[1:], levels)]
         if not laterals:
             return None
@@ -64,7 +65,7 @@ class TopDownHead(nn.Module):
         if top is not None:
             merged = _add_enlarged(merged, top[:, :, low:high])
         merged = self.fpn_convs[0](merged)[:, :, begin - low : end - low]
-        return F.normalize(merged, dim=1)
+        return F.normalize(merged.float(), dim=1)  # also where the convolutions run in a half format
 
 
 def _add_enlarged(finer: torch.Tensor, coarser: torch.Tensor) -> torch.Tensor:

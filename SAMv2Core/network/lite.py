@@ -257,16 +257,16 @@ class LiteNet(nn.Module):
             f4[:, :, a:b] = part
         assert f4 is not None
         deep = self.detail.deep(f4, context)
-        fine: List[torch.Tensor] = []
-        semantic: List[torch.Tensor] = []
+        fine = torch.empty((x.shape[0], self.embedding_dim, depth, *f4.shape[3:]), dtype=out_dtype, device=x.device)
+        semantic = torch.empty_like(fine)
         for n, (a, b) in enumerate(ranges):
             tell(f"slab {n + 1} of {len(ranges)}, heads")
             low, high = max(0, a - 2 - a % 2), min(depth, b + 2 + b % 2)  # even start: pairs of planes share a deep one
             features = self.detail.merge(f4[:, :, low:high], deep[:, :, low // 2 : (high + 1) // 2])
             features = features[:, :, a - low : b - low]
-            fine.append(F.normalize(self.fine_head(features), dim=1).to(out_dtype))
-            semantic.append(F.normalize(self.semantic_head(features), dim=1).to(out_dtype))
-        return NetworkOutput(torch.cat(fine, 2), coarse, torch.cat(semantic, 2))
+            fine[:, :, a:b] = F.normalize(self.fine_head(features), dim=1)
+            semantic[:, :, a:b] = F.normalize(self.semantic_head(features), dim=1)
+        return NetworkOutput(fine, coarse, semantic)
 
     def _shallow_slab(self, x: torch.Tensor, a: int, b: int) -> torch.Tensor:
         """4 mm features of planes a..b (4 mm voxels); zero padding only where the volume itself ends."""

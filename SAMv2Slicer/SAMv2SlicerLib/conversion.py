@@ -20,9 +20,9 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+
 from SAMv2Core.errors import InputError
 from SAMv2Core.volume import Volume
-
 from SAMv2SlicerLib import texts
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -79,6 +79,15 @@ def addVolumeNode(volume: Volume, name: str, nodeClassName: str = "vtkMRMLScalar
     return slicer.util.addVolumeFromArray(np.array(volume.array), ijkToRAS, name, nodeClassName)
 
 
+def voxelsAt2mm(volumeNode) -> int:
+    """How many voxels a volume has at the 2 mm that networks see, for estimates."""
+    imageData = volumeNode.GetImageData()
+    if imageData is None:
+        return 0
+    sizesMm = [count * spacing for count, spacing in zip(imageData.GetDimensions(), volumeNode.GetSpacing())]
+    return int(sizesMm[0] * sizesMm[1] * sizesMm[2] / 8.0)
+
+
 def modalityOfNode(volumeNode) -> Optional[str]:
     """``"ct"``, ``"mr"`` or None, from what DICOM said when the volume was loaded; never guessed from a name."""
     value = volumeNode.GetAttribute("DICOM.Modality") or _subjectHierarchyModality(volumeNode)
@@ -92,6 +101,23 @@ def _subjectHierarchyModality(volumeNode) -> Optional[str]:
         return None
     item = hierarchy.GetItemByDataNode(volumeNode)
     return hierarchy.GetItemAttribute(item, "DICOM.Modality") if item else None
+
+
+def patientMismatch(nodeA, nodeB) -> str:
+    """A text when two volumes are known to belong to different patients, else empty."""
+    if nodeA is None or nodeB is None:
+        return ""
+    identifiers = [_patientID(node) for node in (nodeA, nodeB)]
+    if None in identifiers or identifiers[0] == identifiers[1]:
+        return ""
+    return texts.otherPatient(*identifiers)
+
+
+def _patientID(volumeNode) -> Optional[str]:
+    """PatientID of the subject hierarchy's patient above a volume."""
+    hierarchy = subjectHierarchy(volumeNode.GetScene())
+    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
+    return (hierarchy.GetAttributeFromItemAncestor(item, "DICOM.PatientID", "Patient") or None) if item else None
 
 
 def subjectHierarchy(scene):

@@ -1,7 +1,8 @@
 """The computing side of the module: SAMv2Core on plain values, called in the worker thread.
 
-Nothing here touches MRML, VTK or Qt; even translated texts come in ready-made, because translating is a Qt call. PyTorch is imported by SAMv2Core when the first job runs, never when the module
-is loaded. Loaded models are kept, because loading one takes longer than matching a point.
+Nothing here touches MRML, VTK or Qt; even texts come in translated, because translating is a Qt call. PyTorch is
+imported by SAMv2Core when the first job runs, never when the module is loaded. Loaded models are kept, because loading
+one takes longer than matching a point.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+
 from SAMv2Core.errors import ModelError
 from SAMv2Core.volume import Volume
 
 AUTO = "auto"
+FASTEST_CREDIBLE_RATE = 2e7
+"""Voxels per second; a GPU embeds a torso CT of 7 million voxels in about a second."""
+
 EmbeddingKey = Tuple[str, str]
 Progress = Callable[[float, str], None]
 
@@ -34,7 +39,7 @@ class Options:
 class VolumeInput:
     """A volume on its way to the worker.
 
-    :param text: what the progress says while it is being embedded.
+    :param text: what the progress says until the model is loaded and reports by itself.
     :param volume: a copy of the voxels, None when the embedding that will be needed is among the cached ones.
     :param cached: valid embeddings by (model, modality asked for).
     """
@@ -62,6 +67,8 @@ class Engine:
     def __init__(self) -> None:
         self._models: Dict[Tuple[str, str], Any] = {}
         self._lock = threading.Lock()
+        self.usesDiskCache = True
+        """Keep embeddings in the user's cache folder, where the command line looks, too."""
         self.voxelsPerSecond: Dict[str, float] = {}
         """Measured on this machine per device, for honest estimates; empty until the first embedding."""
 
@@ -70,12 +77,13 @@ class Engine:
 
         :raises ModelError: no model fits all the modalities, or it cannot be loaded.
         """
-        name = options.model if options.model != AUTO else modelForModalities([_modalityOf(item) for item in inputs])
+        name = options.model if options.model != AUTO else self.modelFor([_modalityOf(item) for item in inputs])
         found: List[Any] = [item.cached.get((name, item.modality)) for item in inputs]
         missing = [n for n, embedding in enumerate(found) if embedding is None]
         fresh = []
         for step, n in enumerate(missing):
-            part = _partOf(progress, step / len(missing), 1 / len(missing), inputs[n].text)
+            part = _partOf(progress, step / len(missing), 1 / len(missing))
+            part(0.0, inputs[n].text)
             found[n] = self._embedOne(inputs[n], name, options.device, part)
             fresh.append((inputs[n], (name, inputs[n].modality), found[n]))
         return Computed(None, tuple(found), tuple(fresh))
@@ -113,6 +121,49 @@ class Engine:
         registration = SAMv2Core.register(*pair.embeddings, transform=transform, progress=part)
         return Computed(registration, pair.embeddings, pair.fresh)
 
+    def modelFor(self, modalities: Sequence[str]) -> str:
+        """The name of the bundled model that fits all these modalities (``"ct"``, ``"mr"``).
+
+        :raises ModelError: there is none.
+        """
+        from SAMv2Core.models import default_model
+
+        return default_model(*modalities)
+
+    def plannedModel(
+        self, cached: Sequence[Dict[EmbeddingKey, Any]], modalities: Sequence[str], options: Options
+    ) -> Optional[str]:
+        """The model that :meth:`embed` will use, None when it depends on modalities not known yet.
+
+        :param cached: per input its valid embeddings.
+        :param modalities: per input what was asked for (auto, ct, mr).
+        """
+        if options.model != AUTO:
+            return options.model
+        known = [
+            asked if asked != AUTO else next((embedding.modality for embedding in found.values()), None)
+            for found, asked in zip(cached, modalities)
+        ]
+        return None if None in known else self.modelFor([str(modality) for modality in known])
+
+    def similarityMap(
+        self,
+        template: VolumeInput,
+        query: VolumeInput,
+        pointLPS: np.ndarray,
+        options: Options,
+        text: str,
+        progress: Progress,
+    ) -> Computed:
+        """A volume, query LPS, of the similarity of every place of the query to one point (3,) of the template."""
+        from SAMv2Core.match import similarity_map
+
+        share = _embeddingShare(template, query)
+        pair = self.embed((template, query), options, _partOf(progress, 0.0, share))
+        progress(share, text)
+        values, grid = similarity_map(*pair.embeddings, pointLPS)
+        return Computed(Volume(values, grid.ijk_to_lps, text), pair.embeddings, pair.fresh)
+
     def loadedModel(self, name: str, device: str) -> Any:
         """A model ready for use, loaded once per (name, device)."""
         from SAMv2Core.models import load_model
@@ -137,36 +188,20 @@ class Engine:
             raise ModelError(f"No embedding by the model {name} is at hand.", "Repeat the command.")
         model = self.loadedModel(name, device)
         started = time.monotonic()
-        embedding = model.embed(item.volume, modality=item.modality, progress=progress)
+        cache = diskCache() if self.usesDiskCache else None
+        embedding = model.embed(item.volume, modality=item.modality, progress=progress, cache=cache)
         elapsed = max(time.monotonic() - started, 1e-3)
-        self.voxelsPerSecond[device] = embedding.input_grid.n_voxels / elapsed
+        rate = embedding.input_grid.n_voxels / elapsed
+        if rate < FASTEST_CREDIBLE_RATE:  # faster ones came from the disk
+            self.voxelsPerSecond[device] = rate
         return embedding
 
 
-def modelForModalities(modalities: Sequence[str]) -> str:
-    """The name of the bundled model that fits all these modalities (``"ct"``, ``"mr"``).
+def diskCache() -> Any:
+    """The cache folder of embeddings, shared with the command line; bounded in size, keyed by content."""
+    from SAMv2Core.cache import Cache
 
-    :raises ModelError: there is none.
-    """
-    from SAMv2Core.models import default_model_name
-
-    return default_model_name(modalities)
-
-
-def plannedModel(
-    cached: Sequence[Dict[EmbeddingKey, Any]], modalities: Sequence[str], options: Options
-) -> Optional[str]:
-    """The model that :meth:`Engine.embed` will use, None when it depends on modalities not known yet.
-
-    :param cached: per input its valid embeddings; :param modalities: per input what was asked for (auto, ct, mr).
-    """
-    if options.model != AUTO:
-        return options.model
-    known = [
-        asked if asked != AUTO else next((embedding.modality for embedding in found.values()), None)
-        for found, asked in zip(cached, modalities)
-    ]
-    return None if None in known else modelForModalities([str(modality) for modality in known])
+    return Cache()
 
 
 def _modalityOf(item: VolumeInput) -> str:
@@ -177,7 +212,7 @@ def _modalityOf(item: VolumeInput) -> str:
         return next(iter(item.cached.values())).modality
     from SAMv2Core.modality import detect_modality
 
-    return detect_modality(item.volume)
+    return detect_modality(item.volume)[0]
 
 
 def _embeddingShare(*inputs: VolumeInput) -> float:

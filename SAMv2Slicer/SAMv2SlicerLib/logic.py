@@ -4,8 +4,8 @@
 
     import SAMv2Slicer
     logic = SAMv2Slicer.SAMv2SlicerLogic()
-    matched = logic.matchPoints("CT 2021", "CT 2023", "F")       # nodes, IDs or names; returns a point list node
-    transform = logic.registerVolumes("CT 2021", "MR 2021")      # returns a transform node, applied to the moving volume
+    matched = logic.matchPoints("CT 2021", "CT 2023", "F")    # nodes, IDs or names; returns a point list node
+    transform = logic.registerVolumes("CT 2021", "MR 2021")   # returns a transform node, the moving volume under it
 
 These methods block until they are done, report ``progress(fraction, text)`` (raise ``SAMv2Core.Cancelled`` in it to
 stop), and raise the typed errors of SAMv2Core; nothing asks or pops up. The panel uses the ``start...`` methods, which
@@ -21,20 +21,20 @@ from typing import Any, Callable, List, Optional, Sequence
 import slicer
 import slicer.util
 import vtk
-from SAMv2Core.errors import InputError
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
+from SAMv2Core.errors import InputError, ModelError
 from SAMv2SlicerLib import conversion, engine, results, texts
 from SAMv2SlicerLib.embedding_store import EmbeddingStore, signatureOf
-from SAMv2SlicerLib.matching import MatchCommit, matchRequest
+from SAMv2SlicerLib.live import LiveInputs, LiveMatcher
+from SAMv2SlicerLib.matching import MatchCommit, SimilarityMapCommit, matchRequest
 from SAMv2SlicerLib.registration import RegistrationCommit
 from SAMv2SlicerLib.undo import UndoStack
+from SAMv2SlicerLib.waiting import waitFor
 from SAMv2SlicerLib.worker import Job, Progress, Worker
 
 logger = logging.getLogger(__name__)
-
-WAIT_SECONDS = 0.03
 
 
 class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
@@ -52,6 +52,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.engine = computingEngine or engine.Engine()
         self.store = EmbeddingStore(self._onVolumeStale)
         self.undoStack = UndoStack()
+        self.live = LiveMatcher(self)
         self.onWake: Optional[Callable[[], None]] = None
         self.onMatched: Optional[Callable[[Any, Sequence[str], bool], None]] = None
         self.onStale: Optional[Callable[[Any], None]] = None
@@ -92,7 +93,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """
         job = self.startMatch(template, query, points, None, method, model, device, modalities)
         listNode = self._finish(job, progress)
-        logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), summaryOf(listNode))
+        logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), results.summaryOf(listNode))
         return listNode
 
     def registerVolumes(
@@ -130,7 +131,9 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self.keepEmbeddings(computed)
             return computed.embeddings[0]
 
-        return self._submit(node.GetName(), lambda progress: self.engine.embed(inputs, options, progress), commit, onEnd)
+        return self._submit(
+            node.GetName(), lambda progress: self.engine.embed(inputs, options, progress), commit, onEnd
+        )
 
     def startMatch(
         self,
@@ -168,6 +171,19 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             onEnd,
         )
 
+    def startPosition(self, inputs: LiveInputs, world, commit, onEnd=None) -> Job:
+        """Match one world RAS position (3,) without any list; ``commit`` gets the ``engine.Computed``."""
+        options = engine.Options(inputs.model, inputs.device)
+        volumes = self._volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options)
+        pointsLPS = conversion.worldToVolumeLPS(inputs.templateNode, world)
+        text = texts.progressMatching(1)
+        return self._submit(
+            text,
+            lambda progress: self.engine.match(*volumes, pointsLPS, inputs.method, options, text, progress),
+            commit,
+            onEnd,
+        )
+
     def startRegistration(
         self,
         fixed,
@@ -178,9 +194,13 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         model: str = "auto",
         device: str = "auto",
         modalities: Sequence[str] = ("auto", "auto"),
+        createCropROI: bool = False,
         onEnd=None,
     ) -> Job:
-        """Begin :meth:`registerVolumes`."""
+        """Begin :meth:`registerVolumes`.
+
+        :param createCropROI: also add a box around what both scans show.
+        """
         fixedNode = self.resolve(fixed, "vtkMRMLScalarVolumeNode")
         movingNode = self.resolve(moving, "vtkMRMLScalarVolumeNode")
         if fixedNode is movingNode:
@@ -194,9 +214,41 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return self._submit(
             text,
             lambda progress: self.engine.register(*inputs, transform, options, text, progress),
-            RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply),
+            RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply, createCropROI),
             onEnd,
         )
+
+    def startSimilarityMap(
+        self,
+        template,
+        query,
+        points,
+        pointID: str,
+        model="auto",
+        device="auto",
+        modalities=("auto", "auto"),
+        onEnd=None,
+    ) -> Job:
+        """Begin a volume (the job's value is its node) of how similar each place of the query is to one point."""
+        templateNode = self.resolve(template, "vtkMRMLScalarVolumeNode")
+        queryNode = self.resolve(query, "vtkMRMLScalarVolumeNode")
+        pointsNode = self.resolve(points, "vtkMRMLMarkupsFiducialNode")
+        request = matchRequest(templateNode, queryNode, pointsNode, [pointID], "nearest", False, False)
+        options = engine.Options(model, device)
+        inputs = self._volumeInputs([templateNode, queryNode], modalities, options)
+        label = pointsNode.GetNthControlPointLabel(pointsNode.GetNthControlPointIndexByID(pointID))
+        name = texts.similarityName(label, queryNode.GetName())
+        return self._submit(
+            name,
+            lambda progress: self.engine.similarityMap(*inputs, request.pointsLPS[0], options, name, progress),
+            SimilarityMapCommit(self, request.queryID, name),
+            onEnd,
+        )
+
+    def secondsToEmbed(self, volumeNodes, device: str) -> Optional[float]:
+        """Estimate for embedding these volumes, from the last measured rate on this device; None before the first."""
+        voxels = sum(conversion.voxelsAt2mm(node) for node in volumeNodes)
+        return self.engine.secondsFor(voxels, device)
 
     def tick(self, waitSeconds: float = 0.0) -> bool:
         """Store what the worker finished; whether there still is work. The panel's timer calls this."""
@@ -209,6 +261,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Stop the worker, release memory and observe nothing; the logic must not be used afterwards."""
+        self.live.stop()
         self.worker.shutdown()
         self.store.clear()
         self.engine.clear()
@@ -255,6 +308,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             yield
         finally:
             self._writing -= 1
+            if self._writing == 0:
+                self.live.noteOwnWrites()
 
     def isWriting(self) -> bool:
         return self._writing > 0
@@ -266,7 +321,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _volumeInputs(self, nodes, modalities: Sequence[str], options: engine.Options) -> List[engine.VolumeInput]:
         """The volumes for a job: voxels are copied only where no valid embedding will do."""
         cached = [self.store.get(node) for node in nodes]
-        model = engine.plannedModel(cached, modalities, options)
+        model = self.engine.plannedModel(cached, modalities, options)
         inputs = []
         for node, modality, found in zip(nodes, modalities, cached):
             isCached = model is not None and (model, modality) in found
@@ -284,33 +339,19 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def _submit(self, name: str, work, commit, onEnd) -> Job:
         if engine.torchState() != "ready":
-            raise _noTorch()
-        job = self.worker.submit(name, work, commit, onEnd)
+            raise ModelError(texts.noTorchCause(), texts.noTorchRemedy())
+        job = self.worker.submit(name, work, commit, onEnd, texts.progressStarting())
         if self.onWake is not None:
             self.onWake()
         return job
 
     def _finish(self, job: Job, progress: Optional[Progress]):
-        """Wait for a job in short slices, so that the window stays alive; its value, or its error raised."""
-        try:
-            while not job.isHandled:
-                self.worker.dispatch(WAIT_SECONDS)
-                if progress is not None and not job.isHandled:
-                    progress(job.fraction, job.text)
-                _keepApplicationAlive()
-        except BaseException:
-            job.cancel()
-            while not job.wait(WAIT_SECONDS):
-                _keepApplicationAlive()
-            self.worker.dispatch()
-            raise
-        if job.error is not None:
-            raise job.error
-        return job.value
+        return waitFor(self.worker, job, progress)
 
     # --- scene ---------------------------------------------------------------------------------------------------
 
     def _onSceneStartClose(self, caller, event) -> None:
+        self.live.stop()
         self.worker.abandonAll()
         self.store.clear()
         self.undoStack.clear()
@@ -323,30 +364,3 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _onVolumeStale(self, volumeNode) -> None:
         if self.onStale is not None:
             self.onStale(volumeNode)
-
-
-def summaryOf(listNode) -> str:
-    """One line of counts: "7 points, 5 matched, 1 uncertain, 1 not found"."""
-    found = [results.resultAt(listNode, n) for n in range(listNode.GetNumberOfControlPoints())]
-    statuses = [result.status for result in found if result is not None]
-    counts = ", ".join(
-        f"{statuses.count(status)} {word}"
-        for status, word in (("matched", "matched"), ("uncertain", "uncertain"), ("not_found", "not found"))
-        if status in statuses
-    )
-    return f"{len(statuses)} points, {counts}" if counts else "no points"
-
-
-def _noTorch():
-    from SAMv2Core.errors import ModelError
-
-    return ModelError(texts.noTorchCause(), texts.noTorchRemedy())
-
-
-def _keepApplicationAlive() -> None:
-    """Let the window repaint, without letting the user start anything else meanwhile."""
-    import qt
-
-    application = getattr(slicer, "app", None)
-    if application is not None:
-        application.processEvents(qt.QEventLoop.ExcludeUserInputEvents)

@@ -11,8 +11,8 @@ from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 import slicer
-from SAMv2Core.errors import InputError
 
+from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import conversion, results, texts
 from SAMv2SlicerLib.undo import Action
 
@@ -131,6 +131,35 @@ class MatchCommit:
         return listNode
 
 
+class SimilarityMapCommit:
+    """Adds the similarity map as a volume node; the completion handler of its job."""
+
+    def __init__(self, logic, queryID: str, name: str) -> None:
+        self._logic = logic
+        self._queryID, self._name = queryID, name
+
+    def __call__(self, computed) -> Any:
+        """The volume node, under the query's transforms.
+
+        :raises InputError: the query is gone or was changed.
+        """
+        self._logic.keepEmbeddings(computed)
+        queryNode = slicer.mrmlScene.GetNodeByID(self._queryID)
+        if queryNode is None:
+            raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
+        node = conversion.addVolumeNode(computed.results, slicer.mrmlScene.GenerateUniqueName(self._name))
+        node.SetAndObserveTransformNodeID(queryNode.GetTransformNodeID())
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(0.0, 1.0)
+        display.SetApplyThreshold(True)
+        display.SetThreshold(0.3, 1.0)
+        results.placeBeside(node, queryNode, asChild=True)
+        return node
+
+
 def listAction(logic, listNode, before, name: str, key: Optional[str] = None) -> Action:
     """An undoable change of a matched list that has just been made.
 
@@ -149,7 +178,7 @@ def listAction(logic, listNode, before, name: str, key: Optional[str] = None) ->
             if captured is None:
                 existing = results.findMatchList(pointsNode, queryNode)
                 if existing is not None:
-                    slicer.mrmlScene.RemoveNode(existing)
+                    results.removeNode(existing)
             else:
                 results.restoreList(results.ensureMatchList(pointsNode, templateNode, queryNode), captured)
 

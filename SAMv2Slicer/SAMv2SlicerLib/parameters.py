@@ -83,4 +83,5 @@ class SAMv2SlicerParameterNode:
     device: str = AUTO
     templateModality: ModalityChoice = ModalityChoice.AUTO
     queryModality: ModalityChoice = ModalityChoice.AUTO
+    useDiskCache: bool = True
     useKeyboard: bool = True

@@ -13,12 +13,10 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+
 from SAMv2Core.errors import InputError, UnreliableResultError
-
-from SAMv2SlicerLib import conversion, results, texts
+from SAMv2SlicerLib import comparison, conversion, registration_facts, results, texts
 from SAMv2SlicerLib.undo import Action
-
-FAILED = "failed"
 
 
 class RegistrationCommit:
@@ -26,12 +24,15 @@ class RegistrationCommit:
 
     :param outputID: ID of the transform node to write to, None for a new one.
     :param apply: put the moving volume under it.
+    :param createCropROI: also add a box around what both scans show.
     """
 
-    def __init__(self, logic, fixedID: str, movingID: str, outputID: Optional[str], apply: bool) -> None:
+    def __init__(
+        self, logic, fixedID: str, movingID: str, outputID: Optional[str], apply: bool, createCropROI: bool = False
+    ) -> None:
         self._logic = logic
         self._fixedID, self._movingID, self._outputID = fixedID, movingID, outputID
-        self._apply = apply
+        self._apply, self._createCropROI = apply, createCropROI
 
     def __call__(self, computed) -> Any:
         """The transform node.
@@ -43,8 +44,8 @@ class RegistrationCommit:
         fixedNode, movingNode = scene.GetNodeByID(self._fixedID), scene.GetNodeByID(self._movingID)
         if fixedNode is None or movingNode is None:
             raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
-        facts = results.registrationFacts(computed.results)
-        if facts["status"] == FAILED:
+        facts = registration_facts.registrationFacts(computed.results)
+        if facts["status"] == registration_facts.FAILED:
             raise UnreliableResultError(
                 texts.registrationFailedCause(movingNode.GetName(), fixedNode.GetName()),
                 texts.registrationFailedRemedy(),
@@ -61,16 +62,47 @@ class RegistrationCommit:
             output = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
             results.placeBeside(output, movingNode)
         conversion.setTransformFromMatrix(output, matrix, fixedNode, movingNode)
-        results.storeRegistration(output, facts, fixedNode, movingNode)
+        registration_facts.storeRegistration(output, facts, fixedNode, movingNode)
+        comparison.storeUsedPoints(output, computed.results.fixed_points_lps, computed.results.moving_points_lps)
         results.describeOrigin(output, computed.embeddings[1], facts["transform"])
         if self._apply:
             above = conversion.parentAbove(movingNode, output)
             output.SetAndObserveTransformNodeID(above.GetID() if above is not None else None)
             movingNode.SetAndObserveTransformNodeID(output.GetID())
         after = _State.of(output, movingNode)
-        action = texts.actionRegister(movingNode.GetName(), fixedNode.GetName())
-        self._logic.undoStack.push(Action(action, lambda: _switch(after, before), lambda: _switch(before, after)))
+        box = _Box(self._fixedID, self._movingID, facts if self._createCropROI else {})
+        box.add()
+        name = texts.actionRegister(movingNode.GetName(), fixedNode.GetName())
+
+        def back() -> None:
+            box.remove()
+            _switch(after, before)
+
+        def forth() -> None:
+            _switch(before, after)
+            box.add()
+
+        self._logic.undoStack.push(Action(name, back, forth))
         return output
+
+
+class _Box:
+    """The region of interest around what both scans show, as something that can be added and removed again."""
+
+    def __init__(self, fixedID: str, movingID: str, facts: dict) -> None:
+        self._fixedID, self._movingID = fixedID, movingID
+        self._crop, self._cropOf = facts.get("crop"), facts.get("crop_of")
+        self._nodeID = ""
+
+    def add(self) -> None:
+        fixedNode, movingNode = (slicer.mrmlScene.GetNodeByID(n) for n in (self._fixedID, self._movingID))
+        if self._crop and fixedNode is not None and movingNode is not None:
+            self._nodeID = comparison.addCropROI(fixedNode, movingNode, self._crop, self._cropOf).GetID()
+
+    def remove(self) -> None:
+        node = slicer.mrmlScene.GetNodeByID(self._nodeID) if self._nodeID else None
+        if node is not None:
+            results.removeNode(node)
 
 
 class _State:
@@ -87,7 +119,7 @@ class _State:
         self.references: dict = {}
 
     @staticmethod
-    def of(output, movingNode) -> "_State":
+    def of(output, movingNode) -> _State:
         state = _State()
         state.movingID = movingNode.GetID()
         state.movingParentID = movingNode.GetTransformNodeID()
@@ -111,7 +143,7 @@ def _switch(current: _State, wanted: _State) -> None:
         if movingNode is not None and movingNode.GetTransformNodeID() == current.outputID:
             movingNode.SetAndObserveTransformNodeID(wanted.movingParentID)
         if output is not None:
-            scene.RemoveNode(output)
+            results.removeNode(output)
         return
     if output is None:
         if movingNode is None:

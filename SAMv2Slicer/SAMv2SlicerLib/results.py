@@ -8,7 +8,6 @@ does the ``.mrk.json`` file. A match that was not found is a point without a pos
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Tuple
@@ -21,7 +20,6 @@ from SAMv2SlicerLib import conversion, texts
 ROLE_POINTS = "SAMv2.points"
 ROLE_TEMPLATE = "SAMv2.template"
 ROLE_QUERY = "SAMv2.query"
-ATTRIBUTE_REGISTRATION = "SAMv2.registration"
 
 MATCHED, UNCERTAIN, NOT_FOUND = "matched", "uncertain", "not_found"
 
@@ -70,7 +68,7 @@ class PointResult:
         return "; ".join(f"{key}={value}" for key, value in facts.items() if value != "")
 
     @staticmethod
-    def fromDescription(description: str) -> Optional["PointResult"]:
+    def fromDescription(description: str) -> Optional[PointResult]:
         """The facts in a description, or None when it is not one of ours (a point the user added to the list)."""
         facts = dict(part.split("=", 1) for part in description.split("; ") if "=" in part)
         if "template_point" not in facts or "status" not in facts:
@@ -87,7 +85,7 @@ class PointResult:
         )
 
     @staticmethod
-    def fromMatch(templatePoint: str, match: Any) -> "PointResult":
+    def fromMatch(templatePoint: str, match: Any) -> PointResult:
         """From a ``SAMv2Core`` Match."""
         return PointResult(
             templatePoint=templatePoint,
@@ -179,6 +177,20 @@ def placeBeside(node, neighbor, asChild: bool = False) -> None:
         hierarchy.CreateItem(parent, node)
 
 
+def removeNode(node) -> None:
+    """Remove a node of ours with the display and storage nodes that only it uses: nothing is left behind."""
+    scene = node.GetScene()
+    companions = []
+    if node.IsA("vtkMRMLDisplayableNode"):
+        companions += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        companions.append(node.GetStorageNode())
+    scene.RemoveNode(node)
+    for companion in companions:
+        if companion is not None and companion.GetScene() is scene:
+            scene.RemoveNode(companion)
+
+
 def resultAt(listNode, index: int) -> Optional[PointResult]:
     return PointResult.fromDescription(listNode.GetNthControlPointDescription(index) or "")
 
@@ -192,7 +204,9 @@ def indexOfTemplatePoint(listNode, templatePoint: str) -> int:
     return -1
 
 
-def writeMatches(listNode, labels: Iterable[str], found: Iterable[Tuple[PointResult, Optional[np.ndarray]]], lock: bool):
+def writeMatches(
+    listNode, labels: Iterable[str], found: Iterable[Tuple[PointResult, Optional[np.ndarray]]], lock: bool
+):
     """Write matches into a matched list, replacing earlier ones of the same template points.
 
     :param found: per label the facts and the world RAS position (3,), None when not found.
@@ -259,6 +273,18 @@ def removeMatch(listNode, templatePoint: str) -> bool:
     return True
 
 
+def summaryOf(listNode) -> str:
+    """One line of counts: "7 points, 5 matched, 1 uncertain, 1 not found"."""
+    found = [resultAt(listNode, n) for n in range(listNode.GetNumberOfControlPoints())]
+    statuses = [result.status for result in found if result is not None]
+    counts = ", ".join(
+        f"{statuses.count(status)} {word}"
+        for status, word in (("matched", "matched"), ("uncertain", "uncertain"), ("not_found", "not found"))
+        if status in statuses
+    )
+    return f"{len(statuses)} points, {counts}" if counts else "no points"
+
+
 # --- snapshots, for undo ---------------------------------------------------------------------------------------------
 
 
@@ -291,61 +317,3 @@ def restoreList(listNode, captured: List[Dict[str, Any]]) -> None:
             listNode.SetNthControlPointDescription(index, point["description"])
             listNode.SetNthControlPointLocked(index, point["locked"])
             listNode.SetNthControlPointSelected(index, point["selected"])
-
-
-# --- registrations ---------------------------------------------------------------------------------------------------
-
-
-def registrationFacts(registration: Any) -> Dict[str, Any]:
-    """What the result card shows, from a ``SAMv2Core`` Registration; JSON-serializable."""
-    matrix = np.asarray(registration.matrix, dtype=np.float64)
-    cosine = (np.trace(_rotationPart(matrix[:3, :3])) - 1) / 2
-    return {
-        "status": registration.status,
-        "transform": registration.transform,
-        "points_sampled": int(registration.points_sampled),
-        "inliers": _count(registration.inliers),
-        "residual_mean_mm": _finite(registration.residual_mm.get("mean")),
-        "residual_median_mm": _finite(registration.residual_mm.get("median")),
-        "residual_p95_mm": _finite(registration.residual_mm.get("p95")),
-        "overlap": _finite(registration.overlap),
-        "rotation_deg": math.degrees(math.acos(min(1.0, max(-1.0, cosine)))),
-        "translation_mm": float(np.linalg.norm(matrix[:3, 3])),
-        "matrix": matrix.tolist(),
-        "warnings": list(registration.warnings),
-    }
-
-
-def _rotationPart(linear: np.ndarray) -> np.ndarray:
-    """The rotation nearest to a 3x3 matrix (polar decomposition)."""
-    u, _, vt = np.linalg.svd(linear)
-    return u @ vt
-
-
-def _count(inliers: Any) -> int:
-    return int(inliers) if np.isscalar(inliers) else int(np.sum(inliers))
-
-
-def _finite(value: Any) -> float:
-    """JSON has no NaN; -1 stands for "not measured" on a failed registration."""
-    return float(value) if value is not None and math.isfinite(value) else -1.0
-
-
-def storeRegistration(transformNode, facts: Dict[str, Any], fixedNode, movingNode) -> None:
-    """Keep a registration's facts and inputs on its transform node, so that they are saved with the scene."""
-    transformNode.SetAttribute(ATTRIBUTE_REGISTRATION, json.dumps(facts))
-    transformNode.SetAttribute("SAMv2.status", facts["status"])
-    transformNode.SetNodeReferenceID("SAMv2.fixed", fixedNode.GetID())
-    transformNode.SetNodeReferenceID("SAMv2.moving", movingNode.GetID())
-
-
-def loadRegistration(transformNode) -> Optional[Dict[str, Any]]:
-    """The facts kept on a transform node, None when it has none that can be read."""
-    text = transformNode.GetAttribute(ATTRIBUTE_REGISTRATION) if transformNode is not None else None
-    if not text:
-        return None
-    try:
-        facts = json.loads(text)
-    except ValueError:
-        return None
-    return facts if isinstance(facts, dict) and "status" in facts else None

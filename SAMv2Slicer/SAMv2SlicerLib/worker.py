@@ -38,11 +38,12 @@ class Job:
         name: str,
         work: Work,
         commit: Optional[Callable[[Any], Any]] = None,
-        onEnd: Optional[Callable[["Job"], None]] = None,
+        onEnd: Optional[Callable[[Job], None]] = None,
+        text: str = "",
     ) -> None:
         self.name = name
         self.fraction = 0.0
-        self.text = ""
+        self.text = text
         self.value: Any = None
         self.error: Optional[BaseException] = None
         self.submitted = time.monotonic()
@@ -127,7 +128,7 @@ class Worker:
 
     def __init__(self, name: str = "SAMv2") -> None:
         self._name = name
-        self._jobs: "queue.Queue[Optional[Job]]" = queue.Queue()
+        self._jobs: queue.Queue[Optional[Job]] = queue.Queue()
         self._open: List[Job] = []
         self._thread: Optional[threading.Thread] = None
 
@@ -137,9 +138,13 @@ class Worker:
         work: Work,
         commit: Optional[Callable[[Any], Any]] = None,
         onEnd: Optional[Callable[[Job], None]] = None,
+        text: str = "",
     ) -> Job:
-        """Queue ``work(progress)``; ``commit`` and ``onEnd`` (see :class:`Job`) are called by :meth:`dispatch`."""
-        job = Job(name, work, commit, onEnd)
+        """Queue ``work(progress)``; ``commit`` and ``onEnd`` (see :class:`Job`) are called by :meth:`dispatch`.
+
+        :param text: what the job says until its work reports something.
+        """
+        job = Job(name, work, commit, onEnd, text)
         self._open.append(job)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=_serve, args=(self._jobs,), name=self._name, daemon=True)
@@ -193,7 +198,7 @@ class Worker:
             self._jobs = queue.Queue()
 
 
-def _serve(jobs: "queue.Queue[Optional[Job]]") -> None:
+def _serve(jobs: queue.Queue[Optional[Job]]) -> None:
     """Body of the thread: does not keep the Worker alive, so an abandoned module instance can be collected."""
     while True:
         job = jobs.get()

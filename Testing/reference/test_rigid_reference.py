@@ -1,4 +1,4 @@
-"""The official code's rigid solve against ours: equal, but for its clamp of every rotation component at 0.2 rad."""
+"""The official code's rigid solve against ours: equal, but for its clamp of rotations at 0.2 rad per axis."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """The harness: real MRML from ``slicer-core``, PySide6 offscreen for Qt, stand-ins for the application (standins/).
 
 Without slicer-core or PySide6 every test here is skipped with that reason; install them with
-``pip install slicer-core==5.12.4.0 PySide6-Essentials==6.12.0``.
+``pip install slicer-core==5.12.4.0 PySide6-Essentials==6.10.2``.
 """
 
 import importlib.util
@@ -40,10 +40,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def scene():
-    """The application's scene, empty before and after."""
+    """The application's scene, empty before and after; like Slicer's own it always has a subject hierarchy."""
     import slicer
 
     slicer.mrmlScene.Clear()
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     yield slicer.mrmlScene
     slicer.mrmlScene.Clear()
 
@@ -56,8 +57,9 @@ def rng():
 @pytest.fixture
 def logic(scene):
     """A logic with the tiny seeded network instead of the bundled weights."""
-    from SAMv2SlicerLib.logic import SAMv2SlicerLogic
     from tiny_model import TinyEngine
+
+    from SAMv2SlicerLib.logic import SAMv2SlicerLogic
 
     logic = SAMv2SlicerLogic(TinyEngine())
     yield logic
@@ -67,6 +69,45 @@ def logic(scene):
 @pytest.fixture
 def pair(scene):
     """Two synthetic CT volume nodes of one "patient": the query is shifted, cropped and has its own geometry."""
-    from synthetic import addPair
+    from phantoms import addPair
 
     return addPair(scene)
+
+
+@pytest.fixture
+def widget(scene, monkeypatch):
+    """The module's panel as Slicer would build and enter it, with the tiny network."""
+    import qt
+    import slicer
+    from tiny_model import TinyEngine
+
+    import SAMv2Slicer
+    from SAMv2SlicerLib import logic as logicModule
+
+    monkeypatch.setattr(logicModule.engine, "Engine", TinyEngine)
+    parent = slicer.qMRMLWidget()
+    qt.QVBoxLayout(parent)
+    parent.setMRMLScene(scene)
+    parent.isEntered = True
+    widget = SAMv2Slicer.SAMv2SlicerWidget(parent)
+    widget.setup()
+    widget.enter()
+    yield widget
+    widget.cleanup()
+    parent.deleteLater()
+
+
+@pytest.fixture(autouse=True)
+def ownCache(monkeypatch, tmp_path):
+    """Embeddings are never kept in the user's own cache folder."""
+    monkeypatch.setenv("SAMV2_CACHE_DIR", str(tmp_path / "embeddings"))
+
+
+@pytest.fixture(autouse=True)
+def noSwallowedExceptions(monkeypatch):
+    """VTK and Qt print exceptions of callbacks and go on; here each of them fails its test."""
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: seen.append(error))
+    yield
+    if seen:
+        raise seen[0]

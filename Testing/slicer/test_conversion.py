@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 
-import slicer.util  # noqa: E402
-import vtk  # noqa: E402
-from SAMv2Core.errors import InputError  # noqa: E402
-from synthetic import addPoints, addVolume, phantom  # noqa: E402
+import slicer.util
+import vtk
+from phantoms import addPoints, addVolume, phantom
 
-from SAMv2SlicerLib import conversion  # noqa: E402
+from SAMv2Core.errors import InputError
+from SAMv2SlicerLib import conversion
 
 MICROMETER = 1e-3
 """Positions go through float64 matrices only; one micrometer is far above rounding and far below a voxel."""
@@ -64,7 +65,6 @@ def bend(scene, node):
 def test_volume_has_the_positions_of_the_file_that_slicer_would_save(scene, tmp_path, name):
     node = addVolume("CT", phantom((6, 7, 8)), geometries()[name])
     path = str(tmp_path / "ct.nrrd")
-    assert slicer.vtkSlicerVolumesLogic.__name__  # the storage node below is the one that Slicer uses
     storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
     storage.SetFileName(path)
     assert storage.WriteData(node)
@@ -96,10 +96,10 @@ def test_points_are_carried_through_a_chain_of_linear_parents(scene):
     node = addVolume("CT", phantom((6, 7, 8)), geometries()["oblique"])
     inner = under(scene, node, rotation((0, 0, 1), 40) + [[0, 0, 0, 5], [0, 0, 0, 0], [0, 0, 0, -9], [0, 0, 0, 0]])
     outer = under(scene, inner, np.diag([1.2, 1.0, 0.8, 1.0]))
-    world = outer_inner = np.array([[10.0, 20, 30], [-5, 0, 300]])
+    world = np.array([[10.0, 20, 30], [-5, 0, 300]])
     lps = conversion.worldToVolumeLPS(node, world)
     total = slicer.util.arrayFromTransformMatrix(outer) @ slicer.util.arrayFromTransformMatrix(inner)
-    expected = (np.linalg.inv(total) @ np.c_[outer_inner, np.ones(2)].T).T[:, :3] * [-1, -1, 1]
+    expected = (np.linalg.inv(total) @ np.c_[world, np.ones(2)].T).T[:, :3] * [-1, -1, 1]
     assert np.allclose(lps, expected, atol=MICROMETER)
     assert np.allclose(conversion.volumeLPSToWorld(node, lps), world, atol=MICROMETER)
 
@@ -131,7 +131,7 @@ def test_undefined_and_missing_points_are_not_defined(scene):
     assert conversion.definedPointIndices(points) == (0, 2)
 
 
-def ras_matrix_for(fixed, moving):
+def some_rigid_matrix():
     """A rigid fixed-to-moving map in LPS, some 20 degrees and 30 mm."""
     matrix = rotation((0.3, -0.5, 1.0), 20)
     matrix[:3, 3] = [9, -25, 12]
@@ -141,8 +141,10 @@ def ras_matrix_for(fixed, moving):
 def test_transform_node_resamples_like_simpleitk(scene, tmp_path):
     """The node applied to the moving volume = sitk.Resample(moving, fixed, transform) with the same matrix."""
     fixed = addVolume("fixed", phantom((20, 24, 28), seed=1), np.diag([2.0, 2, 2, 1]))
-    moving = addVolume("moving", phantom((24, 20, 22), seed=2), geometries()["LPS"])
-    matrix = ras_matrix_for(fixed, moving)
+    leftHanded = np.diag([-2.0, 2.5, 3, 1])
+    leftHanded[:3, 3] = [55, -5, -10]
+    moving = addVolume("moving", phantom((24, 20, 22), seed=2), leftHanded)
+    matrix = some_rigid_matrix()
     node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     conversion.setTransformFromMatrix(node, matrix, fixed, moving)
     moving.SetAndObserveTransformNodeID(node.GetID())
@@ -157,16 +159,17 @@ def test_transform_node_resamples_like_simpleitk(scene, tmp_path):
         image.SetOrigin(core.ijk_to_lps[:3, 3].tolist())
         images[volume.GetName()] = image
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
-    resampled = sitk.GetArrayFromImage(sitk.Resample(images["moving"], images["fixed"], transform, sitk.sitkLinear, -7.0))
+    resampled = sitk.GetArrayFromImage(
+        sitk.Resample(images["moving"], images["fixed"], transform, sitk.sitkLinear, -7.0)
+    )
 
     # Where does each fixed voxel lie in the moving volume, according to the scene?
-    inside = np.argwhere(resampled != -7)[::97]
-    world = (slicer.util.vtkMatrixFromArray(np.eye(4)), conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixed))[1]
-    fixed_world = (world @ np.c_[inside[:, ::-1], np.ones(len(inside))].T).T[:, :3]
+    inside = np.argwhere(resampled != -7)[::17]
+    fixed_world = (
+        conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixed) @ np.c_[inside[:, ::-1], np.ones(len(inside))].T
+    ).T[:, :3]
     moving_lps = conversion.worldToVolumeLPS(moving, fixed_world)
-    values = [
-        images["moving"].EvaluateAtPhysicalPoint(point.tolist(), sitk.sitkLinear) for point in moving_lps
-    ]
+    values = [images["moving"].EvaluateAtPhysicalPoint(point.tolist(), sitk.sitkLinear) for point in moving_lps]
     assert len(values) > 20
     assert np.allclose(values, resampled[tuple(inside.T)], atol=0.05)  # HU; float32 interpolation of values to 1500
 
@@ -174,7 +177,7 @@ def test_transform_node_resamples_like_simpleitk(scene, tmp_path):
 def test_transform_node_equals_slicers_reading_of_an_itk_file(scene, tmp_path):
     fixed = addVolume("fixed", phantom((6, 7, 8)), np.eye(4))
     moving = addVolume("moving", phantom((6, 7, 8)), np.eye(4))
-    matrix = ras_matrix_for(fixed, moving)
+    matrix = some_rigid_matrix()
     path = str(tmp_path / "t.tfm")
     sitk.WriteTransform(sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist()), path)
     loaded = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -194,7 +197,7 @@ def test_transform_node_below_existing_parents_still_aligns(scene):
     moving = addVolume("moving", phantom((6, 7, 8)), geometries()["LPS"])
     under(scene, fixed, rotation((0, 1, 0), 33))
     parent = under(scene, moving, rotation((1, 0, 0), -70) + [[0, 0, 0, 40], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    matrix = ras_matrix_for(fixed, moving)
+    matrix = some_rigid_matrix()
     node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     for _ in range(2):  # the second time the node already is the parent, as after registering again
         conversion.setTransformFromMatrix(node, matrix, fixed, moving)

@@ -1,4 +1,4 @@
-"""The simulated scanner: monotone intensities, air that stays air, noise of the size asked for, a couch in air only."""
+"""The simulated scanner: monotone intensities, air stays air, noise as asked for, a couch in air only."""
 
 import numpy as np
 
@@ -70,5 +70,3 @@ def test_a_table_is_written_behind_the_patient_in_air_only():
         changed = out != array
         assert changed.sum() > 1000 and not changed[patient].any()
         assert np.median(points[..., 1][changed]) > 60.0  # behind the back at y = 60
-
-

@@ -78,7 +78,10 @@ def test_jacobians_agree_with_finite_differences():
     deformation = random_deformation(grid)
     points, h = points_in(grid, n=200), 1e-3
     columns = [
-        (deformation.displacement(points + h * np.eye(3)[axis]) - deformation.displacement(points - h * np.eye(3)[axis]))
+        (
+            deformation.displacement(points + h * np.eye(3)[axis])
+            - deformation.displacement(points - h * np.eye(3)[axis])
+        )
         / (2 * h)
         for axis in range(3)
     ]

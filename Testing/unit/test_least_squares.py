@@ -1,4 +1,4 @@
-"""Least squares for point pairs: exact recovery, no reflection, no clamp, and calm where points leave things open."""
+"""Least squares for point pairs: exact, no reflection, no clamp, and calm where points leave things open."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from SAMv2Core.geometry import transform_points
 from SAMv2Core.least_squares import fit, fit_rigid, residuals_mm, spread_mm, undetermined
 
 RNG = np.random.default_rng(0)
-CLOUD = RNG.normal(0, 60, (40, 3)) + (100, -300, 1200)
+CLOUD = RNG.normal(0, 60, (40, 3)) + np.array([100, -300, 1200])
 
 
 def motion(angle_deg=30.0, scale=1.0, axis=(1, -2, 0.5), shift=(15, -40, 300)):
@@ -73,7 +73,7 @@ def test_points_on_a_line_give_the_smallest_rotation():
 
 
 def test_one_point_gives_a_shift_and_two_give_a_direction():
-    found = fit("affine", CLOUD[:1], CLOUD[:1] + (1, 2, 3))
+    found = fit("affine", CLOUD[:1], CLOUD[:1] + np.array([1, 2, 3]))
     np.testing.assert_allclose(found, motion(0.0, shift=(1, 2, 3)), atol=1e-9)
     two = fit("similarity", CLOUD[:2], 2 * CLOUD[:2])
     np.testing.assert_allclose(transform_points(two, CLOUD[:2]), 2 * CLOUD[:2], atol=1e-7)

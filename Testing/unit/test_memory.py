@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from SAMv2Core import memory, system_memory
 from SAMv2Core.errors import MemoryLimitError, UsageError
+from SAMv2Core.volume import write_volume
+from Testing.embedding_samples import torso
 
 MIB = 2**20
+ROOT = Path(__file__).parents[2]
 
 
 def test_resident_memory_follows_an_allocation():
@@ -21,6 +25,13 @@ def test_resident_memory_follows_an_allocation():
     grown = system_memory.current_rss_bytes() - before
     assert block.nbytes * 0.9 < grown < block.nbytes * 1.5
     assert system_memory.peak_rss_bytes() >= before + grown * 0.9
+
+
+def test_the_peak_does_not_include_the_parent_process():
+    block = np.ones(400 * MIB, np.uint8)
+    code = "from SAMv2Core.system_memory import peak_rss_bytes; print(peak_rss_bytes())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 4 * MIB < int(out.stdout) < block.nbytes
 
 
 def test_available_memory_is_plausible():
@@ -55,14 +66,14 @@ def test_address_space_limit_counts_as_memory():
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31));"
         "from SAMv2Core.system_memory import available_bytes; print(available_bytes())"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=".")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert 0 < int(out.stdout) < 2**31
 
 
 def test_vm_stat_of_macos():
     text = (
-        "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:         100.\n"
-        "Pages active:      9000.\nPages inactive:      20.\nPages speculative:    3.\nPages purgeable:      4.\n"
+        "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:   100.\n"
+        "Pages active: 9000.\nPages inactive: 20.\nPages speculative: 3.\nPages purgeable: 4.\n"
     )
     assert system_memory.parse_vm_stat(text) == 16384 * 127
     assert system_memory.parse_vm_stat("nonsense") is None
@@ -133,13 +144,47 @@ def test_large_blocks_are_reused_and_given_back():
         "after = rss() - start; print(kept, after)\n"
         "block = np.ones(200 * 2**20, np.uint8); del block; print(rss() - start)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=".")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     kept, after, default = (int(n) for n in out.stdout.split())
     assert kept > 190 * MIB
     assert after < 20 * MIB
     assert default < 20 * MIB  # the allocator is back to unmapping large blocks
 
 
-def test_release_unused_works_everywhere():
-    memory.release_unused()
-    assert ctypes.sizeof(ctypes.c_size_t) in (4, 8)
+_EMBED_A_TORSO = """
+import torch
+torch.set_num_threads(1)
+from SAMv2Core.embed import Model
+from SAMv2Core.network.lite import LiteNet
+from SAMv2Core.system_memory import peak_rss_bytes
+from SAMv2Core.volume import read_volume
+from Testing.embedding_samples import model_info, seeded
+import sys
+volume = read_volume(sys.argv[1])
+texts = set()
+emb = Model(seeded(LiteNet()), model_info()).embed(
+    volume, "ct", lambda _, text: texts.add(text), precision="fp32", max_memory_gib=1.5
+)
+assert emb.input_grid.shape_zyx == (250, 150, 180)
+print(peak_rss_bytes())
+"""
+
+
+@pytest.mark.slow
+def test_a_torso_stays_below_the_limit(tmp_path):
+    """A process that imports torch, reads 180 x 150 x 250 voxels at 2 mm and embeds them in 1.5 GiB."""
+    write_volume(torso((250, 150, 180)), tmp_path / "torso.nii.gz")
+    command = [sys.executable, "-c", _EMBED_A_TORSO, str(tmp_path / "torso.nii.gz")]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert out.returncode == 0, out.stderr
+    assert 0.5 * memory.GIB < int(out.stdout) < 1.5 * memory.GIB
+
+
+def test_on_a_gpu_torchs_reserve_counts_as_free(monkeypatch):
+    """Of 8 GiB, 3 are free, 4 reserved by this process, of which 1 is in use."""
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * memory.GIB, 8 * memory.GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 4 * memory.GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1 * memory.GIB)
+    assert memory.budget(gpu).allowed == pytest.approx(0.8 * 6 * memory.GIB, abs=1)
+    assert memory.budget(gpu, 2.5) == memory.Budget(int(1.5 * memory.GIB), int(1.5 * memory.GIB))

@@ -1,4 +1,4 @@
-"""Robust estimation: survives 70 % wrong matches, tells when there is nothing to find, and is deterministic."""
+"""Robust estimation: survives 70 % wrong matches, tells when nothing is to be found, is deterministic."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_seventy_percent_wrong_matches_among_300_are_survived(kind, seed):
     source, target, truth, good = scene(kind, seed)
     found = ransac(kind, source, target, threshold_mm=12.0, seed=seed)
     matrix = refine(kind, source[found.inliers], target[found.inliers], found.matrix)
-    # 90 pairs with 3 mm noise per axis: the mean error is about 3 * sqrt(3 * 6 / 90) = 0.8 to 1.5 mm, at corners more
+    # 90 pairs with 3 mm noise per axis: errors of 3 * sqrt(6 / 90) = 0.8 mm in the middle, more at corners
     assert residuals_mm(matrix, source, transform_points(truth, source)).max() < 4.0
     assert found.inliers[good].mean() > 0.95
     assert found.inliers[~good].mean() < 0.05
@@ -71,7 +71,7 @@ def test_too_few_pairs_give_none():
 @pytest.mark.parametrize("loss", ["huber", "tukey"])
 @pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])
 def test_refinement_shrugs_off_moderate_outliers(kind, loss):
-    source, target, truth, good = scene(kind, 7, wrong=0.0)
+    source, target, truth, _ = scene(kind, 7, wrong=0.0)
     target[:45] += np.random.default_rng(1).normal(0, 25, (45, 3)) + 25  # 15 %, all to one side
     plain = fit(kind, source, target)
     start = ransac(kind, source, target, 12.0).matrix
@@ -90,7 +90,7 @@ def test_refinement_of_perfect_pairs_stays_perfect():
 def test_collinear_inliers_are_reported():
     rng = np.random.default_rng(5)
     source = np.linspace(-200, 200, 60)[:, None] * np.array([[0.0, 0.0, 1.0]])
-    target = source[rng.permutation(60)] + (300, 0, 0)
-    target[:40] = source[:40] + (0, 0, 50)
+    target = source[rng.permutation(60)] + np.array([300, 0, 0])
+    target[:40] = source[:40] + np.array([0, 0, 50])
     found = ransac("rigid", source, target, 5.0)
     assert found is not None and "line" in found.undetermined[0]

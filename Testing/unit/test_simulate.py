@@ -1,4 +1,4 @@
-"""Simulated follow-ups: voxels and truth agree, whatever the geometry; nothing outside the options' ranges."""
+"""Simulated follow-ups: voxels and truth agree, whatever the geometry; figures stay in their ranges."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ def test_a_point_keeps_its_tissue_at_the_place_the_truth_names(oblique):
     assert inside.mean() > 0.8
     zyx = follow.volume.grid.to_ijk(moved[inside])[:, ::-1].T
     found = ndimage.map_coordinates(follow.volume.array, zyx, order=3, mode="mirror")
-    # slope of the function is at most 30 per mm: 3 units are 0.1 mm, the accuracy promised, plus interpolation
+    # the function's slope is at most 30 per mm: 3 units are the 0.1 mm promised, plus interpolation
     assert np.abs(found - analytic(points[inside])).max() < 4.0
     assert np.sqrt(np.mean((found - analytic(points[inside])) ** 2)) < 0.7
 

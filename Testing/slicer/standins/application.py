@@ -5,6 +5,9 @@ import os
 import slicer
 from PySide6 import QtCore
 
+# isort: split
+from __feature__ import true_property  # noqa: F401
+
 from standins import qt_standin
 
 
@@ -25,6 +28,10 @@ class Application(QtCore.QObject):
         self._moduleManager = ModuleManager()
         self._settings = QtCore.QSettings(os.path.join(folder, "settings.ini"), QtCore.QSettings.IniFormat)
         self._logic = slicer.vtkSlicerApplicationLogic()
+
+    def connect(self, signal, slot):
+        """PythonQt's way to connect: the signal by its C++ signature."""
+        getattr(self, signal.split("(")[0]).connect(slot)
 
     def processEvents(self, flags=QtCore.QEventLoop.AllEvents):
         self._qtApplication.processEvents(flags)
@@ -74,14 +81,15 @@ def connectScene(scene, applicationLogic, folder):
     dataIO.SetCacheManager(cache)
     scene.SetDataIOManager(dataIO)
     logics = []
-    for name in (
-        "vtkSlicerVolumesLogic",
-        "vtkSlicerMarkupsLogic",
-        "vtkSlicerTransformLogic",
-        "vtkSlicerTablesLogic",
-        "vtkSlicerSubjectHierarchyModuleLogic",
+    for module, name in (
+        ("Volumes", "vtkSlicerVolumesLogic"),
+        ("Markups", "vtkSlicerMarkupsLogic"),
+        ("Transforms", "vtkSlicerTransformLogic"),
+        ("Tables", "vtkSlicerTablesLogic"),
+        ("SubjectHierarchy", "vtkSlicerSubjectHierarchyModuleLogic"),
     ):
         logic = getattr(slicer, name)()
         logic.SetMRMLScene(scene)
+        applicationLogic.SetModuleLogic(module, logic)
         logics.append(logic)
     return [cache, dataIO, *logics]

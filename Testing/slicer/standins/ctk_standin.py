@@ -2,6 +2,9 @@
 
 from PySide6 import QtCore, QtWidgets
 
+# isort: split
+from __feature__ import true_property  # noqa: F401
+
 from standins.qt_standin import CUSTOM_WIDGETS
 
 

@@ -1,8 +1,11 @@
 """Puts the stand-ins where the module imports them from; once per process."""
 
+import os
 import sys
 import tempfile
 import types
+
+MODULE_FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "..", "SAMv2Slicer")
 
 _keepAlive = []
 
@@ -26,6 +29,7 @@ def install():
     sys.modules["ctk"] = ctk_standin
     slicer.app = application.Application(folder)
     slicer.modules = application.Modules()
+    slicer.modules.samv2slicer = type("module", (), {"path": os.path.join(MODULE_FOLDER, "SAMv2Slicer.py")})
     slicer.qSlicerScriptedLoadableModule = type("qSlicerScriptedLoadableModule", (), {})
     _keepAlive.append(application.connectScene(slicer.mrmlScene, slicer.app.applicationLogic(), folder))
     for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox"):

@@ -1,8 +1,11 @@
-"""``qMRML*`` and ``qSlicer*`` widgets: plain Qt on the real scene, with the methods and signals that the module uses."""
+"""``qMRML*`` and ``qSlicer*`` widgets: plain Qt on the real scene, as far as the module uses them."""
 
 import slicer
 import slicer.util
 from PySide6 import QtCore, QtWidgets
+
+# isort: split
+from __feature__ import true_property  # noqa: F401
 from slicer.util import VTKObservationMixin
 
 from standins.qt_standin import CUSTOM_WIDGETS
@@ -90,7 +93,7 @@ class qMRMLNodeComboBox(_SceneWidget):
         self._currentID = ""
         self._box = QtWidgets.QComboBox(self)
         layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
+        layout.contentsMargins = QtCore.QMargins()
         layout.addWidget(self._box)
         self._box.activated.connect(self._onActivated)
 

@@ -7,11 +7,15 @@ Lists of nodes are returned as plain lists: assign a new one instead of changing
 
 import enum
 import typing
+import weakref
 
 import slicer
 import slicer.util
 import vtk
 from PySide6 import QtWidgets
+
+# isort: split
+from __feature__ import true_property  # noqa: F401
 
 from standins import mrml_widgets
 
@@ -100,9 +104,15 @@ def connectGui(self, ui):
             if name not in self.allParameters:
                 raise ValueError(f"Cannot find a param with the given name: {name}")
             connectors.append(_connector(self, self.allParameters[name], widget))
-    tag = len(self._connections)
+    weak = weakref.ref(self)  # the node must not keep the wrapper alive, which keeps the node
+
+    def onModified(caller, event):
+        wrapper = weak()
+        if wrapper is not None:
+            _updateGui(wrapper)
+
+    tag = self.AddObserver(vtk.vtkCommand.ModifiedEvent, onModified)
     self._connections[tag] = connectors
-    self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: _updateGui(self))
     _updateGui(self)
     return tag
 
@@ -110,6 +120,7 @@ def connectGui(self, ui):
 def disconnectGui(self, tag):
     for signal, slot, _ in self._connections.pop(tag, ()):
         signal.disconnect(slot)
+    self.RemoveObserver(tag)
 
 
 def _updateGui(self):

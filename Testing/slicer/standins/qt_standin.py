@@ -1,24 +1,33 @@
 """``qt``: PySide6 in PythonQt's style.
 
 PythonQt shows Qt's properties as attributes (``button.text = "Match"``); PySide6 does the same once its true_property
-feature is on. The feature is chosen by the module that touches Qt, and modules that never chose keep the last choice,
-so switching it on here makes it hold for all the code under test.
+feature is on. The feature belongs to the module that touches Qt; modules that import no PySide6 by themselves (all the
+code under test) keep the choice of those that do, so every stand-in that imports PySide6 makes the same choice.
 """
 
 import os
+import sys
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets  # noqa: E402
-from __feature__ import true_property  # noqa: E402, F401
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+# isort: split
+from __feature__ import true_property  # noqa: F401
 
 CUSTOM_WIDGETS = {}
 """Class name in a .ui file -> Python class; filled by mrml_widgets.py and ctk_standin.py."""
 
-for _module in (QtCore, QtGui, QtWidgets):
-    globals().update({name: value for name, value in vars(_module).items() if name.startswith("Q")})
-
 Signal = QtCore.Signal
+
+
+def __getattr__(name):
+    """Every class of Qt's core, gui and widgets modules under one roof, as PythonQt has it."""
+    for module in (QtCore, QtGui, QtWidgets):
+        if name.startswith("Q") and hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'qt' has no attribute {name!r}")
+
 
 # In PythonQt every QObject also has its objectName as ``name``; slicer.util.childWidgetVariables relies on it.
 QtCore.QObject.name = property(lambda self: self.objectName)
@@ -35,6 +44,17 @@ class QUiLoader(QtUiTools.QUiLoader):
         if className not in self.availableWidgets():
             raise RuntimeError(f"There is no widget class {className}")
         return super().createWidget(className, parent, name)
+
+
+def _quiet(kind, context, message):
+    """Qt's warnings go to stderr, except for the .ui file's connections to the scene, which exist in C++ only."""
+    if "mrmlSceneChanged" in message or "(sender name:" in message or "(receiver name:" in message:
+        return
+    if "Empty widget item" not in message:
+        print(message, file=sys.stderr)
+
+
+QtCore.qInstallMessageHandler(_quiet)
 
 
 def application():

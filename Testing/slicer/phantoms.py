@@ -28,16 +28,18 @@ def addVolume(name, array, ijkToRAS):
 
 
 def addPair(scene):
-    """(template node, query node): same voxels at 2 mm, the query's stored LPS-wise, 3 slices shorter and shifted."""
+    """(template node, query node): the same voxels at 2 mm; the query's are stored backwards along x and y, elsewhere.
+
+    Nothing is cropped: a network with random weights is only exactly equivariant to shifts by whole strides.
+    """
     array = phantom()
     templateRAS = np.array([[2, 0, 0, -50], [0, 2, 0, -40], [0, 0, 2, 100], [0, 0, 0, 1]], dtype=float)
     template = addVolume("CT 2021", array, templateRAS)
     shift = np.eye(4)
     shift[:3, 3] = SHIFT_LPS * [-1, -1, 1]
-    # The same samples, x and y stored backwards, first three slices missing: another matrix for the same anatomy.
-    stored = array[3:, ::-1, ::-1].copy()
+    stored = array[:, ::-1, ::-1].copy()
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    flip[:3, 3] = [array.shape[2] - 1, array.shape[1] - 1, 3]
+    flip[:3, 3] = [array.shape[2] - 1, array.shape[1] - 1, 0]
     query = addVolume("CT 2023", stored, shift @ templateRAS @ flip)
     return template, query
 

@@ -1,0 +1,166 @@
+"""``samv2 simulate``: a second time point of a scan, of which every displacement is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List
+
+import numpy as np
+import SimpleITK as sitk
+
+import SAMv2Core as s
+from SAMv2Core.cli import common
+from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.files import atomic_path, check_output, suffix_of, write_json
+from SAMv2Core.itk import quiet_itk
+from SAMv2Core.markups import SUFFIXES, Point, PointList, read_points, write_points
+
+if TYPE_CHECKING:
+    from SAMv2Core.cli.session import Session
+    from SAMv2Core.simulate import SimulatedFollowUp
+
+N_BODY_POINTS = 50
+FILES = ("follow_up.nii.gz", "displacement.nii.gz", "points.csv", "truth.json")
+
+
+def add_subparser(subparsers: Any) -> None:
+    """Add ``simulate`` to the parser."""
+    parser = subparsers.add_parser("simulate", help="make a follow-up scan with known truth", description=__doc__)
+    common.add_input(parser, "image", "the baseline scan (a file, or a folder of DICOM)")
+    common.add_series_option(parser)
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for follow_up.nii.gz, displacement.nii.gz (mm, LPS, on the baseline grid: baseline point + vector "
+        "= follow-up point), points.csv and truth.json",
+    )
+    parser.add_argument(
+        "--lesions",
+        metavar="L",
+        help="what to follow: points of the baseline (.mrk.json, .fcsv or .csv) or a segmentation volume, of which "
+        f"each label (or each part of a binary one) is a lesion; default: {N_BODY_POINTS} points all over the body",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0; same seed, same follow-up")
+    common.add_reporting_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(session: Session) -> None:
+    """Read, simulate, write the four files."""
+    from SAMv2Core.simulate import simulate_follow_up
+
+    args = session.args
+    inputs = [args.image, args.lesions]
+    session.declare(inputs)  # before the folder is made
+    folder = open_folder(args.output)
+    paths = {name: folder / name for name in FILES}
+    session.declare(inputs, outputs=[str(path) for path in paths.values()])
+    with session.stage("read", 0.0, 0.1):
+        volume = common.read_input(session, "image")
+        points = lesions(args.lesions) if args.lesions else spread_through_body(volume, args.modality_image, args.seed)
+    with session.stage("simulate", 0.1, 0.8):
+        result = simulate_follow_up(volume, seed=args.seed)
+    moved = followed(points, result)
+    with session.stage("write", 0.8, 1.0):
+        s.write_volume(result.volume, paths["follow_up.nii.gz"], session.inputs)
+        write_displacement(result, paths["displacement.nii.gz"])
+        write_points(as_table(points, moved), paths["points.csv"], session.inputs)
+        write_json(paths["truth.json"], truth(result, moved), session.inputs)
+    session.results.update(truth(result, moved))
+    session.say(f"{folder}: {', '.join(FILES)}")
+    session.say(f"{sum(point['inside'] for point in moved)} of {len(moved)} points lie inside the follow-up")
+
+
+def open_folder(path: str) -> Path:
+    """The output folder, made when missing (its parent must exist: a mistyped path is no wish for a tree)."""
+    folder = Path(path)
+    check_output(folder / FILES[0] if folder.is_dir() else folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {path} cannot be made: {error.strerror}.", "Choose another place.") from error
+    return folder
+
+
+def lesions(path: str) -> PointList:
+    """The baseline's lesions: a point list, or the centers of a segmentation's labels."""
+    if suffix_of(path) in (*SUFFIXES, ".json"):
+        return read_points(path)
+    from scipy import ndimage
+
+    volume = s.read_volume(path)
+    labels = np.unique(volume.array[volume.array != 0])
+    parts = volume.array
+    if len(labels) == 1:
+        parts, n_parts = ndimage.label(volume.array)
+        labels = np.arange(1, n_parts + 1)
+    if not len(labels):
+        raise InputError(f"{path} holds no lesion: all its voxels are 0.", "Choose a segmentation with labels.")
+    centers_zyx = np.array(ndimage.center_of_mass(np.ones(parts.shape, np.uint8), parts, labels))
+    centers_lps = volume.grid.to_lps(centers_zyx[:, ::-1])
+    named = [Point(f"lesion {label:g}", common.triple(center)) for label, center in zip(labels, centers_lps)]
+    return PointList(tuple(named), Path(path).name)
+
+
+def spread_through_body(volume: s.Volume, modality: str, seed: int) -> PointList:
+    """Points all over the patient, for those who want to measure and have no lesions."""
+    from SAMv2Core.preprocess import preprocess_report
+    from SAMv2Core.sampling import spread_points
+
+    prepared = preprocess_report(volume, modality)
+    k, j, i = np.nonzero(prepared.body)
+    if not len(i):
+        raise InputError(f"{volume.source} shows no body.", "Name points with --lesions, or choose another volume.")
+    chosen = spread_points(prepared.grid.to_lps(np.stack([i, j, k], axis=-1)), N_BODY_POINTS, seed)
+    return PointList(tuple(Point(f"body {n}", common.triple(lps)) for n, lps in enumerate(chosen, 1)), "body")
+
+
+def followed(points: PointList, result: SimulatedFollowUp) -> List[Dict[str, Any]]:
+    """Where each point with a position went: ``baseline``, ``follow_up`` (l, p, s) and whether that is ``inside``."""
+    defined = [point for point in points if point.position_lps is not None]
+    moved, inside = result.map_points(np.array([point.position_lps for point in defined]).reshape(-1, 3))
+    return [
+        {
+            "label": point.label,
+            "baseline": list(point.position_lps or ()),
+            "follow_up": [float(value) for value in target],
+            "inside": bool(is_inside),
+        }
+        for point, target, is_inside in zip(defined, moved, inside)
+    ]
+
+
+def as_table(points: PointList, moved: List[Dict[str, Any]]) -> PointList:
+    """The baseline's points with their follow-up positions as further columns: usable as ``--points`` as it is."""
+    rows = []
+    for point, row in zip((point for point in points if point.position_lps is not None), moved):
+        target = {f"follow_up_{axis}": f"{value:.3f}" for axis, value in zip("lps", row["follow_up"])}
+        rows.append(dataclasses.replace(point, extra={**point.extra, **target, "inside": str(int(row["inside"]))}))
+    return PointList(tuple(rows), points.name)
+
+
+def truth(result: SimulatedFollowUp, moved: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """Everything that was drawn, and where the points went."""
+    return {
+        "seed": result.seed,
+        "options": dataclasses.asdict(result.options),
+        "drawn": result.drawn,
+        "points": moved,
+    }
+
+
+def write_displacement(result: SimulatedFollowUp, path: Path) -> None:
+    """Vectors (mm, LPS) on the baseline's grid, one per voxel, as a NIfTI vector image."""
+    grid = result.baseline_grid
+    image = sitk.GetImageFromArray(result.displacement, isVector=True)
+    image.SetSpacing(grid.spacing_ijk_mm.tolist())
+    image.SetDirection((grid.ijk_to_lps[:3, :3] / grid.spacing_ijk_mm).ravel().tolist())
+    image.SetOrigin(grid.ijk_to_lps[:3, 3].tolist())
+    with atomic_path(path) as temporary:
+        try:
+            with quiet_itk():
+                sitk.WriteImage(image, str(temporary))
+        except RuntimeError as error:
+            raise OutputError(f"{path} cannot be written.", "Check free space and permissions.") from error

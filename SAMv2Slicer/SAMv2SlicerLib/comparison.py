@@ -1,0 +1,122 @@
+"""What helps to judge a registration: a checkerboard of both volumes, and the points that the alignment rests on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Tuple
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from SAMv2SlicerLib import conversion, results, texts
+
+ATTRIBUTE_POINTS = "SAMv2.usedPoints"
+MAXIMUM_STORED_POINTS = 200
+SQUARES = 8
+
+
+def addCheckerboard(fixedNode, movingNode, squares: int = SQUARES):
+    """A volume on the fixed grid in which fixed and moving alternate, each scaled to 0..1 by its own display window.
+
+    :param squares: number of squares along the longest in-plane side.
+    :raises InputError: a volume is under a non-linear transform.
+    """
+    fixed = _scaled(slicer.util.arrayFromVolume(fixedNode), fixedNode)
+    moving = _resampled(movingNode, fixedNode)
+    size = max(1, int(np.ceil(max(fixed.shape) / squares)))
+    index = [np.arange(n) // size for n in fixed.shape]
+    odd = (index[0][:, None, None] + index[1][None, :, None] + index[2][None, None, :]) % 2 == 1
+    board = np.where(odd & np.isfinite(moving), moving, fixed).astype(np.float32)
+    name = texts.checkerboardName(fixedNode.GetName(), movingNode.GetName())
+    ijkToRAS = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
+    node = slicer.util.addVolumeFromArray(board, ijkToRAS, slicer.mrmlScene.GenerateUniqueName(name))
+    node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevelMinMax(0.0, 1.0)
+    results.placeBeside(node, fixedNode)
+    return node
+
+
+def _resampled(movingNode, fixedNode) -> np.ndarray:
+    """The moving volume's scaled values on the fixed grid (z, y, x), NaN outside; trilinear, through the scene."""
+    from scipy.ndimage import affine_transform
+
+    worldFromFixed = (
+        conversion.worldFromNodeMatrix(fixedNode) @ conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
+    )
+    worldFromMoving = (
+        conversion.worldFromNodeMatrix(movingNode) @ conversion.LPS_FROM_RAS @ conversion.ijkToLPS(movingNode)
+    )
+    movingFromFixed = np.linalg.inv(worldFromMoving) @ worldFromFixed
+    values = _scaled(slicer.util.arrayFromVolume(movingNode), movingNode)
+    shape = slicer.util.arrayFromVolume(fixedNode).shape
+    reverse = movingFromFixed[:3, :3][::-1, ::-1]  # index order (k, j, i) instead of (i, j, k)
+    return affine_transform(values, reverse, movingFromFixed[:3, 3][::-1], shape, order=1, cval=np.nan)
+
+
+def _scaled(array: np.ndarray, volumeNode) -> np.ndarray:
+    """Values as the slice views show them: 0..1 between the ends of the display window."""
+    display = volumeNode.GetDisplayNode()
+    if display is not None and display.GetWindow() > 0:
+        low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
+    else:
+        low, high = (float(x) for x in np.percentile(array, (1, 99)))
+    return np.clip((array.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+
+
+def storeUsedPoints(transformNode, fixedLPS: np.ndarray, movingLPS: np.ndarray) -> None:
+    """Keep (a spread-out part of) the point pairs of a registration on its transform node."""
+    step = max(1, int(np.ceil(len(fixedLPS) / MAXIMUM_STORED_POINTS)))
+    pairs = {"fixed": np.round(fixedLPS[::step], 2).tolist(), "moving": np.round(movingLPS[::step], 2).tolist()}
+    transformNode.SetAttribute(ATTRIBUTE_POINTS, json.dumps(pairs))
+
+
+def hasUsedPoints(transformNode) -> bool:
+    return bool(transformNode.GetAttribute(ATTRIBUTE_POINTS))
+
+
+def addUsedPoints(transformNode, fixedNode, movingNode) -> Tuple[Any, Any]:
+    """Two point lists, one in each volume: corresponding points have the same label; (fixed list, moving list)."""
+    pairs = json.loads(transformNode.GetAttribute(ATTRIBUTE_POINTS))
+    lists = []
+    for volumeNode, key in ((fixedNode, "fixed"), (movingNode, "moving")):
+        name = slicer.mrmlScene.GenerateUniqueName(texts.usedPointsName(volumeNode.GetName()))
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetTextScale(0)
+        # In the volume's own frame and under its transform: the points stay on the anatomy when that changes.
+        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        with slicer.util.NodeModify(node):
+            for n, point in enumerate(np.array(pairs[key]).reshape(-1, 3) * [-1, -1, 1]):
+                node.AddControlPoint(vtk.vtkVector3d(*point), str(n + 1))
+        node.SetLocked(True)
+        results.placeBeside(node, volumeNode, asChild=True)
+        lists.append(node)
+    return lists[0], lists[1]
+
+
+def addCropROI(fixedNode, movingNode, crop, cropOf: str):
+    """A box around what both scans show, in the frame of the volume that it belongs to.
+
+    :param crop: ``ijk_min`` and ``ijk_max`` of a Registration; :param cropOf: ``"fixed"`` or ``"moving"``.
+    """
+    owner = fixedNode if cropOf == "fixed" else movingNode
+    center, size = conversion.boxFromIJK(owner, crop["ijk_min"], crop["ijk_max"])
+    name = slicer.mrmlScene.GenerateUniqueName(texts.cropName(fixedNode.GetName(), movingNode.GetName()))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+    node.CreateDefaultDisplayNodes()
+    axes = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(owner)
+    objectToNode = np.eye(4)
+    objectToNode[:3, :3] = axes[:3, :3] / np.linalg.norm(axes[:3, :3], axis=0)
+    if np.linalg.det(objectToNode[:3, :3]) < 0:  # a box has no handedness, but an ROI's axes must be right-handed
+        objectToNode[:3, 2] *= -1
+    objectToNode[:3, 3] = center
+    node.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(objectToNode))
+    node.SetSize(*(float(x) for x in size))
+    node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
+    node.GetDisplayNode().SetFillVisibility(False)
+    results.placeBeside(node, owner, asChild=True)
+    return node

@@ -1,0 +1,292 @@
+"""The panel: what the header, the tabs and the footer have in common.
+
+It owns the timer that hands results of the worker to the scene, the status line, progress and cancel, undo and the log,
+and asks the tabs to show the current facts. All state that is worth keeping is in the parameter node (parameters.py) or
+in result nodes (results.py); the panel can be thrown away and rebuilt at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, List, Optional
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.util import VTKObservationMixin
+
+from SAMv2Core.errors import Cancelled, SAMv2Error
+from SAMv2SlicerLib import engine, texts
+from SAMv2SlicerLib.parameters import SAMv2SlicerParameterNode
+from SAMv2SlicerLib.shortcuts import Shortcuts
+from SAMv2SlicerLib.states import PanelState
+from SAMv2SlicerLib.tabs.header import Header
+from SAMv2SlicerLib.tabs.match import MatchTab
+from SAMv2SlicerLib.tabs.register import RegisterTab
+
+logger = logging.getLogger(__name__)
+
+TIMER_MS = 15
+GRANT_SECONDS = 0.004
+"""Time per timer event that the worker may hold Python's lock for sure, see worker.py."""
+
+REFRESH_MS = 40
+"""Events of a drag are gathered this long before the panel is redrawn."""
+
+SHOW_LIVE_AFTER_SECONDS = 0.3
+"""Live matches faster than this do not flicker through the status line."""
+
+
+class Panel(VTKObservationMixin):
+    """Header, tabs and footer on one set of widgets.
+
+    :param ui: the child widgets of the .ui file by name.
+    :param logic: the module's logic.
+    :param root: the top widget, parent of the keyboard shortcuts.
+    """
+
+    def __init__(self, ui, logic, root) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui, self.logic = ui, logic
+        self.parameters: Optional[SAMv2SlicerParameterNode] = None
+        self._guiTag: Any = None
+        self._message = ""
+        self._isRefreshing = False
+        self.timer = qt.QTimer()
+        self.timer.interval = TIMER_MS
+        self.timer.timeout.connect(self.onTimer)
+        self.refreshTimer = qt.QTimer()
+        self.refreshTimer.interval = REFRESH_MS
+        self.refreshTimer.timeout.connect(self.onRefreshTimer)
+        self.header = Header(ui, self)
+        self.matchTab = MatchTab(ui, self)
+        self.registerTab = RegisterTab(ui, self)
+        self.tabs: List[Any] = [self.matchTab, self.registerTab]
+        self.shortcuts = Shortcuts(root, self)
+        ui.undoButton.clicked.connect(self.onUndo)
+        ui.redoButton.clicked.connect(self.onRedo)
+        ui.copyLogButton.clicked.connect(self.onCopyReport)
+        ui.tabWidget.currentChanged.connect(self.onTabChanged)
+        ui.progressBar.visible = False
+        logic.onWake = self.wake
+        logic.onStale = self.onStale
+        logic.onMatched = self.matchTab.onMatched
+        logic.live.onError = self.showError
+        logic.live.onChanged = self.refreshSoon
+        logic.live.onEdited = self.matchTab.onEdited
+
+    # --- life cycle ----------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Show the scene's parameters and follow the scene."""
+        scene = slicer.mrmlScene
+        for event in (
+            slicer.vtkMRMLScene.NodeAddedEvent,
+            slicer.vtkMRMLScene.NodeRemovedEvent,
+            slicer.vtkMRMLScene.EndImportEvent,
+        ):
+            if not self.hasObserver(scene, event, self.onSceneChanged):
+                self.addObserver(scene, event, self.onSceneChanged)
+        self.connectParameters()
+        self.shortcuts.connect()
+        self.refresh()
+
+    def exit(self) -> None:
+        """Follow nothing; computations go on, their results are written when they are done."""
+        self.shortcuts.disconnect()
+        self.matchTab.exit()
+        self.registerTab.exit()
+        self.disconnectParameters()
+        self.removeObservers()
+
+    def connectParameters(self) -> None:
+        """Bind the widgets to the scene's parameter node, making it when there is none."""
+        self.disconnectParameters()
+        self.parameters = SAMv2SlicerParameterNode(self.logic.getParameterNode())
+        self._chooseDefaults()
+        self._guiTag = self.parameters.connectGui(self.ui)
+        self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.header.show()
+        self.onParametersChanged()
+
+    def disconnectParameters(self) -> None:
+        """Let go of the parameter node (module left, scene closing)."""
+        if self.parameters is None:
+            return
+        node, self.parameters = self.parameters, None
+        node.disconnectGui(self._guiTag)
+        if self.hasObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged):
+            self.removeObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.logic.live.stop()
+
+    def sceneClosing(self) -> None:
+        """The scene is about to be emptied: nothing of it may be held or written to."""
+        self.timer.stop()
+        self.refreshTimer.stop()
+        self.matchTab.forget()
+        self.registerTab.forget()
+        self.disconnectParameters()
+        self._message = ""
+
+    def cleanup(self) -> None:
+        """The module is being unloaded or reloaded."""
+        self.timer.stop()
+        self.refreshTimer.stop()
+        self.exit()
+        self.logic.onWake = self.logic.onStale = self.logic.onMatched = None
+        self.logic.cleanup()
+
+    def _chooseDefaults(self) -> None:
+        """Empty inputs are filled with what the user is looking at; chosen ones are never changed."""
+        for tab in self.tabs:
+            tab.chooseDefaults()
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    def onParametersChanged(self, caller=None, event=None) -> None:
+        if self.parameters is None:
+            return
+        for tab in self.tabs:
+            tab.parametersChanged()
+        self.refresh()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onSceneChanged(self, caller, event, node=None) -> None:
+        if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None:
+            return
+        if node is None or node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLMarkupsNode"):
+            self._chooseDefaults()
+            self.refresh()
+
+    def onTabChanged(self, index=0) -> None:
+        self._message = ""
+        self.refresh()
+
+    def onStale(self, volumeNode) -> None:
+        self.say(texts.stateStale(volumeNode.GetName()))
+
+    def wake(self) -> None:
+        """There is work for the timer."""
+        if not self.timer.active:
+            self.timer.start()
+
+    def onTimer(self) -> None:
+        """Store what is finished, show progress; stop when nothing is left."""
+        isBusy = self.logic.tick(GRANT_SECONDS)
+        if isBusy:
+            self._showProgress()
+        else:
+            self.timer.stop()
+            self.refresh()
+
+    def onRefreshTimer(self) -> None:
+        """The burst of events is over for now."""
+        self.refreshTimer.stop()
+        self.refresh()
+
+    def onUndo(self, checked=False) -> None:
+        name = self.logic.undoStack.undo()
+        if name is not None:
+            self.say(texts.stateUndone(name))
+
+    def onRedo(self, checked=False) -> None:
+        name = self.logic.undoStack.redo()
+        if name is not None:
+            self.say(texts.stateRedone(name))
+
+    def onCopyReport(self, checked=False) -> None:
+        qt.QApplication.clipboard().setText(self.header.report() + "\n" + self.ui.logTextEdit.plainText)
+
+    # --- work ----------------------------------------------------------------------------------------------------
+
+    def visibleJob(self):
+        """The job to show in the status line: the oldest, unless it is a live match that is nearly done anyway."""
+        job = self.logic.worker.currentJob()
+        if job is None or (self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS):
+            return None
+        return job
+
+    def isQuick(self) -> bool:
+        """Whether what runs was not started by a button."""
+        return not any(tab.isRunning() for tab in self.tabs)
+
+    def cancel(self) -> None:
+        """Stop everything that runs."""
+        for tab in self.tabs:
+            tab.cancel()
+        self.logic.cancel()
+        self.refresh()
+
+    def _showProgress(self) -> None:
+        job = self.visibleJob()
+        if job is None:
+            return
+        tab = next((tab for tab in self.tabs if tab.isRunning()), None)
+        fraction = tab.fraction() if tab is not None else job.fraction
+        self.ui.progressBar.visible = True
+        self.ui.progressBar.value = int(1000 * fraction)
+        self.refresh(results=False)
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def currentTab(self):
+        return self.tabs[min(self.ui.tabWidget.currentIndex, len(self.tabs) - 1)]
+
+    def say(self, message: str) -> None:
+        """Show a message in the status line until the next one, and keep it in the log."""
+        self._message = message
+        if message:
+            self.ui.logTextEdit.appendPlainText(time.strftime("%H:%M:%S ") + message)
+        self.refresh()
+
+    def showError(self, error: BaseException) -> None:
+        """An error in the status line: cause and remedy; what was not foreseen goes to Slicer's log with its trace."""
+        if isinstance(error, Cancelled):
+            self.say(texts.stateCancelled())
+        elif isinstance(error, SAMv2Error):
+            self.say(f"{error.cause} {error.remedy}".strip())
+        else:
+            logger.error("Unexpected error", exc_info=(type(error), error, error.__traceback__))
+            self.say(texts.unexpectedError())
+
+    def refreshSoon(self) -> None:
+        """Refresh once after a burst of events."""
+        if not self.refreshTimer.active:
+            self.refreshTimer.start()
+
+    def refresh(self, results: bool = True) -> None:
+        """Show the facts as they are now.
+
+        :param results: also rebuild the tables (not needed while only the progress changes).
+        """
+        if self._isRefreshing or self.parameters is None:
+            return
+        self._isRefreshing = True
+        try:
+            for tab in self.tabs:
+                tab.refresh(results)
+            self._showState(self.currentTab().state())
+        finally:
+            self._isRefreshing = False
+
+    def _showState(self, state: PanelState) -> None:
+        isBusy = state.name == "busy"
+        message = "" if isBusy else self._message
+        self.ui.statusGlyphLabel.text = state.glyph if not message else ""
+        self.ui.statusLabel.text = message or state.text
+        self.ui.setUpButton.visible = state.setUpVisible
+        self.ui.sampleDataButton.visible = state.sampleVisible
+        if not isBusy:
+            self.ui.progressBar.visible = False
+        undo, redo = self.logic.undoStack.nextUndo(), self.logic.undoStack.nextRedo()
+        self.ui.undoButton.enabled, self.ui.undoButton.toolTip = undo is not None, texts.tooltipUndo(undo)
+        self.ui.redoButton.enabled, self.ui.redoButton.toolTip = redo is not None, texts.tooltipRedo(redo)
+
+    def clearMessage(self) -> None:
+        """Let the state speak again (a new action begins)."""
+        self._message = ""
+
+    def torchState(self) -> str:
+        return engine.torchState()

@@ -1,0 +1,139 @@
+"""From facts to what the panel says: which state, which text, which buttons. Pure, so the whole table is tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from SAMv2SlicerLib import texts
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the Match tab's texts depend on.
+
+    :param torch: ``"ready"``, ``"missing"`` or ``"broken"``.
+    :param patientMismatch: a text when the two volumes belong to different patients.
+    :param secondsToEmbed: estimate for the volumes not embedded yet; None when nothing was measured so far.
+    """
+
+    torch: str = "ready"
+    volumes: int = 0
+    template: Optional[str] = None
+    query: Optional[str] = None
+    sameVolume: bool = False
+    points: Optional[str] = None
+    placed: int = 0
+    isEmbedded: bool = False
+    secondsToEmbed: Optional[float] = None
+    device: str = ""
+    isBusy: bool = False
+    isCancelling: bool = False
+    progressText: str = ""
+    elapsedSeconds: float = 0.0
+    needALook: int = 0
+    matched: int = 0
+    patientMismatch: str = ""
+
+
+@dataclass(frozen=True)
+class PanelState:
+    """What to show.
+
+    :param glyph: one character in front of the text, together with it, never alone.
+    :param actionTip: tooltip of the action button; says what is missing when it is disabled.
+    """
+
+    name: str
+    glyph: str
+    text: str
+    action: str
+    actionEnabled: bool
+    actionTip: str
+    setUpVisible: bool = False
+    sampleVisible: bool = False
+
+
+GLYPH_BUSY, GLYPH_OK, GLYPH_LOOK, GLYPH_MISSING = "\N{HOURGLASS}", "\N{CHECK MARK}", "?", "!"
+
+
+def matchState(facts: Facts) -> PanelState:
+    """State of the Match tab; the first reason that applies wins."""
+    action = texts.buttonMatch(facts.placed)
+    if facts.isBusy:
+        label = texts.stateCancelling() if facts.isCancelling else texts.buttonCancel()
+        text = texts.stateRunning(facts.progressText, facts.elapsedSeconds)
+        return PanelState("busy", GLYPH_BUSY, text, label, not facts.isCancelling, texts.stateCancelledTip())
+    blocked = _blocked(facts)
+    if blocked is not None:
+        name, cause, remedy = blocked
+        return PanelState(
+            name,
+            GLYPH_MISSING,
+            f"{cause} {remedy}",
+            action,
+            False,
+            f"{cause} {remedy}",
+            setUpVisible=facts.torch != "ready",
+            sampleVisible=facts.volumes == 0,
+        )
+    if facts.patientMismatch:
+        return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, facts.placed > 0, _tip(facts))
+    if facts.needALook:
+        text = texts.stateNeedsALook(facts.needALook, facts.matched)
+        return PanelState("uncertain", GLYPH_LOOK, text, action, facts.placed > 0, _tip(facts))
+    if facts.matched:
+        return PanelState(
+            "matched", GLYPH_OK, texts.stateAllMatched(facts.matched), action, facts.placed > 0, _tip(facts)
+        )
+    if facts.isEmbedded:
+        return PanelState(
+            "ready", GLYPH_OK, texts.stateReady(facts.template or ""), action, facts.placed > 0, _tip(facts)
+        )
+    text = texts.stateReadyToEmbed()
+    if facts.secondsToEmbed is not None:
+        text = texts.stateReadyToEmbedSeconds(facts.secondsToEmbed, facts.device)
+    return PanelState("readyToEmbed", GLYPH_OK, text, action, facts.placed > 0, _tip(facts))
+
+
+def _blocked(facts: Facts):
+    """(state, cause, remedy) of the first thing that is missing, None when nothing is."""
+    if facts.torch == "missing":
+        return "notSetUp", texts.noTorchCause(), texts.noTorchRemedy()
+    if facts.torch == "broken":
+        return "notSetUp", texts.brokenTorchCause(), texts.brokenTorchRemedy()
+    if facts.volumes == 0:
+        return "noVolume", texts.noVolumesCause(), texts.noVolumeRemedy()
+    if facts.template is None:
+        return "noTemplate", texts.noTemplateCause(), texts.noTemplateRemedy()
+    if facts.query is None:
+        return "noQuery", texts.noQueryCause(), texts.noQueryRemedy()
+    if facts.sameVolume:
+        return "sameVolume", texts.sameVolumeCause(), texts.sameVolumeRemedy()
+    return None
+
+
+def _tip(facts: Facts) -> str:
+    if facts.placed == 0:
+        return f"{texts.noPointsCause(facts.points)} {texts.noPointsRemedy()}"
+    return texts.tipMatch()
+
+
+def registerState(facts: Facts) -> PanelState:
+    """State of the Register tab; ``template`` and ``query`` stand for fixed and moving."""
+    action = texts.buttonRegister(facts.query or "", facts.template or "")
+    if facts.isBusy:
+        return matchState(facts)
+    blocked = _blocked(facts)
+    if blocked is not None and blocked[0] in ("notSetUp", "noVolume"):
+        return matchState(facts)
+    if facts.template is None or facts.query is None:
+        cause, remedy = texts.noPairCause(), texts.noPairRemedy()
+    elif facts.sameVolume:
+        cause, remedy = texts.sameRegistrationVolumeCause(), texts.sameRegistrationVolumeRemedy()
+    else:
+        text = texts.stateReadyToRegister(facts.query, facts.template)
+        if facts.patientMismatch:
+            return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, True, text)
+        return PanelState("ready", GLYPH_OK, text, action, True, text)
+    return PanelState("incomplete", GLYPH_MISSING, f"{cause} {remedy}", action, False, f"{cause} {remedy}")

@@ -1,0 +1,1 @@
+"""The parts of the panel: header, and one class per tab."""

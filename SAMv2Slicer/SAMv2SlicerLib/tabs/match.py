@@ -1,0 +1,297 @@
+"""The Match points tab: place points on the template, see, judge and correct their matches in the queries."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+import qt
+import slicer
+import slicer.util
+
+from SAMv2SlicerLib import conversion, engine, results, states, texts, views
+from SAMv2SlicerLib.batch import BatchMatch
+from SAMv2SlicerLib.cursor import CursorFollower
+from SAMv2SlicerLib.live import LiveInputs
+from SAMv2SlicerLib.tabs.match_table import MatchTable
+from SAMv2SlicerLib.tabs.review import Review
+
+
+class MatchTab:
+    """Binds the tab's widgets.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, ui, panel) -> None:
+        self.ui, self.panel = ui, panel
+        self.logic = panel.logic
+        self.batch: Optional[BatchMatch] = None
+        self.follower = CursorFollower(self.logic)
+        self.follower.onError = panel.showError
+        self.layout = views.LayoutSwitch()
+        self.table = MatchTable(ui.resultsTable, self.onRowSelected)
+        self.review = Review(ui, panel, self.table, self.inputs)
+        self._connect()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        ui.matchButton.clicked.connect(self.onMatchButton)
+        ui.swapButton.clicked.connect(self.onSwap)
+        ui.sideBySideButton.toggled.connect(self.onSideBySide)
+        ui.followCursorButton.toggled.connect(self.onFollow)
+        ui.furtherQueriesSelector.checkedNodesChanged.connect(self.onFurtherQueries)
+        ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
+        ui.needsALookCheckBox.toggled.connect(self.onFilter)
+        ui.clearCacheButton.clicked.connect(self.onClearCache)
+
+    # --- parameters ----------------------------------------------------------------------------------------------
+
+    def inputs(self) -> LiveInputs:
+        """The current inputs and options."""
+        p = self.panel.parameters
+        return LiveInputs(
+            templateNode=p.templateVolume,
+            queryNode=p.queryVolume,
+            pointsNode=p.points,
+            isMatching=p.matchWhileClicking,
+            method=p.method.value,
+            model=p.model,
+            device=p.device,
+            modalities=(p.templateModality.value, p.queryModality.value),
+            lock=p.lockMatches,
+        )
+
+    def queries(self) -> List[Any]:
+        """The query and the further queries, each once, without the template."""
+        p = self.panel.parameters
+        found = []
+        for node in (p.queryVolume, *self._furtherQueries()):
+            if node is not None and node is not p.templateVolume and node not in found:
+                found.append(node)
+        return found
+
+    def _furtherQueries(self) -> List[Any]:
+        """The further queries that still exist: Slicer's parameter node keeps None for a removed node."""
+        return [node for node in self.panel.parameters.furtherQueryVolumes if node is not None]
+
+    def chooseDefaults(self) -> None:
+        """Fill empty selections from the slice views, else from the scene."""
+        p = self.panel.parameters
+        candidates = views.defaultVolumes()
+        candidates += [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n not in candidates]
+        candidates = [node for node in candidates if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
+        with slicer.util.NodeModify(p.parameterNode):
+            if p.templateVolume is None and candidates:
+                p.templateVolume = next((n for n in candidates if n is not p.queryVolume), None)
+            if p.queryVolume is None:
+                p.queryVolume = next((n for n in candidates if n is not p.templateVolume), None)
+
+    def parametersChanged(self) -> None:
+        """Follow the parameter node: bind what its own connectors do not bind, and tell the live matcher."""
+        p = self.panel.parameters
+        self.ui.pointsWidget.setCurrentNode(p.points)
+        further = self._furtherQueries()
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+            state = qt.Qt.Checked if node in further else qt.Qt.Unchecked
+            self.ui.furtherQueriesSelector.setCheckState(node, state)
+        self.logic.engine.usesDiskCache = p.useDiskCache
+        self.logic.live.setInputs(self.inputs())
+        if self.follower.isFollowing():
+            self.follower.start(self.inputs())
+
+    def onPointsSelected(self) -> None:
+        p, node = self.panel.parameters, self.ui.pointsWidget.currentNode()
+        if p is not None and p.points is not node and not results.isMatchList(node):
+            p.points = node
+
+    def onFurtherQueries(self) -> None:
+        p = self.panel.parameters
+        if p is not None:
+            checked = list(self.ui.furtherQueriesSelector.checkedNodes())
+            if [n.GetID() for n in checked] != [n.GetID() for n in self._furtherQueries()]:
+                p.furtherQueryVolumes = checked
+
+    def onSwap(self, checked=False) -> None:
+        p = self.panel.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            p.templateVolume, p.queryVolume = p.queryVolume, p.templateVolume
+
+    # --- matching ------------------------------------------------------------------------------------------------
+
+    def onMatchButton(self, checked=False) -> None:
+        """The one action button: match, or cancel while something runs."""
+        if self.panel.visibleJob() is not None:
+            self.panel.cancel()
+        else:
+            self.onMatch()
+
+    def onMatch(self) -> None:
+        """Match all placed points in all queries."""
+        state = self.state()
+        if state.name == "busy" or not state.actionEnabled:
+            return
+        self.panel.clearMessage()
+        self.batch = BatchMatch(self.logic, self.inputs(), self.queries(), self.onBatchEnd)
+        self.batch.start()
+        self.panel.refresh()
+
+    def onBatchEnd(self, batch: BatchMatch) -> None:
+        self.batch = None
+        if batch.isCancelled():
+            self.panel.say(
+                texts.stateCancelled() if not batch.matchedIDs else texts.batchCancelled(len(batch.matchedIDs))
+            )
+        elif batch.errors:
+            self.panel.showError(batch.errors[0][1])
+        self.panel.header.showDevice()
+        self.panel.refresh()
+
+    def isRunning(self) -> bool:
+        return self.batch is not None
+
+    def fraction(self) -> float:
+        return self.batch.fraction() if self.batch is not None else 0.0
+
+    def cancel(self) -> None:
+        if self.batch is not None:
+            self.batch.cancel()
+
+    def onMatched(self, listNode, pointIDs: Sequence[str], isLive: bool) -> None:
+        """Matches were written: let the query's views follow the last one."""
+        p = self.panel.parameters
+        if p is None:
+            return
+        if isLive:
+            self.panel.clearMessage()
+        if p.jumpViews and pointIDs:
+            index = results.indexOfTemplatePoint(listNode, pointIDs[-1])
+            queryNode = listNode.GetNodeReference(results.ROLE_QUERY)
+            if index in conversion.definedPointIndices(listNode):
+                views.jump(queryNode, conversion.pointWorld(listNode, index))
+        self.panel.refresh()
+
+    def onEdited(self, listNode, label: str) -> None:
+        self.panel.say(texts.stateEditedKept(label))
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    def onFilter(self, checked=False) -> None:
+        self.panel.refresh()
+
+    def onRowSelected(self) -> None:
+        """Bring the views of both scans to the selected match."""
+        found = self.review.selected()
+        self.review.enable(found is not None)
+        if found is None or self.panel.parameters is None:
+            return
+        listNode, index, result = found
+        pointsNode = listNode.GetNodeReference(results.ROLE_POINTS)
+        templateIndex = pointsNode.GetNthControlPointIndexByID(result.templatePoint) if pointsNode is not None else -1
+        if self.panel.parameters.jumpViews:
+            if templateIndex >= 0:
+                template = listNode.GetNodeReference(results.ROLE_TEMPLATE)
+                views.jump(template, conversion.pointWorld(pointsNode, templateIndex))
+            if index in conversion.definedPointIndices(listNode):
+                views.jump(listNode.GetNodeReference(results.ROLE_QUERY), conversion.pointWorld(listNode, index))
+
+    def onClearCache(self, checked=False) -> None:
+        """Delete the embeddings kept on disk; those in memory stay."""
+        cache = engine.diskCache()
+        size = cache.size_bytes()
+        cache.clear()
+        self.panel.say(texts.cacheCleared(size / 2**30, str(cache.folder)))
+
+    # --- views ---------------------------------------------------------------------------------------------------
+
+    def onSideBySide(self, checked) -> None:
+        if not checked:
+            self.layout.restore()
+            return
+        inputs = self.inputs()
+        self.layout.showSideBySide(inputs.templateNode, inputs.queryNode)
+
+    def toggleFollow(self) -> None:
+        self.ui.followCursorButton.checked = not self.ui.followCursorButton.checked
+
+    def onFollow(self, checked) -> None:
+        if not checked:
+            self.follower.stop()
+        elif self.panel.parameters is None or not self.follower.start(self.inputs()):
+            self.ui.followCursorButton.checked = False
+            self.panel.say(texts.followOff())
+
+    def exit(self) -> None:
+        """The module is left: stop what reacts to the mouse, give the layout back."""
+        self.ui.followCursorButton.checked = False
+        self.ui.sideBySideButton.checked = False
+        self.follower.stop()
+
+    def forget(self) -> None:
+        """The scene closes."""
+        self.batch = None
+        self.exit()
+        self.table.show([])
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def rows(self) -> List[Tuple[str, str, str, results.PointResult, str]]:
+        """(matched list ID, template point ID, label, facts, query name) of all matches of the current points."""
+        pointsNode = self.panel.parameters.points
+        found = []
+        for listNode in results.matchLists(pointsNode) if pointsNode is not None else ():
+            query = listNode.GetNodeReference(results.ROLE_QUERY)
+            for n in range(listNode.GetNumberOfControlPoints()):
+                result = results.resultAt(listNode, n)
+                if result is not None:
+                    label = listNode.GetNthControlPointLabel(n)
+                    found.append(
+                        (listNode.GetID(), result.templatePoint, label, result, query.GetName() if query else "")
+                    )
+        return found
+
+    def facts(self) -> states.Facts:
+        """What the state of this tab depends on."""
+        inputs, queries, job = self.inputs(), self.queries(), self.panel.visibleJob()
+        rows = self.rows()
+        nodes = [inputs.templateNode, *queries]
+        missing = [node for node in nodes if node is not None and not self.logic.hasEmbedding(node)]
+        points = inputs.pointsNode
+        return states.Facts(
+            torch=self.panel.torchState(),
+            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+            template=inputs.templateNode.GetName() if inputs.templateNode is not None else None,
+            query=inputs.queryNode.GetName() if inputs.queryNode is not None else None,
+            sameVolume=inputs.templateNode is not None and inputs.templateNode is inputs.queryNode,
+            points=points.GetName() if points is not None else None,
+            placed=len(conversion.definedPointIndices(points)) if points is not None else 0,
+            isEmbedded=not missing,
+            secondsToEmbed=self.logic.secondsToEmbed(missing, inputs.device),
+            device=texts.deviceName(inputs.device),
+            isBusy=job is not None,
+            isCancelling=job is not None and job.isCancelling(),
+            progressText=self._progressText(job),
+            elapsedSeconds=job.elapsed() if job is not None else 0.0,
+            needALook=sum(result.needsALook for _, _, _, result, _ in rows),
+            matched=len(rows),
+            patientMismatch=conversion.patientMismatch(inputs.templateNode, inputs.queryNode),
+        )
+
+    def _progressText(self, job) -> str:
+        if job is None:
+            return ""
+        return self.batch.text() if self.batch is not None else job.text
+
+    def state(self) -> states.PanelState:
+        return states.matchState(self.facts())
+
+    def refresh(self, withResults: bool) -> None:
+        """Show the facts in the tab's widgets."""
+        state = self.state()
+        self.ui.matchButton.text, self.ui.matchButton.toolTip = state.action, state.actionTip
+        self.ui.matchButton.enabled = state.actionEnabled
+        if withResults:
+            rows = self.rows()
+            if self.ui.needsALookCheckBox.checked:
+                rows = [row for row in rows if row[3].needsALook]
+            self.table.show(rows)
+            self.review.enable(self.review.selected() is not None)

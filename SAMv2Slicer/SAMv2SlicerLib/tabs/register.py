@@ -1,0 +1,184 @@
+"""The Register tab: put the moving volume under a transform that aligns it with the fixed one, and judge the result."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import slicer
+import slicer.util
+
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import comparison, conversion, registration_facts, states, texts, views
+
+
+class RegisterTab:
+    """Binds the tab's widgets.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, ui, panel) -> None:
+        self.ui, self.panel = ui, panel
+        self.logic = panel.logic
+        self.job: Any = None
+        self.comparison = views.Comparison()
+        ui.registerButton.clicked.connect(self.onRegisterButton)
+        ui.flipButton.clicked.connect(self.onFlip)
+        ui.fadeButton.toggled.connect(self.onFade)
+        ui.fadeSlider.valueChanged.connect(self.onFadeValue)
+        ui.checkerboardButton.clicked.connect(self.onCheckerboard)
+        ui.usedPointsButton.clicked.connect(self.onUsedPoints)
+
+    # --- parameters ----------------------------------------------------------------------------------------------
+
+    def chooseDefaults(self) -> None:
+        """Empty inputs become those of the Match tab."""
+        p = self.panel.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            if p.fixedVolume is None and p.templateVolume is not None and p.templateVolume is not p.movingVolume:
+                p.fixedVolume = p.templateVolume
+            if p.movingVolume is None and p.queryVolume is not None and p.queryVolume is not p.fixedVolume:
+                p.movingVolume = p.queryVolume
+
+    def parametersChanged(self) -> None:
+        """Nothing beyond the parameter node's own connections."""
+
+    def onFlip(self, checked=False) -> None:
+        p = self.panel.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            p.fixedVolume, p.movingVolume = p.movingVolume, p.fixedVolume
+
+    # --- registering ---------------------------------------------------------------------------------------------
+
+    def onRegisterButton(self, checked=False) -> None:
+        """Register, or cancel while something runs."""
+        if self.panel.visibleJob() is not None:
+            self.panel.cancel()
+            return
+        p = self.panel.parameters
+        self.panel.clearMessage()
+        try:
+            self.job = self.logic.startRegistration(
+                p.fixedVolume,
+                p.movingVolume,
+                p.transformType.value,
+                p.outputTransform,
+                True,
+                p.model,
+                p.device,
+                (p.templateModality.value, p.queryModality.value),
+                createCropROI=p.createCropROI,
+                onEnd=self.onRegistered,
+            )
+        except SAMv2Error as error:
+            self.panel.showError(error)
+        self.panel.refresh()
+
+    def onRegistered(self, job) -> None:
+        self.job = None
+        if job.error is not None:
+            self.panel.showError(job.error)
+        elif self.panel.parameters is not None:
+            self.panel.parameters.outputTransform = job.value
+        self.panel.header.showDevice()
+        self.panel.refresh()
+
+    def isRunning(self) -> bool:
+        return self.job is not None
+
+    def fraction(self) -> float:
+        return self.job.fraction if self.job is not None else 0.0
+
+    def cancel(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+
+    # --- looking at the result -----------------------------------------------------------------------------------
+
+    def result(self):
+        """(transform node, facts, fixed, moving) of the selected output transform, None when it holds no result."""
+        p = self.panel.parameters
+        node = p.outputTransform if p is not None else None
+        facts = registration_facts.loadRegistration(node)
+        if facts is None:
+            return None
+        return node, facts, node.GetNodeReference("SAMv2.fixed"), node.GetNodeReference("SAMv2.moving")
+
+    def _pair(self):
+        """(fixed, moving) that the comparison shows, None when one is gone."""
+        found = self.result()
+        if found is None or found[2] is None or found[3] is None:
+            return None
+        return found[2], found[3]
+
+    def onFade(self, checked) -> None:
+        pair = self._pair()
+        if checked and pair is not None:
+            self.comparison.show(*pair, opacity=self.ui.fadeSlider.value / 100)
+        else:
+            self.comparison.restore()
+        self.ui.fadeSlider.enabled = self.comparison.isShown()
+
+    def onFadeValue(self, value) -> None:
+        self.comparison.fade(value / 100)
+
+    def onCheckerboard(self, checked=False) -> None:
+        pair = self._pair()
+        if pair is None:
+            return
+        try:
+            node = comparison.addCheckerboard(*pair)
+        except SAMv2Error as error:
+            self.panel.showError(error)
+            return
+        self.comparison.show(node, pair[1], opacity=0.0)
+        self.ui.fadeButton.checked = False
+
+    def onUsedPoints(self, checked=False) -> None:
+        found = self.result()
+        if found is not None:
+            comparison.addUsedPoints(found[0], found[2], found[3])
+
+    def exit(self) -> None:
+        """The module is left: the views get back what they showed."""
+        self.ui.fadeButton.checked = False
+        self.comparison.restore()
+
+    def forget(self) -> None:
+        """The scene closes."""
+        self.job = None
+        self.exit()
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def facts(self) -> states.Facts:
+        p, job = self.panel.parameters, self.panel.visibleJob()
+        fixed, moving = p.fixedVolume, p.movingVolume
+        return states.Facts(
+            torch=self.panel.torchState(),
+            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+            template=fixed.GetName() if fixed is not None else None,
+            query=moving.GetName() if moving is not None else None,
+            sameVolume=fixed is not None and fixed is moving,
+            isBusy=job is not None,
+            isCancelling=job is not None and job.isCancelling(),
+            progressText=job.text if job is not None else "",
+            elapsedSeconds=job.elapsed() if job is not None else 0.0,
+            patientMismatch=conversion.patientMismatch(fixed, moving),
+        )
+
+    def state(self) -> states.PanelState:
+        return states.registerState(self.facts())
+
+    def refresh(self, withResults: bool) -> None:
+        """Show the facts in the tab's widgets."""
+        state = self.state()
+        self.ui.registerButton.text, self.ui.registerButton.toolTip = state.action, state.actionTip
+        self.ui.registerButton.enabled = state.actionEnabled
+        if not withResults:
+            return
+        found: Optional[tuple] = self.result()
+        self.ui.registrationCardLabel.text = texts.registrationCard(found[1]) if found else texts.noRegistration()
+        hasPair = self._pair() is not None
+        self.ui.fadeButton.enabled = self.ui.checkerboardButton.enabled = hasPair
+        self.ui.usedPointsButton.enabled = hasPair and comparison.hasUsedPoints(found[0])

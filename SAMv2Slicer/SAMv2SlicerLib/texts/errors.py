@@ -1,0 +1,181 @@
+"""Errors: what was wrong (cause) and what to do about it (remedy), one sentence each."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from slicer.i18n import tr as _
+
+
+def noVolumeCause() -> str:
+    return _("No volume is selected.")
+
+
+def noVolumeRemedy() -> str:
+    return _("Load two scans, or try the sample data.")
+
+
+def noVolumesCause() -> str:
+    return _("The scene has no volume.")
+
+
+def noTemplateCause() -> str:
+    return _("No template volume is selected.")
+
+
+def noTemplateRemedy() -> str:
+    return _("Choose the scan that you place points on.")
+
+
+def noQueryCause() -> str:
+    return _("No query volume is selected.")
+
+
+def noQueryRemedy() -> str:
+    return _("Choose the scan to find the points in.")
+
+
+def noPairCause() -> str:
+    return _("Two volumes are needed.")
+
+
+def noPairRemedy() -> str:
+    return _("Choose the fixed and the moving volume.")
+
+
+def notAVolumeCause(name: str) -> str:
+    return _("{name} is not a scalar volume.").format(name=name)
+
+
+def notAVolumeRemedy() -> str:
+    return _("Choose a CT or MR volume.")
+
+
+def noVoxelsCause(name: str) -> str:
+    return _("{name} has no voxels (0\N{MULTIPLICATION SIGN}0\N{MULTIPLICATION SIGN}0).").format(name=name)
+
+
+def noVoxelsRemedy() -> str:
+    return _("Load its file again.")
+
+
+def colorVolumeCause(name: str) -> str:
+    return _("{name} is a color volume; these are not supported.").format(name=name)
+
+
+def colorVolumeRemedy() -> str:
+    return _("Convert it with the module Vector to Scalar Volume.")
+
+
+def nonLinearCause(name: str) -> str:
+    return _("{name} is under a non-linear transform.").format(name=name)
+
+
+def nonLinearRemedy() -> str:
+    return _("Harden that transform on a copy of the volume, or take the volume out of it, then register.")
+
+
+def nonLinearNote(name: str) -> str:
+    return _(
+        "{name} is under a non-linear transform: its undeformed voxels are used, points follow the transform."
+    ).format(name=name)
+
+
+def sameVolumeCause() -> str:
+    return _("Template and query are the same volume.")
+
+
+def sameVolumeRemedy() -> str:
+    return _("Choose another query.")
+
+
+def sameRegistrationVolumeCause() -> str:
+    return _("Fixed and moving are the same volume.")
+
+
+def sameRegistrationVolumeRemedy() -> str:
+    return _("Choose another moving volume.")
+
+
+def noPointsCause(name: Optional[str]) -> str:
+    if not name:
+        return _("No point list is selected.")
+    return _("{name} has no placed points.").format(name=name)
+
+
+def noPointsRemedy() -> str:
+    return _("Place a point on the template volume.")
+
+
+def notPointsCause(name: str) -> str:
+    return _("{name} is not a point list.").format(name=name)
+
+
+def notPointsRemedy() -> str:
+    return _("Choose a markups point list.")
+
+
+def noNodeCause(name: str) -> str:
+    return _("There is no node named {name} in the scene.").format(name=name)
+
+
+def noNodeRemedy() -> str:
+    return _("Pass a node, its ID or its name.")
+
+
+def nodeGoneCause() -> str:
+    return _("The volume, the points or the scene was closed while the result was being computed.")
+
+
+def nodeGoneRemedy() -> str:
+    return _("Nothing was changed. Load them again and repeat.")
+
+
+def changedMeanwhileCause(name: str) -> str:
+    return _("{name} was changed while its embedding was being computed.").format(name=name)
+
+
+def changedMeanwhileRemedy() -> str:
+    return _("Repeat; the embedding is computed from the new voxels.")
+
+
+def busyCause() -> str:
+    return _("Another computation is running.")
+
+
+def busyRemedy() -> str:
+    return _("Wait for it or cancel it.")
+
+
+def noTorchCause() -> str:
+    return _("PyTorch is not installed in this Slicer.")
+
+
+def noTorchRemedy() -> str:
+    return _("Press Set up\N{HORIZONTAL ELLIPSIS} in the module, or install the PyTorch extension.")
+
+
+def brokenTorchCause() -> str:
+    return _("The PyTorch in this Slicer does not work.")
+
+
+def brokenTorchRemedy() -> str:
+    return _("Restart Slicer, then press Set up\N{HORIZONTAL ELLIPSIS} again; this removes the broken PyTorch first.")
+
+
+def outsideCause(label: str, name: str, distanceMm: float) -> str:
+    return _("Point {label} lies outside {name} ({distance:.0f} mm beyond its edge).").format(
+        label=label, name=name, distance=distanceMm
+    )
+
+
+def unexpectedError() -> str:
+    return _("Unexpected error; nothing was changed. The details are in Slicer's log (View > Error Log).")
+
+
+def registrationFailedCause(moving: str, fixed: str) -> str:
+    return _("{moving} could not be aligned reliably with {fixed}.").format(moving=moving, fixed=fixed)
+
+
+def registrationFailedRemedy() -> str:
+    return _("Check that both scans show the same part of the same patient; no transform was applied.")

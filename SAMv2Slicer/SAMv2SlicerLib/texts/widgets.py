@@ -1,0 +1,201 @@
+"""The module's names, buttons, tables, result card, header and undo."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from slicer.i18n import tr as _
+
+
+def moduleTitle() -> str:
+    return _("SAMv2 Anatomical Matching")
+
+
+def helpText() -> str:
+    return _(
+        "SAMv2 is not Meta's Segment Anything: SAM stands for Self-supervised Anatomical eMbedding. Click a place in"
+        " one CT or MR scan and the module finds the same anatomical place in another scan, of the same or of another"
+        " patient, and registers scans to each other, also CT to MR. Each match carries a confidence; a place that the"
+        " other scan does not show is reported as not found."
+    )
+
+
+def acknowledgementText() -> str:
+    return _(
+        "The method is that of Bai et al., SAMv2: A Unified Framework for Learning Appearance, Semantic and"
+        " Cross-Modality Anatomical Embeddings (arXiv 2311.15111). This is an independent implementation."
+    )
+
+
+def researchUse() -> str:
+    return _("Research use; check every result.")
+
+
+def buttonMatch(count: int) -> str:
+    if count == 1:
+        return _("Match 1 point")
+    return _("Match {count} points").format(count=count)
+
+
+def buttonRegister(moving: str = "", fixed: str = "") -> str:
+    if moving and fixed:
+        return _("Register {moving} \N{RIGHTWARDS ARROW} {fixed}").format(moving=moving, fixed=fixed)
+    return _("Register")
+
+
+def buttonCancel() -> str:
+    return _("Cancel")
+
+
+def statusWord(status: str, edited: bool = False) -> str:
+    """A status with its glyph: never meaning by color alone."""
+    if edited:
+        return _("\N{LOWER RIGHT PENCIL} by hand")
+    words = {
+        "matched": _("\N{CHECK MARK} matched"),
+        "uncertain": _("? uncertain"),
+        "not_found": _("\N{EMPTY SET} not found"),
+        "registered": _("\N{CHECK MARK} registered"),
+        "failed": _("\N{EMPTY SET} failed"),
+        "pending": _("\N{HORIZONTAL ELLIPSIS} waiting"),
+    }
+    return words.get(status, status)
+
+
+def resultColumns():
+    return (_("Point"), _("Status"), _("Similarity"), _("Cycle error (mm)"), _("Fixed points"), _("Query"))
+
+
+def matchListName(points: str, query: str) -> str:
+    return _("{points} in {query}").format(points=points, query=query)
+
+
+def cursorName() -> str:
+    return _("SAMv2 cursor")
+
+
+def transformName(moving: str, fixed: str) -> str:
+    return f"{moving} \N{RIGHTWARDS ARROW} {fixed}"
+
+
+def similarityName(label: str, query: str) -> str:
+    return _("Similarity to {label} in {query}").format(label=label, query=query)
+
+
+def registrationCard(facts: dict) -> str:
+    """The lines of the result card; ``facts`` as stored on the transform node (see results.registrationFacts)."""
+    lines = [
+        statusWord(facts["status"]),
+        _("Inliers: {inliers} of {sampled}").format(inliers=facts["inliers"], sampled=facts["points_sampled"]),
+    ]
+    residual = facts.get("residual_mm") or {}
+    if residual.get("median") is not None and residual.get("p95") is not None:
+        text = _("Residual: median {median:.1f} mm, 95 % below {p95:.1f} mm")
+        lines.append(text.format(median=residual["median"], p95=residual["p95"]))
+    lines.append(_("Overlap: {overlap:.0f} %").format(overlap=100 * facts["overlap"]))
+    text = _("Rotation {angle:.1f}\N{DEGREE SIGN}, translation {length:.1f} mm")
+    lines.append(text.format(angle=facts["rotation_deg"], length=facts["translation_mm"]))
+    return "\n".join([*lines, *facts.get("reasons", ())])
+
+
+def noRegistration() -> str:
+    return _("No registration yet.")
+
+
+def checkerboardName(fixed: str, moving: str) -> str:
+    return _("Checkerboard of {fixed} and {moving}").format(fixed=fixed, moving=moving)
+
+
+def usedPointsName(volume: str) -> str:
+    return _("Points used in {volume}").format(volume=volume)
+
+
+def cropName(fixed: str, moving: str) -> str:
+    return _("Common region of {fixed} and {moving}").format(fixed=fixed, moving=moving)
+
+
+def modelAuto() -> str:
+    return _("Auto (by modality)")
+
+
+def modelAutoDescription() -> str:
+    return _("Auto takes the bundled model that fits the modalities of both scans.")
+
+
+def modelLabel(name: str, modalities: str) -> str:
+    return f"{name} ({modalities})" if modalities else name
+
+
+def modelDescription(title: str, modalities: str, coverage: str, license: str, sha256: str, warnings=()) -> str:
+    unknown = _("not known")
+    lines = [
+        title,
+        _("Trained on: {modalities}").format(modalities=modalities or unknown),
+        _("Body regions: {coverage}").format(coverage=coverage or unknown),
+        _("License: {license}").format(license=license or unknown),
+        _("SHA-256: {sha256}").format(sha256=sha256 or unknown),
+    ]
+    return "\n".join([*lines, *warnings])
+
+
+def deviceName(name: str) -> str:
+    names = {"auto": _("Auto"), "cpu": "CPU", "cuda": "CUDA", "mps": "MPS"}
+    return names.get(name, name)
+
+
+def cacheCleared(gigabytes: float, folder: str) -> str:
+    return _("{size:.1f} GB of embeddings were deleted from {folder}.").format(size=gigabytes, folder=folder)
+
+
+def followOff() -> str:
+    return _("Follow cursor needs a template, a query and slice views.")
+
+
+def sampleLoaded() -> str:
+    return _("Sample data loaded: press Match, or drag the point on the template.")
+
+
+def editHint(label: str) -> str:
+    return _("Drag the match of {label}, or click where it belongs; it is then kept.").format(label=label)
+
+
+def batchCancelled(count: int) -> str:
+    if count == 1:
+        return _("Cancelled; the 1 scan that was finished is kept.")
+    return _("Cancelled; the {count} scans that were finished are kept.").format(count=count)
+
+
+def resultTip(result) -> str:
+    """Tooltip of a match; ``result`` is a results.PointResult."""
+    lines = [result.reason] if result.reason else []
+    if result.confidence == result.confidence:
+        lines.append(_("Confidence {value:.0f} %").format(value=100 * result.confidence))
+    if result.edited:
+        lines.append(_("Placed or judged by hand; kept when matching again."))
+    return "\n".join(lines)
+
+
+def actionMatch(count: int) -> str:
+    if count == 1:
+        return _("match 1 point")
+    return _("match {count} points").format(count=count)
+
+
+def actionCorrect(label: str) -> str:
+    return _("correct the match of {label}").format(label=label)
+
+
+def actionReview(label: str) -> str:
+    return _("review {label}").format(label=label)
+
+
+def actionRegister(moving: str, fixed: str) -> str:
+    return _("align {moving} with {fixed}").format(moving=moving, fixed=fixed)
+
+
+def tooltipUndo(action: Optional[str]) -> str:
+    return _("Undo: {action}").format(action=action) if action else _("Nothing to undo")
+
+
+def tooltipRedo(action: Optional[str]) -> str:
+    return _("Redo: {action}").format(action=action) if action else _("Nothing to redo")

@@ -1,0 +1,32 @@
+"""Fixtures of all tests, and where the material outside the repository is found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The checkout that these tests belong to."""
+    return REPO_ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference vectors and scans: ``$SAMV2_SHARED``, else ``../shared``; skips without it."""
+    folder = Path(os.environ.get("SAMV2_SHARED") or REPO_ROOT.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"reference vectors and scans are not at {folder} (set SAMV2_SHARED)")
+    return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what needs the shared material, so that ``-m "not shared"`` leaves it out."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)

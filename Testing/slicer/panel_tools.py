@@ -1,0 +1,22 @@
+"""Helpers for tests that drive the panel."""
+
+import time
+
+import slicer
+
+
+def settle(widget, seconds=60):
+    """Let Qt's timers and the worker run until nothing is left to do; an error after ``seconds``."""
+    end = time.monotonic() + seconds
+    while widget.panel.timer.active or widget.panel.refreshTimer.active or widget.logic.worker.isBusy():
+        slicer.app.processEvents()
+        time.sleep(0.002)
+        if time.monotonic() > end:
+            raise TimeoutError("the panel is still busy")
+    slicer.app.processEvents()
+
+
+def cells(widget):
+    """The texts of the results table, row by row."""
+    table = widget.ui.resultsTable
+    return [[table.item(r, c).text() for c in range(table.columnCount)] for r in range(table.rowCount)]

