@@ -16,10 +16,7 @@ a match nearer to the mirrored landmark than to the true one (landmarks named le
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import time
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional
 
@@ -31,6 +28,7 @@ from SAMv2Core.match import match
 from SAMv2Core.models import load_model
 from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
 from SAMv2Core.volume import Volume, read_volume
+from Testing.benchmarks.common import find_data, parse_options, publish
 
 METHODS = ("nearest", "fixed-point")
 MIN_SURE = 0.75
@@ -49,14 +47,6 @@ class Trial(NamedTuple):
     status: str
     confidence: float
     confused: Optional[bool]
-
-
-def find_data(argument: Optional[str]) -> Path:
-    """The data folder: the argument, $SAMV2_SHARED/data, or ../shared/data beside the checkout."""
-    if argument:
-        return Path(argument)
-    shared = os.environ.get("SAMV2_SHARED") or Path(__file__).resolve().parents[3] / "shared"
-    return Path(shared) / "data"
 
 
 def load_landmarks(path: Path) -> Dict[str, np.ndarray]:
@@ -223,30 +213,15 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="lite-ct")
-    parser.add_argument("--data")
-    parser.add_argument("--report", help="JSON with the table and every trial")
-    parser.add_argument("--quick", action="store_true", help="torso and simulated follow-up with 50 points only")
-    args = parser.parse_args(argv)
+    args = parse_options(argv, __doc__, "torso and simulated follow-up with 50 points only")
     data = find_data(args.data)
     model = load_model(args.model)
-    start = time.time()
     trials = between_torsos(model, data)
     trials += simulated_follow_ups(model, data, 50 if args.quick else N_SIMULATED_POINTS)
     if not args.quick:
         trials += between_necks(model, data)
     rows = summarize(trials)
-    print(f"Model {args.model} ({model.info.sha256}), {time.time() - start:.0f} s\n")
-    print(to_markdown(rows))
-    if args.report:
-        table = {
-            "model": args.model,
-            "sha256": model.info.sha256,
-            "rows": rows,
-            "trials": [t._asdict() for t in trials],
-        }
-        Path(args.report).write_text(json.dumps(table, indent=1))
+    publish(args, model, to_markdown(rows), rows, trials)
 
 
 if __name__ == "__main__":

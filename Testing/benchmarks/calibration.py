@@ -32,7 +32,8 @@ from SAMv2Core.models import load_model
 from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
 from SAMv2Core.uncertainty import Coefficients, Evidence, UncertaintyModel
 from SAMv2Core.volume import read_volume
-from Testing.benchmarks.accuracy import find_data, load_landmarks
+from Testing.benchmarks.accuracy import load_landmarks
+from Testing.benchmarks.common import find_data
 
 RIGHT_MM = 10.0
 SIGNS = {"bias": 0, "similarity": 1, "cycle": -1, "margin": 1, "fixed_points": 1}

@@ -17,12 +17,9 @@ cases); since soft tissue moves, no such transform reaches 0: ``best`` is what l
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import json
 import time
-from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -37,7 +34,7 @@ from SAMv2Core.sampling import body_points, spread_points
 from SAMv2Core.search import release_index
 from SAMv2Core.simulate import FOLLOW_UP, SimulatedFollowUp, simulate_follow_up
 from SAMv2Core.volume import Volume, read_volume
-from Testing.benchmarks.accuracy import find_data
+from Testing.benchmarks.common import find_data, parse_options, publish
 
 MOVED = dataclasses.replace(FOLLOW_UP, rotation_deg=20.0, scale=(1.0, 1.0), deformation_mm=10.0)
 MOVED_40 = dataclasses.replace(MOVED, field_of_view=(1.0, 1.0, 0.4))
@@ -140,12 +137,7 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="lite-ct")
-    parser.add_argument("--data")
-    parser.add_argument("--report", help="JSON with the table and every registration")
-    parser.add_argument("--quick", action="store_true", help="two scans only")
-    args = parser.parse_args(argv)
+    args = parse_options(argv, __doc__, "two scans only")
     model = load_model(args.model)
     paths = sorted((find_data(args.data) / "ct" / "val").glob("*.nii.gz"))[: 2 if args.quick else None]
     volumes = {path.name.split(".")[0]: read_volume(path) for path in paths}
@@ -156,16 +148,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     for a, b in itertools.combinations(embeddings, 2):
         trials.append(run("other patients, similarity", (a, b), embeddings[a], embeddings[b], "similarity", None))
     rows = summarize(trials)
-    print(f"Model {args.model} ({model.info.sha256})\n")
-    print(to_markdown(rows))
-    if args.report:
-        table = {
-            "model": args.model,
-            "sha256": model.info.sha256,
-            "rows": rows,
-            "trials": [t._asdict() for t in trials],
-        }
-        Path(args.report).write_text(json.dumps(table, indent=1))
+    publish(args, model, to_markdown(rows), rows, trials)
 
 
 if __name__ == "__main__":
