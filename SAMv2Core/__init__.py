@@ -41,8 +41,10 @@ _HOME = {
     "feature": ("Embedding", "FeatureMap"),
     "models": ("ModelInfo", "load_model"),
     "embed": ("Model",),
-    "match": ("Match", "match"),
+    "match": ("Match", "locate", "match"),
     "register": ("Registration", "register"),
+    "lesions": ("Lesion", "read_lesions"),
+    "track": ("Finding", "Verified", "track"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -61,7 +63,10 @@ if TYPE_CHECKING:
     from SAMv2Core.feature import Embedding as Embedding
     from SAMv2Core.feature import FeatureMap as FeatureMap
     from SAMv2Core.geometry import Grid as Grid
+    from SAMv2Core.lesions import Lesion as Lesion
+    from SAMv2Core.lesions import read_lesions as read_lesions
     from SAMv2Core.match import Match as Match
+    from SAMv2Core.match import locate as locate
     from SAMv2Core.match import match as match
     from SAMv2Core.models import ModelInfo as ModelInfo
     from SAMv2Core.models import load_model as load_model
@@ -69,6 +74,9 @@ if TYPE_CHECKING:
     from SAMv2Core.preprocess import preprocess as preprocess
     from SAMv2Core.register import Registration as Registration
     from SAMv2Core.register import register as register
+    from SAMv2Core.track import Finding as Finding
+    from SAMv2Core.track import Verified as Verified
+    from SAMv2Core.track import track as track
     from SAMv2Core.volume import Volume as Volume
     from SAMv2Core.volume import read_volume as read_volume
     from SAMv2Core.volume import write_volume as write_volume

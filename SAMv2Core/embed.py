@@ -106,8 +106,7 @@ class Model:
         if found is not None:
             logger.info("%s: embedding found in the cache", volume.source)
             tell(1.0, "done (from the cache)")
-            weights = dict(self.info.head_weights or {})
-            return dataclasses.replace(with_names(found, volume), model=self.info.name, head_weights=weights)
+            return dataclasses.replace(with_names(found, volume), **self._facts())
         prepared = self._prepare(volume, modality, tell)
         emb = self._compute(volume, prepared, precision, max_memory_gib, tell)
         if cache:
@@ -168,12 +167,19 @@ class Model:
             input_grid=prepared.grid,
             volume_grid=volume.grid,
             modality=prepared.modality,
-            model=self.info.name,
             model_sha256=self.info.sha256,
-            head_weights=dict(self.info.head_weights or {}),
             source=volume.source,
             warnings=tuple(warnings),
+            **self._facts(),
         )
+
+    def _facts(self) -> Dict[str, Any]:
+        """What an embedding takes over from what is told of the model, which may change while its weights do not."""
+        return {
+            "model": self.info.name,
+            "head_weights": dict(self.info.head_weights or {}),
+            "calibration": dict(getattr(self.info, "calibration", None) or {}),
+        }
 
     def _heads(
         self, prepared: Preprocessed, precision: str, max_memory_gib: Optional[float], tell: _Teller

@@ -25,7 +25,7 @@ Metadata, all text:
   original), each ``{"shape_zyx": [d, h, w], "ijk_to_lps": 4x4 row-major}``; ijk = (x, y, z) index of a
   voxel's centre, LPS mm;
 * ``modality``, ``model``, ``model_sha256``, ``source`` (the volume's file name without folder);
-* ``head_weights``: JSON object, ``warnings``: JSON list;
+* ``head_weights``, ``calibration`` (may be absent): JSON objects, ``warnings``: JSON list;
 * ``tensors_sha256``: SHA-256 of the tensors' bytes, taken in the alphabetical order of their names.
 """
 
@@ -75,6 +75,7 @@ def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, 
         "model_sha256": emb.model_sha256,
         "source": Path(emb.source).name,
         "head_weights": json.dumps(dict(emb.head_weights)),
+        "calibration": json.dumps(dict(emb.calibration)),
         "warnings": json.dumps(list(emb.warnings)),
         "tensors_sha256": tensors_sha256(tensors),
     }
@@ -130,6 +131,7 @@ def _assemble(tensors: Dict[str, np.ndarray], metadata: Dict[str, str]) -> Embed
         head_weights={str(k): float(v) for k, v in json.loads(metadata["head_weights"]).items()},
         source=metadata["source"],
         warnings=tuple(str(text) for text in json.loads(metadata["warnings"])),
+        calibration=dict(json.loads(metadata.get("calibration", "{}"))),
     )
 
 

@@ -8,7 +8,7 @@ semantic) with what matching needs besides: the body mask and both geometries.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class Embedding:
     :param model: name of the model; embeddings of different models must not be compared.
     :param model_sha256: hash of its weights.
     :param head_weights: weight of each head's cosine in the similarity; they sum to 1.
+    :param calibration: of the model's confidence (:meth:`SAMv2Core.uncertainty.UncertaintyModel.from_metadata`); empty
+        for the defaults.
     """
 
     fine: FeatureMap
@@ -62,6 +64,7 @@ class Embedding:
     head_weights: Dict[str, float] = field(default_factory=dict)
     source: str = ""
     warnings: Tuple[str, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def heads(self) -> Tuple[FeatureMap, ...]:

@@ -27,6 +27,7 @@ from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 
+from SAMv2Core.body_map import BodyMap, expectation_of
 from SAMv2Core.errors import UsageError
 from SAMv2Core.search import SearchIndex, search
 from SAMv2Core.subvoxel import refine
@@ -92,11 +93,16 @@ class FixedPointResult:
     query_pairs_lps: np.ndarray
 
 
+BodyMaps = Tuple[Optional[BodyMap], Optional[BodyMap]]
+"""Where the bodies are expected in each other, forth and back; None expects nothing."""
+
+
 class _Cycle:
     """The map f of eq. 4 between two indices, evaluated once per template voxel."""
 
-    def __init__(self, template: SearchIndex, query: SearchIndex) -> None:
+    def __init__(self, template: SearchIndex, query: SearchIndex, maps: BodyMaps) -> None:
         self.template, self.query = template, query
+        self.forth_map, self.back_map = maps
         self.partner = np.full(template.n_body, -1, dtype=np.int64)
         self.similarity = np.full(template.n_body, -1.0, dtype=np.float32)
         self.back = np.full(query.n_body, -1, dtype=np.int64)
@@ -107,17 +113,20 @@ class _Cycle:
         new = np.unique(rows[self.partner[rows] < 0])
         if len(new):
             vectors = self.template.vectors(new)
-            self.partner[new], self.similarity[new] = search(
-                self.query, vectors, progress=lambda fraction, text: tell(0.5 * fraction, text)
-            )
+            expected = expectation_of(self.forth_map, self.template.points_lps(new))
+            half = _scaled(tell, 0.0, 0.5)
+            self.partner[new], self.similarity[new] = search(self.query, vectors, progress=half, expected=expected)
         partners = self.partner[rows]
         new = np.unique(partners[self.back[partners] < 0])
         if len(new):
             vectors = self.query.vectors(new)
-            self.back[new], _ = search(
-                self.template, vectors, progress=lambda fraction, text: tell(0.5 + 0.5 * fraction, text)
-            )
+            expected = expectation_of(self.back_map, self.query.points_lps(new))
+            self.back[new], _ = search(self.template, vectors, progress=_scaled(tell, 0.5, 1.0), expected=expected)
         return self.back[partners]
+
+
+def _scaled(tell: Progress, low: float, high: float) -> Progress:
+    return lambda fraction, text: tell(low + (high - low) * fraction, text)
 
 
 def fixed_point_matches(
@@ -126,16 +135,18 @@ def fixed_point_matches(
     points_lps: np.ndarray,
     options: FixedPointOptions = FixedPointOptions(),
     progress: Optional[Progress] = None,
+    maps: BodyMaps = (None, None),
 ) -> List[FixedPointResult]:
     """Fixed-point matches of template points, all in one batch.
 
     :param points_lps: (N, 3) LPS mm in the template.
     :param progress: called between tiles of the search; may raise ``Cancelled``.
+    :param maps: expectations of the searches, template to query and back (:func:`SAMv2Core.body_map.body_maps`).
     :returns: one result per point, in order.
     """
     points = np.atleast_2d(np.asarray(points_lps, dtype=np.float64))
     starts = [_starts(template, point, options.starts_per_axis) for point in points]
-    cycle = _Cycle(template, query)
+    cycle = _Cycle(template, query, maps)
     current = np.unique(np.concatenate([*starts, np.empty(0, dtype=np.int64)]))
     for number in range(options.max_iterations):
         if not len(current):
@@ -147,7 +158,7 @@ def fixed_point_matches(
     ends = _partners_lps(cycle, everyone)
     results = []
     for point, rows in zip(points, fixed):
-        results.append(_vote(point, template.points_lps(rows), ends[np.searchsorted(everyone, rows)], options))
+        results.append(vote_of_pairs(point, template.points_lps(rows), ends[np.searchsorted(everyone, rows)], options))
     return results
 
 
@@ -183,7 +194,7 @@ def _partners_lps(cycle: _Cycle, rows: np.ndarray) -> np.ndarray:
     return refine(cycle.query, cycle.template.vectors(rows), cycle.partner[rows])
 
 
-def _vote(
+def vote_of_pairs(
     point: np.ndarray, template_lps: np.ndarray, query_lps: np.ndarray, options: FixedPointOptions
 ) -> FixedPointResult:
     """Gate the pairs by distance and by agreement, then fit."""

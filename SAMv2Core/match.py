@@ -16,9 +16,10 @@ from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from SAMv2Core.body_map import body_maps, expectation_of
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.feature import Embedding
-from SAMv2Core.fixed_point import FixedPointOptions, FixedPointResult, fixed_point_matches
+from SAMv2Core.fixed_point import BodyMaps, FixedPointOptions, FixedPointResult, fixed_point_matches
 from SAMv2Core.geometry import Grid
 from SAMv2Core.search import SearchIndex, search, search_index
 from SAMv2Core.similarity import check_comparable, joint_vectors
@@ -37,6 +38,10 @@ from SAMv2Core.uncertainty import (
 Progress = Callable[[float, str], None]
 
 METHODS = ("fixed-point", "nearest")
+
+LOCATE_RETURN_MM, LOCATE_SIMILARITY = 15.0, 0.5
+"""A quick match that comes back further from its start, or is less similar, is none. Rules of thumb, not calibrated;
+Testing/benchmarks/slicer.py prints how many landmarks they show and how far off these are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,7 @@ def match(
     *,
     options: Optional[FixedPointOptions] = None,
     uncertainty: Optional[UncertaintyModel] = None,
+    expect: Optional[bool] = None,
 ) -> List[Match]:
     """Find template points in the query.
 
@@ -83,7 +89,9 @@ def match(
     :param method: ``"fixed-point"`` or ``"nearest"``.
     :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
     :param options: knobs of the fixed-point method; None for the defaults.
-    :param uncertainty: coefficients of the confidence, as calibrated for the model; None for the defaults.
+    :param uncertainty: coefficients of the confidence; None for those that came with the model.
+    :param expect: whether to weigh where the whole body's matches expect the point (:mod:`SAMv2Core.body_map`, not in
+        the paper); None does so with fixed points and leaves the nearest neighbor plain.
     :returns: one match per point, in input order.
     :raises UsageError: unknown method.
     :raises InputError: points that are no finite (N, 3) numbers, or an embedding without a body.
@@ -91,20 +99,54 @@ def match(
     """
     if method not in METHODS:
         raise UsageError(f"There is no matching method {method!r}.", f"Choose one of: {', '.join(METHODS)}.")
-    options, uncertainty = options or FixedPointOptions(), uncertainty or UncertaintyModel()
+    options = options or FixedPointOptions()
+    uncertainty = uncertainty or UncertaintyModel.from_metadata(emb_query.calibration)
     points = _checked_points(points_lps)
     check_comparable(emb_template, emb_query)
     tell = progress or (lambda fraction, text: None)
     tell(0.0, "Preparing the search")
     template = search_index(emb_template)
-    refusals = [_refusal(emb_template, template, point) for point in points]
+    refusals = [why_not_asked(emb_template, template, point) for point in points]
     asked = np.array([i for i, refusal in enumerate(refusals) if not refusal], dtype=np.int64)
     answers: Iterator[Match] = iter(())
     if len(asked):
-        answers = iter(_find((emb_template, emb_query), points[asked], method, options, uncertainty, tell))
+        weigh = method == "fixed-point" if expect is None else expect
+        maps = body_maps(emb_template, emb_query) if weigh else (None, None)
+        answers = iter(_find((emb_template, emb_query), points[asked], method, options, uncertainty, maps, tell))
     tell(1.0, "Matched")
     nothing = (None, math.nan, math.nan, 0, 0.0, NOT_FOUND)
     return [Match(p, *nothing, refusal) if refusal else next(answers) for p, refusal in zip(points, refusals)]
+
+
+def locate(emb_template: Embedding, emb_query: Embedding, points_lps: Sequence[Sequence[float]]) -> np.ndarray:
+    """Where template points lie in the query, as fast as it goes: for places that follow a cursor.
+
+    The nearest neighbor near where the whole body's matches expect it, if it leads back to the point. Fixed points and
+    the rival, on which a confidence rests, are left out: the next place is asked for before anyone could read it.
+
+    :param points_lps: (N, 3) LPS mm in the template's world.
+    :returns: (N, 3) LPS mm in the query's world, NaN where nothing was found.
+    :raises InputError: points that are no finite (N, 3) numbers, or an embedding without a body.
+    :raises ModelError: embeddings of different models.
+    """
+    points = _checked_points(points_lps)
+    check_comparable(emb_template, emb_query)
+    template, query = search_index(emb_template), search_index(emb_query)
+    found = np.full(points.shape, np.nan)
+    asked = np.flatnonzero(emb_template.volume_grid.contains(points))
+    if not len(asked):
+        return found
+    there, back = body_maps(emb_template, emb_query)
+    vectors = joint_vectors(emb_template, points[asked])
+    rows, _ = search(query, vectors, expected=expectation_of(there, points[asked]))
+    places = refine(query, vectors, rows)
+    at_place = joint_vectors(emb_query, places)
+    returned, _ = search(template, at_place, expected=expectation_of(back, places))
+    apart = np.linalg.norm(template.points_lps(returned) - points[asked], axis=1)
+    similarity = (at_place * vectors).sum(1).cpu().numpy()
+    sure = (apart <= LOCATE_RETURN_MM) & (similarity >= LOCATE_SIMILARITY)
+    found[asked[sure]] = places[sure]
+    return found
 
 
 def _find(
@@ -113,23 +155,29 @@ def _find(
     method: str,
     options: FixedPointOptions,
     uncertainty: UncertaintyModel,
+    maps: BodyMaps,
     tell: Progress,
 ) -> List[Match]:
     """Matches of points that lie in the template's body: result, then evidence, then verdict."""
     emb_template, emb_query = embeddings
     template, query = search_index(emb_template), search_index(emb_query)
     vectors = joint_vectors(emb_template, points)
-    rows, _ = search(query, vectors, progress=_part(tell, 0.05, 0.2))
+    expected = expectation_of(maps[0], points)
+    rows, _ = search(query, vectors, progress=_part(tell, 0.05, 0.2), expected=expected)
     found = nearest = refine(query, vectors, rows)
     votes: Sequence[Optional[FixedPointResult]] = [None] * len(points)
     if method == "fixed-point":
-        votes = fixed_point_matches(template, query, points, options, _part(tell, 0.2, 0.7))
+        votes = fixed_point_matches(template, query, points, options, _part(tell, 0.2, 0.7), maps)
         found = np.array([n if v is None or v.query_lps is None else v.query_lps for n, v in zip(nearest, votes)])
     at_result = joint_vectors(emb_query, found)
     similarity = (at_result * vectors).sum(1).cpu().numpy()
     _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, _part(tell, 0.7, 0.85))
     back_rows, _ = search(template, at_result, progress=_part(tell, 0.85, 1.0))
     cycle_error = np.linalg.norm(refine(template, at_result, back_rows) - points, axis=1)
+    departure = np.full(len(points), np.nan)
+    if maps[0] is not None:
+        places, spread = maps[0].predict(points)
+        departure = np.linalg.norm(found - places, axis=1) / spread
     matches = []
     for i, (point, result, vote) in enumerate(zip(points, found, votes)):
         fell_back = vote is not None and vote.query_lps is None
@@ -143,8 +191,9 @@ def _find(
             agreement_mm=float(np.linalg.norm(result - nearest[i])) if voted else math.nan,
             at_edge=_at_edge(emb_query.volume_grid, result),
             fell_back=fell_back,
+            departure=float(departure[i]),
         )
-        matches.append(_answer(point, result, evidence, _beyond_mm(emb_query.volume_grid, result), uncertainty))
+        matches.append(_answer(point, result, evidence, beyond_mm(emb_query.volume_grid, result), uncertainty))
     return matches
 
 
@@ -202,9 +251,9 @@ def _checked_points(points_lps: Sequence[Sequence[float]]) -> np.ndarray:
     return points
 
 
-def _refusal(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
+def why_not_asked(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
     """Why a template point cannot be asked for; empty when it can."""
-    beyond = _beyond_mm(emb.volume_grid, point)
+    beyond = beyond_mm(emb.volume_grid, point)
     if beyond > 0:
         return f"The point lies {beyond:.0f} mm outside the template scan."
     reach = np.ceil(SKIN_TOLERANCE_MM / index.grid.spacing_ijk_mm).astype(int)
@@ -217,7 +266,7 @@ def _refusal(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
     return ""
 
 
-def _beyond_mm(grid: Grid, point: np.ndarray) -> float:
+def beyond_mm(grid: Grid, point: np.ndarray) -> float:
     """How far a point lies outside the outer faces of a grid, mm; 0 inside."""
     ijk = grid.to_ijk(point)
     inside = np.clip(ijk, -0.5, grid.size_ijk - 0.5)

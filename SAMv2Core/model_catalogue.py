@@ -39,6 +39,7 @@ class ModelInfo:
     :param sha256: of the file (:func:`verify`, :func:`load_model`) or as recorded; empty when not known.
     :param trusted: the file has the hash that came with this program.
     :param head_weights: weight of each head's cosine in the similarity, sums to 1; empty means equal.
+    :param calibration: coefficients of its confidence, as stored with the weights; empty for the defaults.
     :param origin: ``bundled``, or where the file came from.
     :param url: where it can be downloaded; empty when it cannot.
     """
@@ -59,6 +60,7 @@ class ModelInfo:
     origin: str = ""
     url: str = ""
     reported_sha256: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -181,6 +183,7 @@ def _with_metadata(info: ModelInfo, metadata: Mapping[str, str]) -> ModelInfo:
         head_weights={str(k): float(v) for k, v in weights.items() if isinstance(v, (int, float))},
         description=metadata.get("description") or info.description,
         parameters=int(parameters) if parameters.isdecimal() else info.parameters,
+        calibration=_json(metadata.get("calibration"), dict, info.calibration),
     )
 
 

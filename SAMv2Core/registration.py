@@ -6,6 +6,10 @@ kept for validation, a right transform (simulated follow-ups, also cut to 40 %) 
 wrong one (parts of a body that do not overlap, other patients) up to 34 %. The share of *all* matches separates
 worse: points whose anatomy is missing count against it.
 
+Where intensities chose the pose, they decide alone: how well they agree, and above all whether the best pose elsewhere
+does nearly as well. On 8 training pairs of CT and MR (displaced, whole and cut to 40 %) the best rival of the right
+pose reached 51 to 94 % of its score (99 % in one that was 15 mm off), of two different patients 88 to 99 %.
+
 Conventions: LPS mm; the matrix maps points of the fixed image to the moving image.
 """
 
@@ -16,7 +20,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from SAMv2Core.hypotheses import Choice
 from SAMv2Core.least_squares import spread_mm
+
+_Checks = List[Tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,13 @@ class Settings:
     failed_overlap: float = 0.1
     failed_half_sample_mm: float = 60.0
 
+    # With intensities: score (nats + 0..1), and the best other pose's share of it.
+    min_score: float = 0.55
+    max_runner_up: float = 0.87
+    failed_score: float = 0.35
+    failed_runner_up: float = 0.95
+    turned_deg: float = 90.0  # beyond, the headers disagree about how the patient lies
+
 
 SETTINGS = Settings()
 
@@ -75,6 +89,8 @@ class Registration:
     :param fixed_points_lps: (P, 3) the pairs the transform was fitted to.
     :param moving_points_lps: (P, 3) their partners.
     :param warnings: what the user should know.
+    :param intensity: how well the intensities agree, see :class:`SAMv2Core.hypotheses.Choice`; None when they
+        were not used.
     """
 
     matrix: np.ndarray
@@ -92,6 +108,7 @@ class Registration:
     fixed_points_lps: np.ndarray
     moving_points_lps: np.ndarray
     warnings: Tuple[str, ...] = ()
+    intensity: Optional[Choice] = None
 
     def to_report(self) -> Dict[str, Any]:
         """Plain numbers for JSON; what does not exist is None, never NaN."""
@@ -109,6 +126,7 @@ class Registration:
             "half_sample_mm": self.half_sample_mm,
             "crop": self.crop,
             "crop_of": self.crop_of if self.crop else None,
+            "intensity": None if self.intensity is None else self.intensity.to_report(),
             "warnings": list(self.warnings),
         }
 
@@ -124,6 +142,7 @@ class Evidence:
     :param overlap: fraction of the smaller body inside the other volume.
     :param half_sample_mm: disagreement of two halves of the matches; infinite when a half gave no transform.
     :param undetermined: what the explained points leave open.
+    :param intensity: the pose that intensities chose, None when they were not used.
     """
 
     matrix: np.ndarray
@@ -133,10 +152,13 @@ class Evidence:
     overlap: float
     half_sample_mm: float
     undetermined: Tuple[str, ...]
+    intensity: Optional[Choice] = None
 
 
 def verdict(evidence: Evidence, settings: Settings = SETTINGS) -> Tuple[str, Tuple[str, ...]]:
     """Status, and the reasons unless it is ``"registered"``."""
+    if evidence.intensity is not None:
+        return _first_status(*_checks_of_intensity(evidence, evidence.intensity, settings))
     inliers, consistent = int(evidence.explained.sum()), len(evidence.explained)
     fraction = inliers / max(consistent, 1)
     apart = evidence.half_sample_mm
@@ -165,6 +187,28 @@ def verdict(evidence: Evidence, settings: Settings = SETTINGS) -> Tuple[str, Tup
             f"the bodies differ in size by factors of {stretch[2]:.2f} to {stretch[0]:.2f}",
         ),
     ]
+    return _first_status(failed, doubts)
+
+
+def _checks_of_intensity(evidence: Evidence, choice: Choice, settings: Settings) -> Tuple[_Checks, _Checks]:
+    """What makes a pose chosen by intensities failed, and what uncertain."""
+    little = f"only {evidence.overlap:.0%} of the smaller body lies in the other volume"
+    weak = f"the intensities agree little ({choice.score:.2f})"
+    rival = f"another pose explains the intensities {choice.runner_up:.0%} as well"
+    failed = [
+        (choice.score < settings.failed_score, weak),
+        (choice.runner_up > settings.failed_runner_up, rival),
+        (evidence.overlap < settings.failed_overlap, little),
+    ]
+    doubts = [
+        (choice.score < settings.min_score, weak),
+        (choice.runner_up > settings.max_runner_up, rival),
+        (evidence.overlap < settings.min_overlap, little),
+    ]
+    return failed, doubts
+
+
+def _first_status(failed: _Checks, doubts: _Checks) -> Tuple[str, Tuple[str, ...]]:
     for status, checks in (("failed", failed), ("uncertain", doubts)):
         reasons = tuple(text for broken, text in checks if broken)
         if reasons:

@@ -60,6 +60,8 @@ class SearchIndex:
     :param bounds: (n_bricks * BRICK, r + 1) float32, projections and rest.
     :param directions: (K, r) float32, orthonormal columns.
     :param n_body: number of body voxels.
+    :param brick_centers_lps: (n_bricks, 3) LPS mm, middle of each brick's voxels.
+    :param brick_radii_mm: (n_bricks,) distance of its farthest voxel from there.
     """
 
     grid: Grid
@@ -69,6 +71,8 @@ class SearchIndex:
     bounds: torch.Tensor
     directions: torch.Tensor
     n_body: int
+    brick_centers_lps: np.ndarray
+    brick_radii_mm: np.ndarray
 
     @property
     def n_bricks(self) -> int:
@@ -103,6 +107,28 @@ class SearchIndex:
         return self.rows[torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.rows.device)].float()
 
 
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """Where the results of a search are expected: departures lower the similarity by ``stiffness * distance^2``.
+
+    :param places_lps: (N, 3) LPS mm.
+    :param stiffness: (N,) per mm squared; 0 expects nothing.
+    """
+
+    places_lps: np.ndarray
+    stiffness: np.ndarray
+
+    def part(self, chosen: np.ndarray | slice) -> Expectation:
+        return Expectation(self.places_lps[chosen], self.stiffness[chosen])
+
+    def penalty(self, points_lps: np.ndarray, slack_mm: np.ndarray | float = 0.0) -> np.ndarray:
+        """(N, M) float32, what each of (M, 3) points costs each vector; ``slack_mm`` (M,) is taken off the distance."""
+        squared = np.square(points_lps).sum(1)[None] - 2 * self.places_lps @ points_lps.T
+        squared += np.square(self.places_lps).sum(1)[:, None]
+        distance = np.maximum(np.sqrt(np.maximum(squared, 0)) - slack_mm, 0)
+        return (self.stiffness[:, None] * distance**2).astype(np.float32)
+
+
 def build_index(emb: Embedding) -> SearchIndex:
     """Prepare an embedding for searching; takes about a second for a torso.
 
@@ -132,7 +158,11 @@ def build_index(emb: Embedding) -> SearchIndex:
     n_searched = len(inside) + len(padding)
     directions = _main_directions(rows[:n_searched])
     bounds = _project(rows[:n_searched], directions)
-    return SearchIndex(emb.fine.grid, voxels, row_of_voxel, rows, bounds, directions, len(inside))
+    z, y, x = np.unravel_index(voxels[:n_searched], body.shape)
+    places = emb.fine.grid.to_lps(np.stack([x, y, z], axis=1)).reshape(-1, BRICK, 3)
+    centers = places.mean(axis=1)
+    radii = np.linalg.norm(places - centers[:, None], axis=2).max(axis=1)
+    return SearchIndex(emb.fine.grid, voxels, row_of_voxel, rows, bounds, directions, len(inside), centers, radii)
 
 
 def _along_curve(flat: np.ndarray, shape_zyx: Tuple[int, ...]) -> np.ndarray:
@@ -191,12 +221,14 @@ def search(
     away_from_lps: Optional[np.ndarray] = None,
     radius_mm: float = 0.0,
     progress: Optional[Progress] = None,
+    expected: Optional[Expectation] = None,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """The body voxel most similar to each vector.
 
     :param vectors: (N, K) joint vectors.
     :param away_from_lps: (N, 3) LPS mm; rows within ``radius_mm`` of a vector's point do not count for it.
     :param progress: called as ``progress(fraction, text)`` between tiles of points; may raise ``Cancelled``.
+    :param expected: where the results should lie; its penalty is part of the similarities returned.
     :returns: (N,) int64 rows, -1 where no candidate is left, and (N,) float32 similarities (-1 there).
     """
     found = np.full(len(vectors), -1, dtype=np.int64)
@@ -206,16 +238,23 @@ def search(
             progress(start / len(vectors), "Searching")
         tile = slice(start, start + POINTS_PER_TILE)
         away = None if away_from_lps is None else np.asarray(away_from_lps)[tile]
-        found[tile], best[tile] = _search_tile(index, vectors[tile].to(index.rows.device), away, radius_mm)
+        prior = None if expected is None else expected.part(tile)
+        found[tile], best[tile] = _search_tile(index, vectors[tile].to(index.rows.device), away, radius_mm, prior)
     # A copy that fills the last brick may win over its original by rounding; name the original.
     found = np.where(found >= 0, index.row_of_voxel[index.voxels[found]], -1)
     return found, np.where(found >= 0, best, -1.0).astype(np.float32)
 
 
 def _search_tile(
-    index: SearchIndex, vectors: torch.Tensor, away: Optional[np.ndarray], radius_mm: float
+    index: SearchIndex,
+    vectors: torch.Tensor,
+    away: Optional[np.ndarray],
+    radius_mm: float,
+    expected: Optional[Expectation],
 ) -> Tuple[np.ndarray, np.ndarray]:
     bounds = _brick_bounds(index, vectors).cpu().numpy()
+    if expected is not None:
+        bounds = bounds - expected.penalty(index.brick_centers_lps, index.brick_radii_mm + 1e-3)
     order = np.argsort(-bounds, axis=1, kind="stable")
     limit = np.take_along_axis(bounds, order, axis=1)
     best = np.full(len(vectors), -np.inf, dtype=np.float32)
@@ -227,7 +266,7 @@ def _search_tile(
         open_brick = limit[active, ranks] > best[active, None]
         point, brick = np.repeat(active, open_brick.sum(1)), order[active, ranks][open_brick]
         for bricks, members in _work_pieces(point, brick):
-            rows, values = _best_in_bricks(index, bricks, vectors, members, away, radius_mm)
+            rows, values = _best_in_bricks(index, bricks, vectors, members, away, radius_mm, expected)
             better = values > best[members]
             best[members[better]], found[members[better]] = values[better], rows[better]
         start, width = start + width, min(2 * width, 64)
@@ -263,6 +302,7 @@ def _best_in_bricks(
     members: np.ndarray,
     away: Optional[np.ndarray],
     radius_mm: float,
+    expected: Optional[Expectation],
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Best row and similarity of the vectors ``members`` in some bricks; (n,) int64, (n,) float32."""
     numbers = (bricks[:, None] * BRICK + np.arange(BRICK)).ravel()
@@ -271,5 +311,9 @@ def _best_in_bricks(
         offsets = index.points_lps(numbers)[None] - away[members][:, None]
         near = np.einsum("nrc,nrc->nr", offsets, offsets) <= radius_mm**2
         similarity = similarity.masked_fill(torch.from_numpy(near).to(similarity.device), -np.inf)
+    if expected is not None:
+        similarity = similarity - torch.from_numpy(expected.part(members).penalty(index.points_lps(numbers))).to(
+            similarity.device
+        )
     values, columns = similarity.max(dim=1)
     return numbers[columns.cpu().numpy()], values.cpu().numpy()

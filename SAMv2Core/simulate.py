@@ -3,9 +3,10 @@
 Real pairs of scans have no dense truth. Here one real volume becomes baseline and follow-up: the patient lies
 differently (rotation, size), deforms (smooth elastic field, breathing), and is scanned differently (contrast,
 kernel, noise, slice thickness, field of view, table). A baseline point x is found in the follow-up at phi(x),
-exactly; the follow-up's voxels are the baseline's at phi^-1. What is *not* simulated: sliding organs, filling
-and emptying, new or growing lesions. Any figure measured on such data is a figure on simulated data and must
-be shown as such.
+exactly; the follow-up's voxels are the baseline's at phi^-1. Lesions may then grow, shrink or vanish around their
+places (:mod:`SAMv2Core.lesion_growth`), which moves the tissue next to them, and only that, a little off phi. What is
+*not* simulated: sliding organs, filling and emptying, new lesions. Any figure measured on such data is a figure on
+simulated data and must be shown as such.
 
 Conventions: LPS mm; volumes (z, y, x); displacement vectors baseline -> follow-up on the baseline's grid.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import ndimage
@@ -23,6 +24,8 @@ from SAMv2Core import acquisition, posture
 from SAMv2Core.deformation import Deformation, InverseSampler, control_lattice
 from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry import Grid
+from SAMv2Core.lesion_growth import LesionChange, LesionOptions, apply_changes, draw_changes
+from SAMv2Core.lesions import Lesion
 from SAMv2Core.volume import Volume
 
 MAX_LIPSCHITZ = 0.7  # of the displacement: no local volume shrinks below (1 - 0.7)^3, and inversion is quick
@@ -115,6 +118,7 @@ class SimulatedFollowUp:
     :param seed: the seed; the same volume, options and seed give the same follow-up.
     :param drawn: the figures drawn from the options' ranges and what became of them; plain numbers,
         JSON-able.
+    :param lesions: what became of each lesion of known diameter.
     """
 
     volume: Volume
@@ -123,6 +127,7 @@ class SimulatedFollowUp:
     options: SimulationOptions
     seed: int
     drawn: Dict[str, float] = field(default_factory=dict)
+    lesions: Tuple[LesionChange, ...] = ()
 
     @cached_property
     def displacement(self) -> np.ndarray:
@@ -143,13 +148,21 @@ class SimulatedFollowUp:
         return sources, self.baseline_grid.contains(sources)
 
 
-def simulate_follow_up(volume: Volume, options: SimulationOptions = FOLLOW_UP, seed: int = 0) -> SimulatedFollowUp:
+def simulate_follow_up(
+    volume: Volume,
+    options: SimulationOptions = FOLLOW_UP,
+    seed: int = 0,
+    lesions: Sequence[Lesion] = (),
+    lesion_options: Optional[LesionOptions] = None,
+) -> SimulatedFollowUp:
     """A second time point of ``volume``.
 
     :param volume: the baseline; any geometry, CT or MR.
     :param options: what changes, see :class:`SimulationOptions`.
     :param seed: of everything random. Each component has its own stream: switching one off leaves the others
         alone.
+    :param lesions: of the baseline; those of known diameter change as ``lesion_options`` says
+        (None: they stay as they are).
     """
     scale = acquisition.intensity_scale(volume.array, volume.modality)
     baseline = np.where(np.isfinite(volume.array), volume.array, scale.air).astype(np.float32)
@@ -158,12 +171,13 @@ def simulate_follow_up(volume: Volume, options: SimulationOptions = FOLLOW_UP, s
     target, slices_per_slice = _follow_up_grid(volume.grid, deformation, options, seed)
     fine = acquisition.thin_slices(target, slices_per_slice)
     array = _resample(baseline, volume.grid, deformation, fine, scale.air, options.interpolation)
-    # Changes of the anatomy itself (lesions that grow, shrink, appear) belong here: after the resampling, in
-    # the follow-up's space, before the scanner sees them.
+    # Changes of the anatomy itself belong here: in the follow-up's space, before the scanner sees them.
+    fate = lesion_options or LesionOptions()
+    changes = _change_lesions(array, fine, deformation, lesions, fate, drawn["scale"], seed)
     array = _scan(array, fine, slices_per_slice, target, scale, options, seed, drawn)
     source = f"simulated follow-up (seed {seed}) of {volume.source}"
     follow_up = Volume(_in_type_of(volume.array, array), target.ijk_to_lps, source, volume.modality)
-    return SimulatedFollowUp(follow_up, volume.grid, deformation, options, seed, drawn)
+    return SimulatedFollowUp(follow_up, volume.grid, deformation, options, seed, drawn, changes)
 
 
 def _stream(seed: int, component: int) -> np.random.Generator:
@@ -230,6 +244,25 @@ def _resample(
         ndimage.map_coordinates(samples, where, out[first:last], order=order, prefilter=False, mode="mirror")
         out[first:last][outside] = air
     return np.clip(out, min(low, air), high, out=out)  # cubic interpolation overshoots at edges
+
+
+def _change_lesions(
+    array: np.ndarray,
+    grid: Grid,
+    deformation: Deformation,
+    lesions: Sequence[Lesion],
+    options: LesionOptions,
+    size: float,
+    seed: int,
+) -> Tuple[LesionChange, ...]:
+    """Draw what becomes of the lesions and do it to the follow-up, in place."""
+    if not lesions:
+        return ()
+    moved = deformation.map_points(np.array([lesion.center_lps for lesion in lesions]))
+    changes = draw_changes(lesions, moved, size, options, _stream(seed, 7))
+    before = [lesion.diameter_mm * size for lesion in lesions if lesion.diameter_mm is not None]
+    apply_changes(array, grid, changes, before)
+    return tuple(changes)
 
 
 def _scan(

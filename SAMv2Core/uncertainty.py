@@ -7,6 +7,8 @@ A nearest neighbor always exists, also of anatomy that the query does not show, 
 * *margin*: how much better the result is than the best place more than 20 mm away;
 * *fixed points* that voted, their *residual* about the map fitted to them (mm), and *agreement*: the distance
   between their result and the nearest neighbor's (mm);
+* *departure*: how far the result lies from where the whole body's matches expect it, in units of their spread
+  (:mod:`SAMv2Core.body_map`);
 * *edge*: whether the result lies at the end of the query's field of view, where missing anatomy collects.
 
 A logistic function turns them into a confidence in [0, 1], the estimated probability that the match is within
@@ -52,6 +54,7 @@ class Evidence:
     :param agreement_mm: distance between both methods' results; NaN when only one was run.
     :param at_edge: the result is in the outermost layer of the query's field of view.
     :param fell_back: fixed points were wanted, but too few survived or they contradicted each other.
+    :param departure: distance from the expected place over its spread; NaN when nothing was expected.
     """
 
     similarity: float
@@ -62,6 +65,7 @@ class Evidence:
     agreement_mm: float = math.nan
     at_edge: bool = False
     fell_back: bool = False
+    departure: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ class Coefficients:
     """What each piece of evidence adds to the argument of the logistic function.
 
     ``bias``, ``similarity * s``, ``margin * min(m, MAX_MARGIN)``, ``cycle * L(cycle_error_mm)``, ``fixed_points *
-    log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, and ``edge`` and ``fell_back``
-    where they apply. L(mm) is log(1 + mm / 4): one voxel counts, the difference of 50 and 60 mm does not.
+    log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, ``departure * min(d, 5)``,
+    and ``edge`` and ``fell_back`` where they apply. L(mm) is log(1 + mm / 4): one voxel counts, the difference of 50
+    and 60 mm does not.
     """
 
     bias: float
@@ -91,6 +96,7 @@ class Coefficients:
     agreement: float = 0.0
     edge: float = 0.0
     fell_back: float = 0.0
+    departure: float = 0.0
 
     def terms(self, evidence: Evidence) -> Dict[str, float]:
         """The summands, by name."""
@@ -105,6 +111,7 @@ class Coefficients:
             "agreement": self.agreement * math.log1p(e.agreement_mm / 4) if math.isfinite(e.agreement_mm) else 0.0,
             "edge": self.edge * e.at_edge,
             "fell_back": self.fell_back * e.fell_back,
+            "departure": self.departure * min(e.departure, 5.0) if math.isfinite(e.departure) else 0.0,
         }
 
 
@@ -194,6 +201,7 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[str]:
         (10 * (SMALL_MARGIN - e.margin), "another place looks as similar"),
         (-terms["edge"], "the result lies at the edge of the scan"),
         (-terms["fell_back"], "the surrounding places do not agree"),
+        (-terms["departure"] if e.departure > 1.5 else 0.0, "the rest of the body points elsewhere"),
         (0.3 * few, f"only {e.fixed_points} of the surrounding places agree"),
     ]
     if e.agreement_mm > 6:

@@ -26,6 +26,7 @@ class IntensityDraw:
     :param noise_grain: 1 for white noise, larger for coarser grain (voxels).
     :param blur_voxels: standard deviation of the Gaussian blur of the detail crop.
     :param thickness: slice thickness in voxels of the detail crop (1 = unchanged).
+    :param bias: standard deviation of the logarithm of a smooth multiplicative field (receive coils of MR).
     """
 
     knots: np.ndarray
@@ -34,6 +35,7 @@ class IntensityDraw:
     noise_grain: int
     blur_voxels: float
     thickness: int
+    bias: float = 0.0
 
 
 def draw_intensity(rng: np.random.Generator, strength: float = 1.0) -> IntensityDraw:
@@ -62,6 +64,12 @@ def apply_intensity(
     thickness = round(draw.thickness / spacing_voxels)
     if thickness > 1:
         out = _thicken(out, thickness)
+    if draw.bias > 0:
+        field = F.interpolate(
+            torch.randn((1, 1, 4, 4, 4), generator=generator), size=tuple(out.shape), mode="trilinear",
+            align_corners=True,
+        )  # fmt: skip
+        out = (out - AIR_HU) * torch.exp(draw.bias * field[0, 0]) + AIR_HU
     if draw.noise_hu > 0:
         grain = max(1, round(draw.noise_grain / spacing_voxels))
         shape = [max(2, -(-n // grain)) for n in out.shape]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from Training.pairs import Level, Pair
+from Training.scans import Link
 from Training.views import inside_box, sample_map
 
 
@@ -27,6 +28,7 @@ class LevelOptions:
     :param ignore_mm: candidates nearer than this to the anchor's anatomy are no negatives.
     :param cross_ignore_mm: the same across patients, where the place is only known roughly.
     :param search_mm: across patients, the positive may lie this far (per axis) from the estimate.
+    :param registered_mm: the same between two registered scans of one patient.
     :param temperature: of the softmax.
     """
 
@@ -36,6 +38,7 @@ class LevelOptions:
     cross_ignore_mm: float
     search_mm: float
     temperature: float
+    registered_mm: float = 0.0
 
 
 def level_loss(
@@ -49,14 +52,13 @@ def level_loss(
     losses: List[torch.Tensor] = []
     rates: List[float] = []
     for a, b in ((0, 1), (1, 0)):
-        crossing = pair.links[a] is not None
+        search_mm, far = _tolerance(pair.links[a], options)
         drawn = _anchors(pair, a, levels, options.n_anchors, generator)
         if drawn is None:
             continue
         index, here, there, u = drawn
         anchors = maps[a].reshape(maps.shape[1], -1).T[index]
-        positives = _positives(maps[b], anchors, u, levels[b], options.search_mm if crossing else 0.0)
-        far = options.cross_ignore_mm if crossing else options.ignore_mm
+        positives = _positives(maps[b], anchors, u, levels[b], search_mm)
         logits = torch.cat(
             (
                 _masked(anchors @ banks[a][0].T, here, banks[a][1], options.ignore_mm),
@@ -70,6 +72,15 @@ def level_loss(
     if not losses:
         return None
     return torch.stack(losses).mean(), sum(rates) / len(rates)
+
+
+def _tolerance(link: Optional[Link], options: LevelOptions) -> Tuple[float, float]:
+    """How far the positive may lie from the given place, and where negatives begin, mm."""
+    if link is None:
+        return 0.0, options.ignore_mm
+    if link.registered:
+        return options.registered_mm, options.ignore_mm + options.registered_mm
+    return options.search_mm, options.cross_ignore_mm
 
 
 def info_nce(positive: torch.Tensor, negatives: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from SAMv2Core.body_map import kernel_regression, robust_affine
 
 LATTICE_MM = 16.0
 
@@ -38,22 +39,6 @@ class CrossMap:
     support: np.ndarray
     n_matches: int
     residual_mm: float
-
-
-def robust_affine(a: np.ndarray, b: np.ndarray, weights: np.ndarray, n_iterations: int = 30) -> np.ndarray:
-    """(4, 3) affine B ~ [A 1] M by Cauchy-weighted least squares, weakly pulled to unit scale."""
-    x = np.c_[a, np.ones(len(a))]
-    centre_a, centre_b = np.median(a, 0), np.median(b, 0)
-    m = np.r_[np.eye(3), (centre_b - centre_a)[None]]
-    prior = np.diag([1.0, 1.0, 1.0, 0.0]) * len(a) * 25.0**2
-    target0 = np.r_[np.eye(3), np.zeros((1, 3))]
-    for _ in range(n_iterations):
-        r = np.linalg.norm(x @ m - b, axis=1)
-        scale = max(8.0, 1.5 * np.median(r))
-        w = weights / (1 + (r / scale) ** 2) ** 2
-        lhs = (x * w[:, None]).T @ x + prior * w.mean()
-        m = np.linalg.solve(lhs, (x * w[:, None]).T @ b + prior * w.mean() @ target0)
-    return m
 
 
 def fit_cross_map(
@@ -80,7 +65,7 @@ def fit_cross_map(
             return None
         affine = robust_affine(a[keep], b[keep], weights[keep])
         r = b - np.c_[a, np.ones(len(a))] @ affine
-        smooth, support = _kernel(a[keep], r[keep], weights[keep], a, sigma_mm, exclude_self=True)
+        smooth, support = kernel_regression(a[keep], r[keep], weights[keep], a, sigma_mm, exclude_self=True)
         residual = np.linalg.norm(r - smooth, axis=1)
         keep = (residual < reject_mm) & (support > 0.5)
     if keep.sum() < min_matches:
@@ -88,7 +73,7 @@ def fit_cross_map(
     lattice = np.stack(np.meshgrid(*[np.arange(n) * LATTICE_MM for n in shape_zyx], indexing="ij")[::-1], -1)
     flat = lattice.reshape(-1, 3)
     r = b - np.c_[a, np.ones(len(a))] @ affine
-    smooth, support = _kernel(a[keep], r[keep], weights[keep], flat, sigma_mm)
+    smooth, support = kernel_regression(a[keep], r[keep], weights[keep], flat, sigma_mm)
     target = np.c_[flat, np.ones(len(flat))] @ affine + smooth
     return CrossMap(
         target.reshape(lattice.shape).astype(np.float32),
@@ -96,23 +81,3 @@ def fit_cross_map(
         int(keep.sum()),
         float(np.median(residual[keep])),
     )
-
-
-def _kernel(
-    points: np.ndarray,
-    values: np.ndarray,
-    weights: np.ndarray,
-    at: np.ndarray,
-    sigma: float,
-    exclude_self: bool = False,
-    k: int = 24,
-) -> Tuple[np.ndarray, np.ndarray]:
-    """Gaussian kernel regression over the k nearest points; (values (M, 3), summed kernel weight (M,))."""
-    k = min(k, len(points))
-    distance, index = cKDTree(points).query(at, k=k)
-    distance, index = distance.reshape(len(at), k), index.reshape(len(at), k)
-    w = np.exp(-0.5 * (distance / sigma) ** 2) * weights[index]
-    if exclude_self:
-        w[distance < 1e-6] = 0
-    total = w.sum(1)
-    return (w[..., None] * values[index]).sum(1) / np.maximum(total, 1e-6)[:, None], total

@@ -1,44 +1,105 @@
-r"""Turns a training checkpoint into the weights file that SAMv2Core loads.
+r"""Turns a training checkpoint into weights that are used: our format, or the official one.
 
-    python -m Training.export runs/lite-ct/last.pt Resources/Models/lite-ct.safetensors \
-        --facts Training/facts/lite-ct.json
+    python -m Training.export RUN/last.pt MODEL.safetensors [--facts FACTS.json]
+    python -m Training.export RUN/last.pt MODEL.pth
 
-The averaged weights are taken. Batch normalization is kept (it is folded when the model is loaded), matrices become
-half precision. ``--facts`` is a JSON object of strings and numbers for the metadata: modalities, coverage, data,
-licence, calibration. The record beside the file holds its SHA-256, without which a bundled file is not trusted.
+A name that ends in ``.pth`` gets the layout of the released checkpoints ({"meta", "state_dict"}, for the official
+code); any other our format, with matrices in half precision and a record beside it that holds the file's SHA-256,
+without which a bundled file is not trusted. The moving average of the weights is taken where the run kept one. Batch
+normalization is kept (it is folded when the model is loaded). ``--facts`` is a JSON object of strings and numbers for
+the metadata: modalities, coverage, data, licence, calibration.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
-from SAMv2Core.checkpoints import load_state, save_network
+from SAMv2Core.checkpoints import export_official, load_state, save_network
+from SAMv2Core.errors import InputError, SAMv2Error, UsageError
+from SAMv2Core.files import PathLike
 from SAMv2Core.model_files import sha256_of, write_record
-from SAMv2Core.network.lite import LiteNet
+from SAMv2Core.network import build_network
+from SAMv2Core.network.lite import LiteConfig
+from Training import lite
+from Training.engine.checkpoint import read_training
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[List[str]] = None) -> int:
+    """Export; exit codes as those of the command line ``samv2``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("output", type=Path, help="NAME.safetensors, or NAME.pth for the official layout")
     parser.add_argument("--name", help="default: the output's name")
     parser.add_argument("--facts", type=Path)
     args = parser.parse_args(argv)
-    stored = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    net = LiteNet()
-    load_state(net, stored["average"], str(args.checkpoint))
-    facts = json.loads(args.facts.read_text()) if args.facts else {}
-    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-    metadata.update(name=args.name or args.output.stem, steps=str(stored["step"]))
-    save_network(net, args.output, metadata)
-    origin = f"trained by this project, {stored['step']} steps"
-    write_record(args.output, sha256_of(args.output), origin, net.architecture)
+    try:
+        export(args.checkpoint, args.output, args.name, _read_facts(args.facts))
+    except SAMv2Error as error:
+        print(f"error: {error.cause}\n{error.remedy}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def export(
+    checkpoint: PathLike, output: PathLike, name: Optional[str] = None, facts: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Write the weights of a training checkpoint, see the module's text.
+
+    :param facts: for the metadata of our format.
+    :raises InputError: not a training checkpoint. :raises ModelError: weights that fit no full-size network.
+    :raises OutputError: the file cannot be written.
+    """
+    output = Path(output)
+    state, architecture, steps = _weights(checkpoint)
+    if output.suffix == ".pth":
+        if architecture == "lite":
+            raise UsageError("The light network has no official layout.", "Export it as .safetensors.")
+        export_official(state, output)
+        return
+    net = build_network(architecture, _lite_config(state) if architecture == "lite" else None)
+    load_state(net, state, str(checkpoint))
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (facts or {}).items()}
+    metadata.update(name=name or output.stem, steps=str(steps))
+    save_network(net, output, metadata)
+    write_record(output, sha256_of(output), f"trained by this project, {steps} steps", architecture)
+
+
+def _weights(path: PathLike) -> Tuple[Dict[str, torch.Tensor], str, int]:
+    """State dict, architecture and steps of a checkpoint of the engine, or of :mod:`Training.lite`'s own loop."""
+    stored = read_training(path, any_format=True)
+    if "recipe" in stored:
+        return stored["average"] or stored["net"], stored["recipe"]["network"]["architecture"], stored["step"]
+    if "average" in stored and "step" in stored:
+        return stored["average"], "lite", stored["step"]
+    raise InputError(f"{path} is not a training checkpoint.", "Give OUT/last.pt of a training run.")
+
+
+def _lite_config(state: Mapping[str, torch.Tensor]) -> Optional[LiteConfig]:
+    """The light network's windows, by their number: a checkpoint holds weights alone."""
+    stem = state.get("context.stem.conv.weight")
+    fitting = [
+        plan.windows for plan in lite.RECIPES.values() if stem is not None and len(plan.windows) == stem.shape[1]
+    ]
+    return LiteConfig(windows=fitting[0]) if fitting else None
+
+
+def _read_facts(path: Optional[Path]) -> Dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).", "Repair the file.") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"{path} holds no JSON object.", 'Write {"key": "value", ...}.')
+    return facts
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

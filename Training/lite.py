@@ -1,6 +1,7 @@
 """Trains the light network: coarse and fine InfoNCE on two views, semantic head from labels (paper sec. 3.1, 3.2).
 
     python -m Training.lite --data FOLDER --out FOLDER --steps 8000 [--links maps.pt]
+    python -m Training.lite --recipe lite-ctmr --start CT/last.pt --data FOLDER --out FOLDER --steps 3000
 
 Reads prepared scans (see :mod:`Training.scans`), resumes from ``OUT/last.pt`` when it exists, saves on SIGTERM. The
 learning rate is constant after the warm-up and falls linearly over the last quarter of ``--steps``; an exponential
@@ -15,23 +16,58 @@ import math
 import os
 import signal
 import time
+from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SAMv2Core.network.lite import LiteNet
+from SAMv2Core.network.lite import CT_WINDOWS, LiteConfig, LiteNet
 from Training.contrast import LevelOptions, level_loss
 from Training.losses import prototypical_supcon
 from Training.pairs import Pair, draw_cross_pair, draw_self_pair
-from Training.scans import Scan, ScanLink, load_links, load_scans
+from Training.scans import Link, Scan, load_links, load_scans, registered_links
 from Training.views import ViewOptions
 
 COARSE = LevelOptions(384, 4096, ignore_mm=16.0, cross_ignore_mm=32.0, search_mm=8.0, temperature=0.08)
-FINE = LevelOptions(512, 4096, ignore_mm=8.0, cross_ignore_mm=20.0, search_mm=5.0, temperature=0.08)
+FINE = LevelOptions(512, 4096, ignore_mm=8.0, cross_ignore_mm=20.0, search_mm=5.0, temperature=0.08, registered_mm=3.0)
 SEMANTIC_TEMPERATURE = 0.1  # the official configuration's; the paper's text says 0.5
 SEMANTIC_WEIGHT = 0.3
+
+MR_WINDOWS = ((-50.0, 205.0), (-50.0, 60.0), (30.0, 205.0))
+"""MR spans the whole preprocessed scale, tissue by tissue anywhere on it."""
+
+
+@dataclass(frozen=True)
+class LiteRecipe:
+    """What differs between the light models.
+
+    :param groups: share of the first views drawn from the scans whose names begin so.
+    :param views: how views are drawn.
+    :param windows: intensity windows that the network sees.
+    :param cross: share of pairs of two linked scans (patients, or CT and MR of one), where there are links.
+    """
+
+    groups: Dict[str, float]
+    views: ViewOptions = field(default_factory=ViewOptions)
+    windows: Tuple[Tuple[float, float], ...] = CT_WINDOWS
+    cross: float = 0.5
+
+
+RECIPES = {
+    "lite-ct": LiteRecipe({"ct__train": 0.6, "hn__train": 0.25, "ctmr__train": 0.15}),
+    "lite-ctmr": LiteRecipe(
+        {"ctmr__train": 0.8, "ct__train": 0.14, "hn__train": 0.06},
+        # Limbs are narrow: smaller crops, more steps. Both ends are often cut, as a knee coil does.
+        ViewOptions(
+            context_size=(40, 48, 48), detail_size=(40, 40, 40), rotation=12.0, scale=(0.94, 1.07),
+            shift_mm=(50.0, 50.0, 80.0), other_contrast=0.25,
+        ),
+        CT_WINDOWS + MR_WINDOWS,
+        cross=0.9,
+    ),
+}  # fmt: skip
 
 
 def forward_losses(
@@ -78,7 +114,7 @@ def _semantic_loss(labelled, generator: torch.Generator) -> Optional[Tuple[torch
 
 def draw_pair(
     scans: List[Scan],
-    links: Dict[Tuple[str, str], ScanLink],
+    links: Dict[Tuple[str, str], Link],
     cross_probability: float,
     rng: np.random.Generator,
     generator: torch.Generator,
@@ -96,6 +132,17 @@ def draw_pair(
             if pair is not None:
                 return pair, f"{scan.name} > {other.name}"
     return draw_self_pair(scan, rng, generator, options), scan.name
+
+
+def widen(state: Dict[str, torch.Tensor], net: LiteNet) -> Dict[str, torch.Tensor]:
+    """Weights of a network with fewer windows for one with more: what the new windows show counts nothing at first."""
+    wide = {}
+    for name, value in net.state_dict().items():
+        old = state[name]
+        if old.shape != value.shape:
+            old = torch.cat((old, torch.zeros_like(value[:, old.shape[1] :])), dim=1)
+        wide[name] = old
+    return wide
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int = 200, decay: float = 0.25) -> float:
@@ -119,10 +166,12 @@ def update_average(average: Dict[str, torch.Tensor], net: LiteNet, step: int) ->
 
 def main(argv: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="lite-ct")
+    parser.add_argument("--start", help="checkpoint of another run whose averaged weights begin this one")
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--links", help="cross-subject maps")
-    parser.add_argument("--cross", type=float, default=0.5, help="share of pairs of two patients, given --links")
+    parser.add_argument("--cross", type=float, help="share of pairs of two linked scans (default: the recipe's)")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--context-only", type=int, default=1200, help="steps before the detail branch joins")
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -130,11 +179,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--no-bf16", action="store_true")
     args = parser.parse_args(argv)
     os.makedirs(args.out, exist_ok=True)
-    options = ViewOptions()
-    scans = load_scans(args.data, {"ct__train": 0.6, "hn__train": 0.25, "ctmr__train": 0.15})
-    links = load_links(args.links) if args.links else {}
+    recipe = RECIPES[args.recipe]
+    options = recipe.views
+    scans = load_scans(args.data, recipe.groups)
+    links: Dict[Tuple[str, str], Link] = dict(load_links(args.links)) if args.links else {}
+    links.update(registered_links(scans))
     torch.manual_seed(args.seed)
-    net = LiteNet().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    net = LiteNet(LiteConfig(windows=recipe.windows)).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if args.start:
+        net.load_state_dict(widen(torch.load(args.start, weights_only=True)["average"], net))
     matrices = [p for p in net.parameters() if p.ndim > 1]
     vectors = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -166,7 +219,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
             start = time.time()
             with torch.no_grad():
-                cross = args.cross if links else 0.0
+                cross = recipe.cross if args.cross is None else args.cross
                 pair, name = draw_pair(scans, links, cross, rng, generator, options)
             drawn = time.time()
             for group in optimizer.param_groups:

@@ -1,12 +1,16 @@
 """Losses of the paper (arXiv 2311.15111), one function per equation.
 
-This first version holds the prototypical supervised contrastive loss (eq. 2); the appearance losses of eq. 1 in the
-official sampling follow with the recipes. The light recipe's InfoNCE is in :mod:`Training.contrast`.
+The prototypical supervised contrastive loss (eq. 2) is here, the appearance losses (eq. 1 and 8) with their sampling
+are in :mod:`Training.appearance`. The light recipe's InfoNCE is in :mod:`Training.contrast`.
 """
 
 from __future__ import annotations
 
 import torch
+
+from Training.appearance import coarse_appearance_loss, fine_appearance_loss
+
+__all__ = ["coarse_appearance_loss", "fine_appearance_loss", "prototypical_supcon"]
 
 
 def prototypical_supcon(features: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -8,8 +8,9 @@ from typing import Optional, Tuple
 import numpy as np
 import torch
 
-from Training.augment import AIR_HU, apply_intensity, draw_intensity, to_network_scale
-from Training.scans import Scan, ScanLink, random_body_point
+from Training.augment import AIR_HU, apply_intensity, to_network_scale
+from Training.looks import draw_look
+from Training.scans import Link, Scan, random_body_point
 from Training.views import (
     COARSE_MM,
     CONTEXT_MM,
@@ -60,7 +61,7 @@ class Pair:
     """Two views and the maps between their scans (None: the same scan)."""
 
     views: Tuple[View, View]
-    links: Tuple[Optional[ScanLink], Optional[ScanLink]]
+    links: Tuple[Optional[Link], Optional[Link]]
 
     def transfer(self, direction: int, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Scan points of view ``direction`` to scan points of the other view, and which of them are trusted."""
@@ -78,7 +79,7 @@ def draw_self_pair(scan: Scan, rng: np.random.Generator, generator: torch.Genera
 
 def draw_cross_pair(
     scans: Tuple[Scan, Scan],
-    links: Tuple[ScanLink, ScanLink],
+    links: Tuple[Link, Link],
     rng: np.random.Generator,
     generator: torch.Generator,
     options: ViewOptions,
@@ -114,7 +115,7 @@ def make_view(
 ) -> View:
     """Read a scan through a view map, with the detail box about ``u_detail`` (view coordinates)."""
     offset, first8 = detail_offset(u_detail, options)
-    draw = draw_intensity(rng)
+    draw = draw_look(scan.modality, options.other_contrast, rng)
     cut = cut_plane(rng, options)
     if cut is not None and not cut[0] + 24 < float(u_detail[2]) < cut[1] - 24:
         cut = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ class Scan:
     :param labels: (z, y, x) uint8 at 2 mm, or None.
     :param group: first part of the name; labels and cross-subject maps only exist within a group.
     :param weight: probability of being drawn.
+    :param modality: "ct", or "mr": then ``hu`` holds what the network sees on the scale of CT (:func:`Training.augment.
+        to_network_scale` gives the preprocessed MR back), -1024 where there is no signal.
+    :param origin: (3,) LPS mm of voxel 0 of ``hu``, or None.
     """
 
     name: str
@@ -35,6 +38,34 @@ class Scan:
     labels: Optional[np.ndarray]
     group: str
     weight: float = 0.0
+    modality: str = "ct"
+    origin: Optional[np.ndarray] = None
+
+
+class Link(Protocol):
+    """Where the points of one scan lie in another."""
+
+    registered: bool
+
+    def transfer(self, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(N, 3) mm of scan A to (N, 3) mm of scan B, and (N,) bool, which of them are trusted."""
+
+
+@dataclass
+class RegisteredLink:
+    """Two scans of one patient that are registered to a few mm.
+
+    :param matrix: (4, 4) mm of scan A to mm of scan B.
+    :param body4: body mask of scan B at 4 mm; elsewhere nothing is trusted.
+    """
+
+    matrix: torch.Tensor
+    body4: np.ndarray
+    registered: bool = True
+
+    def transfer(self, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        moved = points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        return moved, sample_scan(self.body4, CONTEXT_MM, moved - 1.0, 0.0) > 0.5
 
 
 @dataclass
@@ -43,6 +74,7 @@ class ScanLink:
 
     target: np.ndarray
     support: np.ndarray
+    registered: bool = False
 
     def transfer(self, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """(N, 3) mm of scan A to (N, 3) mm of scan B, and (N,) bool: supported by enough matches."""
@@ -64,7 +96,9 @@ def load_scans(folder: str, group_weights: Dict[str, float]) -> List[Scan]:
                     continue
                 labels = stored["labels"] if "labels" in stored.files else None
                 name = os.path.basename(path)[:-4]
-                members.append(Scan(name, stored["hu"], stored["hu4"], stored["body4"], index, labels, group))
+                modality = "mr" if name.endswith("_mr") else "ct"
+                arrays = (stored["hu"], stored["hu4"], stored["body4"])
+                members.append(Scan(name, *arrays, index, labels, group, 0.0, modality, stored["origin"]))
         sizes = np.array([len(scan.body_index) ** 0.5 for scan in members])
         for scan, size in zip(members, sizes):
             scan.weight = float(total * size / sizes.sum())
@@ -79,6 +113,20 @@ def load_links(path: str) -> Dict[Tuple[str, str], ScanLink]:
         tuple(key.split("|")): ScanLink(value["target"].numpy(), value["support"].numpy())
         for key, value in stored.items()
     }
+
+
+def registered_links(scans: Sequence[Scan]) -> Dict[Tuple[str, str], Link]:
+    """Both directions of every pair ``NAME_ct``, ``NAME_mr`` that shares its world coordinates."""
+    links: Dict[Tuple[str, str], Link] = {}
+    by_name = {scan.name: scan for scan in scans}
+    for scan in scans:
+        other = by_name.get(scan.name[:-3] + {"_ct": "_mr", "_mr": "_ct"}.get(scan.name[-3:], "?"))
+        if other is None or scan.origin is None or other.origin is None:
+            continue
+        matrix = torch.eye(4)
+        matrix[:3, 3] = torch.from_numpy(scan.origin - other.origin).float()
+        links[scan.name, other.name] = RegisteredLink(matrix, other.body4)
+    return links
 
 
 def random_body_point(scan: Scan, rng: np.random.Generator) -> np.ndarray:

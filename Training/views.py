@@ -38,6 +38,7 @@ class ViewOptions:
     :param control_mm: distance of the control points.
     :param shift_mm: largest offset (x, y, z) between the centres of the two views.
     :param cut_probability: probability that one end of a view is cut off along z (field of view).
+    :param other_contrast: probability that a view is shown in the contrast of another modality or sequence.
     """
 
     context_size: Tuple[int, int, int] = (48, 56, 80)
@@ -48,6 +49,7 @@ class ViewOptions:
     control_mm: float = 48.0
     shift_mm: Tuple[float, float, float] = (80.0, 60.0, 90.0)
     cut_probability: float = 0.5
+    other_contrast: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def _suffixed(text: str, suffixes: Sequence[str]) -> str:
+def suffixed(text: str, suffixes: Sequence[str]) -> str:
+    """An argparse type, given its suffixes."""
     from SAMv2Core.files import suffix_of
 
     if suffix_of(text) not in suffixes:
@@ -48,22 +49,22 @@ def _suffixed(text: str, suffixes: Sequence[str]) -> str:
 
 def volume_to_write(text: str) -> str:
     """An argparse type: the name of a volume to be written."""
-    return _suffixed(text, (".nii.gz", ".nii", ".nrrd", ".mha"))
+    return suffixed(text, (".nii.gz", ".nii", ".nrrd", ".mha"))
 
 
 def transform_to_write(text: str) -> str:
     """An argparse type: the name of an ITK transform file to be written."""
-    return _suffixed(text, (".h5", ".tfm", ".txt"))
+    return suffixed(text, (".h5", ".tfm", ".txt"))
 
 
 def points_to_write(text: str) -> str:
     """An argparse type: the name of a point list to be written."""
-    return _suffixed(text, (".mrk.json", ".fcsv", ".csv"))
+    return suffixed(text, (".mrk.json", ".fcsv", ".csv"))
 
 
 def safetensors_to_write(text: str) -> str:
     """An argparse type: the name of an embedding to be written."""
-    return _suffixed(text, (".safetensors",))
+    return suffixed(text, (".safetensors",))
 
 
 def triple(values: Iterable[float]) -> Tuple[float, float, float]:
@@ -108,9 +109,7 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
         "--max-memory", type=positive_float, metavar="GIB", help="limit on the memory of the whole process"
     )
     group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads; default: torch's own choice")
-    group.add_argument(
-        "--cache", metavar="DIR|off", help="where embeddings are kept; default: the user's cache folder"
-    )
+    group.add_argument("--cache", metavar="DIR|off", help="where embeddings are kept; default: the user's cache folder")
 
 
 def read_input(session: Session, name: str) -> s.Volume:
@@ -184,9 +183,7 @@ def embed(session: Session, model: s.Model, name: str, volume: s.Volume, low: fl
     return emb
 
 
-def embed_both(
-    session: Session, volumes: Dict[str, s.Volume], high: float
-) -> Tuple[s.Embedding, s.Embedding]:
+def embed_both(session: Session, volumes: Dict[str, s.Volume], high: float) -> Tuple[s.Embedding, s.Embedding]:
     """Load the model and embed two inputs, the progress bar going to ``high``."""
     model = load_model(session, volumes)
     (first, one), (second, two) = volumes.items()

@@ -15,9 +15,7 @@ MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
 def add_subparser(subparsers: Any) -> None:
     """Add ``doctor`` to the parser."""
-    parser = subparsers.add_parser(
-        "doctor", help="what is installed, what works, what is missing", description=__doc__
-    )
+    parser = subparsers.add_parser("doctor", help="what is installed, what works, what is missing", description=__doc__)
     parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Embeddings = Tuple[s.Embedding, s.Embedding]  # template, query
 
 METHODS = ("fixed-point", "nearest")
+EXPECT = {"auto": None, "on": True, "off": False}
 NO_POSITION = "it has no position in the template"
 
 
@@ -39,6 +40,12 @@ def add_subparser(subparsers: Any) -> None:
         help="points of the query to write, of the same three types",
     )
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
+    parser.add_argument(
+        "--expect",
+        choices=tuple(EXPECT),
+        default="auto",
+        help="weigh where the matches of the whole body expect a point; auto: with fixed points",
+    )
     parser.add_argument(
         "--similarity-map",
         metavar="S.nii.gz",
@@ -62,7 +69,7 @@ def run(session: Session) -> None:
         query = common.read_input(session, "query")
     embeddings = common.embed_both(session, {"template": template, "query": query}, 0.9)
     with session.stage("match", 0.9, 0.98) as progress:
-        results = match_points(points, embeddings, args.method, progress)
+        results = match_points(points, embeddings, args.method, progress, EXPECT[args.expect])
     session.results["points"] = [as_report(*pair) for pair in zip(points, results)]
     with session.stage("write", 0.98, 1.0):
         write_points(as_point_list(points, results), args.output, session.inputs)
@@ -73,12 +80,12 @@ def run(session: Session) -> None:
 
 
 def match_points(
-    points: PointList, embeddings: Embeddings, method: str, progress: Progress
+    points: PointList, embeddings: Embeddings, method: str, progress: Progress, expect: Optional[bool] = None
 ) -> List[Optional[s.Match]]:
     """One match per point of the list; None for a point that has no position in the template."""
     positions = points.positions_lps
     is_defined = np.isfinite(positions).all(axis=1)
-    found = iter(s.match(*embeddings, positions[is_defined], method=method, progress=progress))
+    found = iter(s.match(*embeddings, positions[is_defined], method=method, progress=progress, expect=expect))
     return [next(found) if defined else None for defined in is_defined]
 
 

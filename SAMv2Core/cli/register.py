@@ -1,21 +1,33 @@
-"""``samv2 register``: the transform that aligns a moving scan to a fixed one, from many matches."""
+"""``samv2 register``: the transform that aligns a moving scan to a fixed one, from many matches.
+
+The transform, or its inverse, starts other programs where fields of view differ::
+
+    samv2 register --fixed CT.nii.gz --moving MR.nii.gz --output T.tfm
+    antsRegistration ... --initial-moving-transform T.tfm
+    elastix -f CT.nii.gz -m MR.nii.gz -t0 T.tfm ...           (elastix 5.1 and later read ITK's files)
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List, Optional
 
 import numpy as np
 
 import SAMv2Core as s
 from SAMv2Core.cli import common
+from SAMv2Core.deformable import Deformation, deform, load_convex_adam, resample_deformed, write_deformation
 from SAMv2Core.errors import UnreliableResultError
+from SAMv2Core.files import suffix_of
+from SAMv2Core.markups import Point, PointList, write_points
 from SAMv2Core.resample import crop_to, resample_to
-from SAMv2Core.transforms import write_transform
+from SAMv2Core.spatial_registration import check_sources, write_spatial_registration
+from SAMv2Core.transforms import read_transform, write_transform
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
 
 TRANSFORMS = ("rigid", "similarity", "affine")
+REFINEMENTS = ("auto", "on", "off")
 
 
 def add_subparser(subparsers: Any) -> None:
@@ -33,6 +45,17 @@ def add_subparser(subparsers: Any) -> None:
         "SimpleITK.Resample(moving, fixed, transform), or applying it to the moving volume in Slicer, aligns them",
     )
     parser.add_argument("--transform", choices=TRANSFORMS, default="rigid", help="default: rigid")
+    parser.add_argument(
+        "--refine",
+        choices=REFINEMENTS,
+        default="auto",
+        help="let the intensities choose among hypotheses and refine: auto (default) does when modalities differ",
+    )
+    parser.add_argument(
+        "--initial-transform",
+        metavar="T0.h5",
+        help="a guess that competes with the others: an ITK transform, fixed to moving",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampled points; default: 0")
     parser.add_argument(
         "--resampled",
@@ -46,40 +69,121 @@ def add_subparser(subparsers: Any) -> None:
         type=common.volume_to_write,
         help="write the part of the larger scan that shows what the smaller one shows",
     )
+    _add_further_outputs(parser)
     common.add_computing_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
 
 
+def _add_further_outputs(parser: Any) -> None:
+    group = parser.add_argument_group("further outputs")
+    group.add_argument(
+        "--inverse", metavar="I.h5", type=common.transform_to_write, help="the inverse transform, moving to fixed"
+    )
+    group.add_argument(
+        "--matched-points",
+        metavar="P.mrk.json",
+        type=common.points_to_write,
+        help="the matches behind the transform as two point lists, P-fixed.mrk.json and P-moving.mrk.json",
+    )
+    group.add_argument(
+        "--deformable",
+        metavar="D.h5",
+        type=_deformation_to_write,
+        help="deform on top (needs convexadam) and write transform and field as one ITK transform; --resampled uses it",
+    )
+    group.add_argument(
+        "--sro", metavar="S.dcm", type=_dicom_to_write, help="a DICOM Spatial Registration (needs pydicom and DICOM)"
+    )
+
+
+def _deformation_to_write(text: str) -> str:
+    return common.suffixed(text, (".h5",))
+
+
+def _dicom_to_write(text: str) -> str:
+    return common.suffixed(text, (".dcm",))
+
+
 def run(session: Session) -> None:
     """Read, embed, register, write; unreliable when the registration failed."""
     args = session.args
-    session.declare(inputs=[args.fixed, args.moving], outputs=[args.output, args.resampled, args.crop])
+    pair = matched_names(args.matched_points)
+    outputs = [args.output, args.resampled, args.crop, args.inverse, args.deformable, args.sro, *pair]
+    session.declare(inputs=[args.fixed, args.moving, args.initial_transform], outputs=outputs)
     with session.stage("read", 0.0, 0.05):
         fixed, moving = common.read_input(session, "fixed"), common.read_input(session, "moving")
-    emb_fixed, emb_moving = common.embed_both(session, {"fixed": fixed, "moving": moving}, 0.75)
-    with session.stage("register", 0.75, 0.95) as progress:
-        result = s.register(emb_fixed, emb_moving, transform=args.transform, seed=args.seed, progress=progress)
+        initial = read_transform(args.initial_transform) if args.initial_transform else None
+        if args.sro:
+            check_sources(fixed, moving)
+        if args.deformable:
+            load_convex_adam()
+    emb_fixed, emb_moving = common.embed_both(session, {"fixed": fixed, "moving": moving}, 0.6)
+    with session.stage("register", 0.6, 0.9) as progress:
+        result = s.register(
+            emb_fixed,
+            emb_moving,
+            transform=args.transform,
+            seed=args.seed,
+            progress=progress,
+            fixed_volume=fixed,
+            moving_volume=moving,
+            refine=args.refine,
+            initial=initial,
+        )
     for text in result.warnings:
         session.warn(text)
     # The warnings of all stages stand in one list of the report.
     session.results.update({key: value for key, value in result.to_report().items() if key != "warnings"})
-    with session.stage("write", 0.95, 1.0):
-        write_outputs(session, result, fixed, moving)
+    deformation = None
+    if args.deformable and result.status != "failed":
+        with session.stage("deform", 0.9, 0.97):
+            deformation = deform(fixed, moving, result.matrix)
+        session.results["deformation"] = deformation.to_report()
+    with session.stage("write", 0.97, 1.0):
+        write_outputs(session, result, fixed, moving, deformation)
     tell(session, result)
 
 
-def write_outputs(session: Session, result: s.Registration, fixed: s.Volume, moving: s.Volume) -> None:
-    """The transform, and the volumes that were asked for."""
+def write_outputs(
+    session: Session, result: s.Registration, fixed: s.Volume, moving: s.Volume, deformation: Optional[Deformation]
+) -> None:
+    """The transform, and what else was asked for."""
     args = session.args
     write_transform(result.matrix, args.output, inputs=session.inputs)
+    if args.inverse:
+        write_transform(np.linalg.inv(result.matrix), args.inverse, inputs=session.inputs)
+    if deformation is not None:
+        write_deformation(deformation, args.deformable, inputs=session.inputs)
     if args.resampled:
-        s.write_volume(resample_to(fixed.grid, moving, result.matrix), args.resampled, inputs=session.inputs)
+        if deformation is None:
+            resampled = resample_to(fixed.grid, moving, result.matrix)
+        else:
+            resampled = resample_deformed(fixed.grid, moving, deformation)
+        s.write_volume(resampled, args.resampled, inputs=session.inputs)
     if args.crop:
         volume = {"fixed": fixed, "moving": moving}[result.crop_of]
         if result.crop is None:
             session.warn(f"Nothing to crop: {args.crop} is the whole {result.crop_of} scan.")
         s.write_volume(crop_to(volume, result.crop), args.crop, inputs=session.inputs)
+    sides = (result.fixed_points_lps, result.moving_points_lps)
+    for path, points, name in zip(matched_names(args.matched_points), sides, ("fixed", "moving")):
+        write_points(point_list(points, name), path, inputs=session.inputs)
+    if args.sro:
+        write_spatial_registration(result.matrix, result.transform, fixed, moving, args.sro, inputs=session.inputs)
+
+
+def matched_names(path: Optional[str]) -> List[str]:
+    """``P.mrk.json`` to ``P-fixed.mrk.json`` and ``P-moving.mrk.json``; none for None."""
+    if path is None:
+        return []
+    suffix = suffix_of(path)
+    return [f"{path[: -len(suffix)]}-{side}{suffix}" for side in ("fixed", "moving")]
+
+
+def point_list(points_lps: np.ndarray, name: str) -> PointList:
+    """Points of one side, with the labels of their partners."""
+    return PointList(tuple(Point(f"M-{n}", common.triple(point)) for n, point in enumerate(points_lps, 1)), name)
 
 
 def tell(session: Session, result: s.Registration) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,15 +12,17 @@ import SimpleITK as sitk
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, OutputError
-from SAMv2Core.files import atomic_path, check_output, suffix_of, write_json
+from SAMv2Core.files import atomic_path, check_output, write_json
 from SAMv2Core.itk import quiet_itk
-from SAMv2Core.markups import SUFFIXES, Point, PointList, read_points, write_points
+from SAMv2Core.lesions import Lesion, read_lesions
+from SAMv2Core.markups import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
     from SAMv2Core.simulate import SimulatedFollowUp
 
 N_BODY_POINTS = 50
+GROWTH = (0.6, 1.6)
 FILES = ("follow_up.nii.gz", "displacement.nii.gz", "points.csv", "truth.json")
 
 
@@ -42,6 +44,18 @@ def add_subparser(subparsers: Any) -> None:
         help="what to follow: points of the baseline (.mrk.json, .fcsv or .csv) or a segmentation volume, of which "
         f"each label (or each part of a binary one) is a lesion; default: {N_BODY_POINTS} points all over the body",
     )
+    parser.add_argument(
+        "--growth",
+        nargs=2,
+        type=common.positive_float,
+        default=GROWTH,
+        metavar=("LOW", "HIGH"),
+        help="lesions of known diameter (a segmentation's, or the column diameter_mm) grow by a factor drawn from this "
+        "range; default: %(default)s; 1 1 leaves them as they are",
+    )
+    parser.add_argument(
+        "--vanish", type=float, default=0.1, metavar="SHARE", help="share of these that disappear; default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0; same seed, same follow-up")
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
@@ -49,6 +63,7 @@ def add_subparser(subparsers: Any) -> None:
 
 def run(session: Session) -> None:
     """Read, simulate, write the four files."""
+    from SAMv2Core.lesion_growth import LesionOptions
     from SAMv2Core.simulate import simulate_follow_up
 
     args = session.args
@@ -59,9 +74,11 @@ def run(session: Session) -> None:
     session.declare(inputs, outputs=[str(path) for path in paths.values()])
     with session.stage("read", 0.0, 0.1):
         volume = common.read_input(session, "image")
-        points = lesions(args.lesions) if args.lesions else spread_through_body(volume, args.modality_image, args.seed)
+        lesions = read_lesions(args.lesions) if args.lesions else []
+        points = as_points(lesions) or spread_through_body(volume, args.modality_image, args.seed)
     with session.stage("simulate", 0.1, 0.8):
-        result = simulate_follow_up(volume, seed=args.seed)
+        options = LesionOptions(tuple(args.growth), args.vanish)
+        result = simulate_follow_up(volume, seed=args.seed, lesions=lesions, lesion_options=options)
     moved = followed(points, result)
     with session.stage("write", 0.8, 1.0):
         s.write_volume(result.volume, paths["follow_up.nii.gz"], session.inputs)
@@ -84,24 +101,13 @@ def open_folder(path: str) -> Path:
     return folder
 
 
-def lesions(path: str) -> PointList:
-    """The baseline's lesions: a point list, or the centers of a segmentation's labels."""
-    if suffix_of(path) in (*SUFFIXES, ".json"):
-        return read_points(path)
-    from scipy import ndimage
-
-    volume = s.read_volume(path)
-    labels = np.unique(volume.array[volume.array != 0])
-    parts = volume.array
-    if len(labels) == 1:
-        parts, n_parts = ndimage.label(volume.array)
-        labels = np.arange(1, n_parts + 1)
-    if not len(labels):
-        raise InputError(f"{path} holds no lesion: all its voxels are 0.", "Choose a segmentation with labels.")
-    centers_zyx = np.array(ndimage.center_of_mass(np.ones(parts.shape, np.uint8), parts, labels))
-    centers_lps = volume.grid.to_lps(centers_zyx[:, ::-1])
-    named = [Point(f"lesion {label:g}", common.triple(center)) for label, center in zip(labels, centers_lps)]
-    return PointList(tuple(named), Path(path).name)
+def as_points(lesions: Sequence[Lesion]) -> Optional[PointList]:
+    """The lesions' centers with their diameters; None without lesions."""
+    points = []
+    for lesion in lesions:
+        extra = {} if lesion.diameter_mm is None else {"diameter_mm": f"{lesion.diameter_mm:.5g}"}
+        points.append(Point(lesion.label, common.triple(lesion.center_lps), extra=extra))
+    return PointList(tuple(points), "lesions") if points else None
 
 
 def spread_through_body(volume: s.Volume, modality: str, seed: int) -> PointList:
@@ -118,15 +124,21 @@ def spread_through_body(volume: s.Volume, modality: str, seed: int) -> PointList
 
 
 def followed(points: PointList, result: SimulatedFollowUp) -> List[Dict[str, Any]]:
-    """Where each point with a position went: ``baseline``, ``follow_up`` (l, p, s) and whether that is ``inside``."""
+    """Where each point with a position went: ``baseline``, ``follow_up`` (l, p, s), whether that is ``inside``,
+    and of a lesion of known size its ``change`` and ``follow_up_diameter_mm``."""
     defined = [point for point in points if point.position_lps is not None]
     moved, inside = result.map_points(np.array([point.position_lps for point in defined]).reshape(-1, 3))
+    changes = {
+        change.label: {"change": change.kind, "follow_up_diameter_mm": round(change.diameter_mm, 2)}
+        for change in result.lesions
+    }
     return [
         {
             "label": point.label,
             "baseline": list(point.position_lps or ()),
             "follow_up": [float(value) for value in target],
             "inside": bool(is_inside),
+            **changes.get(point.label, {}),
         }
         for point, target, is_inside in zip(defined, moved, inside)
     ]
@@ -137,7 +149,9 @@ def as_table(points: PointList, moved: List[Dict[str, Any]]) -> PointList:
     rows = []
     for point, row in zip((point for point in points if point.position_lps is not None), moved):
         target = {f"follow_up_{axis}": f"{value:.3f}" for axis, value in zip("lps", row["follow_up"])}
-        rows.append(dataclasses.replace(point, extra={**point.extra, **target, "inside": str(int(row["inside"]))}))
+        change: Dict[str, str] = {name: str(row[name]) for name in ("change", "follow_up_diameter_mm") if name in row}
+        extra = {**point.extra, **target, "inside": str(int(row["inside"])), **change}
+        rows.append(dataclasses.replace(point, extra=extra))
     return PointList(tuple(rows), points.name)
 
 

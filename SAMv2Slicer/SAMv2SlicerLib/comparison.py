@@ -21,7 +21,6 @@ def addCheckerboard(fixedNode, movingNode, squares: int = SQUARES):
     """A volume on the fixed grid in which fixed and moving alternate, each scaled to 0..1 by its own display window.
 
     :param squares: number of squares along the longest in-plane side.
-    :raises InputError: a volume is under a non-linear transform.
     """
     fixed = _scaled(slicer.util.arrayFromVolume(fixedNode), fixedNode)
     moving = _resampled(movingNode, fixedNode)
@@ -44,6 +43,8 @@ def _resampled(movingNode, fixedNode) -> np.ndarray:
     """The moving volume's scaled values on the fixed grid (z, y, x), NaN outside; trilinear, through the scene."""
     from scipy.ndimage import affine_transform
 
+    if conversion.isUnderNonLinearTransform(movingNode) or conversion.isUnderNonLinearTransform(fixedNode):
+        return _resampledThroughDeformation(movingNode, fixedNode)
     worldFromFixed = (
         conversion.worldFromNodeMatrix(fixedNode) @ conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
     )
@@ -55,6 +56,25 @@ def _resampled(movingNode, fixedNode) -> np.ndarray:
     shape = slicer.util.arrayFromVolume(fixedNode).shape
     reverse = movingFromFixed[:3, :3][::-1, ::-1]  # index order (k, j, i) instead of (i, j, k)
     return affine_transform(values, reverse, movingFromFixed[:3, 3][::-1], shape, order=1, cval=np.nan)
+
+
+def _resampledThroughDeformation(movingNode, fixedNode) -> np.ndarray:
+    """The same where a transform is not linear: slice by slice, every voxel carried through the scene."""
+    from scipy.ndimage import map_coordinates
+
+    values = _scaled(slicer.util.arrayFromVolume(movingNode), movingNode)
+    shape = slicer.util.arrayFromVolume(fixedNode).shape
+    fixedRAS = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
+    movingIJK = np.linalg.inv(conversion.LPS_FROM_RAS @ conversion.ijkToLPS(movingNode))
+    parents = fixedNode.GetParentTransformNode(), movingNode.GetParentTransformNode()
+    rows, columns = np.indices(shape[1:]).reshape(2, -1)
+    result = np.empty(shape, dtype=np.float32)
+    for k in range(shape[0]):
+        ijk = np.stack([columns, rows, np.full_like(rows, k)], axis=1)
+        points = conversion.carryPoints(ijk @ fixedRAS[:3, :3].T + fixedRAS[:3, 3], *parents)
+        where = points @ movingIJK[:3, :3].T + movingIJK[:3, 3]
+        result[k] = map_coordinates(values, where.T[::-1], order=1, cval=np.nan).reshape(shape[1:])
+    return result
 
 
 def _scaled(array: np.ndarray, volumeNode) -> np.ndarray:
@@ -119,4 +139,20 @@ def addCropROI(fixedNode, movingNode, crop, cropOf: str):
     node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
     node.GetDisplayNode().SetFillVisibility(False)
     results.placeBeside(node, owner, asChild=True)
+    return node
+
+
+def addCroppedVolume(fixedNode, movingNode, crop, cropOf: str):
+    """A copy of the scan that shows more, cut to what both show; whole voxels, nothing is resampled."""
+    owner = fixedNode if cropOf == "fixed" else movingNode
+    low, high = np.array(crop["ijk_min"]), np.array(crop["ijk_max"])
+    values = slicer.util.arrayFromVolume(owner)
+    part = values[low[2] : high[2] + 1, low[1] : high[1] + 1, low[0] : high[0] + 1].copy()
+    ijkToRAS = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(owner)
+    ijkToRAS[:3, 3] += ijkToRAS[:3, :3] @ low
+    name = slicer.mrmlScene.GenerateUniqueName(texts.croppedName(owner.GetName()))
+    node = slicer.util.addVolumeFromArray(part, ijkToRAS, name)
+    node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    results.placeBeside(node, owner)
     return node

@@ -20,6 +20,7 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.volume import Volume
@@ -29,6 +30,11 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse, so it also is RAS from LPS."""
 
 _MODALITIES = {"CT": "ct", "MR": "mr"}
+
+
+def flipRASAndLPS(points) -> np.ndarray:
+    """Points (..., 3) from RAS to LPS or back."""
+    return np.asarray(points, dtype=np.float64) * LPS_FROM_RAS.diagonal()[:3]
 
 
 # --- volumes ---------------------------------------------------------------------------------------------------------
@@ -157,24 +163,29 @@ def worldFromTransformNodeMatrix(transformNode, name: str) -> np.ndarray:
 
 def worldToVolumeLPS(volumeNode, pointsWorld: np.ndarray) -> np.ndarray:
     """World RAS points (N, 3) to volume LPS (N, 3), through linear and non-linear parents."""
-    pointsRAS = _carry(pointsWorld, None, volumeNode.GetParentTransformNode())
+    pointsRAS = carryPoints(pointsWorld, None, volumeNode.GetParentTransformNode())
     return pointsRAS * LPS_FROM_RAS.diagonal()[:3]
 
 
 def volumeLPSToWorld(volumeNode, pointsLPS: np.ndarray) -> np.ndarray:
     """Volume LPS points (N, 3) to world RAS (N, 3), through linear and non-linear parents."""
     pointsRAS = np.asarray(pointsLPS, dtype=np.float64).reshape(-1, 3) * LPS_FROM_RAS.diagonal()[:3]
-    return _carry(pointsRAS, volumeNode.GetParentTransformNode(), None)
+    return carryPoints(pointsRAS, volumeNode.GetParentTransformNode(), None)
 
 
-def _carry(points: np.ndarray, sourceTransformNode, targetTransformNode) -> np.ndarray:
+def carryPoints(points: np.ndarray, sourceTransformNode, targetTransformNode) -> np.ndarray:
     """Points (N, 3) from under one transform node (None: the world) to under another."""
     points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
-    if sourceTransformNode is targetTransformNode:
+    if sourceTransformNode is targetTransformNode or not len(points):
         return points.copy()
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(sourceTransformNode, targetTransformNode, transform)
-    return np.array([transform.TransformPoint(*point) for point in points]).reshape(-1, 3)
+    before, after = vtk.vtkPoints(), vtk.vtkPoints()
+    for container in (before, after):
+        container.SetDataTypeToDouble()
+    before.SetData(numpy_to_vtk(np.ascontiguousarray(points)))
+    transform.TransformPoints(before, after)
+    return vtk_to_numpy(after.GetData()).copy().reshape(-1, 3)
 
 
 # --- points ----------------------------------------------------------------------------------------------------------

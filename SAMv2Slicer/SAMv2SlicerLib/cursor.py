@@ -7,7 +7,6 @@ disappears and the views stay: a wrong place that looks right is worse than none
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -39,13 +38,13 @@ class CursorFollower(VTKObservationMixin):
     def start(self, inputs: LiveInputs) -> bool:
         """Begin to follow; False when there is no crosshair node or the inputs are incomplete.
 
-        The nearest-neighbor method is used whatever was chosen for points: following needs many matches per second.
+        A quick search is used whatever was chosen for points (Engine.follow): following needs many places per second.
         """
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         self.stop()
         if crosshair is None or not inputs.isComplete():
             return False
-        self._inputs = replace(inputs, method="nearest")
+        self._inputs = inputs
         self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onCursorMoved)
         return True
 
@@ -96,13 +95,13 @@ class CursorFollower(VTKObservationMixin):
     def _show(self, computed: engine.Computed) -> Any:
         """Move the glyph and the query's views; the commit of a position job."""
         self._logic.keepEmbeddings(computed)
-        match, queryNode = computed.results[0], self._inputs.queryNode
+        foundLPS, queryNode = computed.results[0], self._inputs.queryNode
         if not self.isFollowing() or queryNode is None or queryNode.GetScene() is None:
             return None
-        if match.query_lps is None or match.status != results.MATCHED:
+        if foundLPS is None:
             self._hide()
             return None
-        world = conversion.volumeLPSToWorld(queryNode, np.asarray(match.query_lps))[0]
+        world = conversion.volumeLPSToWorld(queryNode, np.asarray(foundLPS))[0]
         glyph = self._ensureGlyph()
         glyph.SetNthControlPointPositionWorld(0, *world)
         glyph.SetDisplayVisibility(True)

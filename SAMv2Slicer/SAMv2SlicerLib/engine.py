@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -61,11 +63,34 @@ class Computed:
     fresh: Tuple[Tuple[VolumeInput, EmbeddingKey, Any], ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class LesionInput:
+    """A lesion of the baseline, in its volume's LPS mm.
+
+    :param placesLPS: (n, 3) places that stand for the lesion (ends of its diameter, voxels of its segment), or None.
+    """
+
+    label: str
+    centerLPS: np.ndarray
+    diameterMm: float
+    placesLPS: Optional[np.ndarray] = None
+
+
+@dataclass(frozen=True, eq=False)
+class VerifiedInput:
+    """What the user decided on a lesion: where it is in a follow-up (by index), volume LPS, or that it is not there."""
+
+    label: str
+    followUp: int
+    lps: Optional[np.ndarray]
+
+
 class Engine:
     """Models and their use. One instance per logic; methods are called from one thread at a time."""
 
     def __init__(self) -> None:
         self._models: Dict[Tuple[str, str], Any] = {}
+        self._fitting: Dict[Tuple[str, ...], str] = {}
         self._lock = threading.Lock()
         self.usesDiskCache = True
         """Keep embeddings in the user's cache folder, where the command line looks, too."""
@@ -108,18 +133,92 @@ class Engine:
         matches = SAMv2Core.match(*pair.embeddings, pointsLPS, method=method, progress=part)
         return Computed(matches, pair.embeddings, pair.fresh)
 
-    def register(
-        self, fixed: VolumeInput, moving: VolumeInput, transform: str, options: Options, text: str, progress: Progress
+    def follow(
+        self, template: VolumeInput, query: VolumeInput, pointLPS: np.ndarray, options: Options, text: str, progress
     ) -> Computed:
-        """Align two volumes: a Registration whose matrix maps fixed volume LPS to moving volume LPS."""
+        """One place (1, 3) of the template in the query, as fast as it goes: (query volume LPS (3,) or None,)."""
+        from SAMv2Core.match import locate
+
+        pair = self.embed((template, query), options, _partOf(progress, 0.0, _embeddingShare(template, query)))
+        place = locate(*pair.embeddings, pointLPS)[0]
+        return Computed((None if np.isnan(place).any() else place,), pair.embeddings, pair.fresh)
+
+    def register(
+        self,
+        fixed: VolumeInput,
+        moving: VolumeInput,
+        transform: str,
+        options: Options,
+        text: str,
+        progress: Progress,
+        isDeformable: bool = False,
+    ) -> Computed:
+        """Align two volumes: (Registration, Deformation or None), fixed volume LPS to moving volume LPS."""
         import SAMv2Core
 
         share = _embeddingShare(fixed, moving)
         pair = self.embed((fixed, moving), options, _partOf(progress, 0.0, share))
+        part = _partOf(progress, share, (1 - share) * (0.5 if isDeformable else 1.0), text)
+        part(0.0, "")
+        registration = SAMv2Core.register(
+            *pair.embeddings,
+            transform=transform,
+            progress=part,
+            fixed_volume=fixed.volume,
+            moving_volume=moving.volume,
+        )
+        deformation = None
+        if isDeformable and registration.status != "failed":
+            part(1.0, "")
+            deformation = self.deform(fixed.volume, moving.volume, registration.matrix)
+        return Computed((registration, deformation), pair.embeddings, pair.fresh)
+
+    def deform(self, fixed: Optional[Volume], moving: Optional[Volume], matrix: np.ndarray) -> Any:
+        """The deformation that is left after a registration, by ConvexAdam."""
+        from SAMv2Core.deformable import deform
+
+        if fixed is None or moving is None:
+            raise ModelError("The voxels are needed to deform.", "Register again.")
+        return deform(fixed, moving, matrix)
+
+    def track(
+        self,
+        baseline: VolumeInput,
+        followUps: Sequence[VolumeInput],
+        lesions: Sequence[LesionInput],
+        verified: Sequence[VerifiedInput],
+        options: Options,
+        text: str,
+        progress: Progress,
+    ) -> Computed:
+        """Find lesions in follow-ups: per follow-up {label: Finding of SAMv2Core}, positions in its volume LPS."""
+        from SAMv2Core.track import track
+
+        share = _embeddingShare(baseline, *followUps)
+        found = self.embed((baseline, *followUps), options, _partOf(progress, 0.0, share))
         part = _partOf(progress, share, 1 - share, text)
         part(0.0, "")
-        registration = SAMv2Core.register(*pair.embeddings, transform=transform, progress=part)
-        return Computed(registration, pair.embeddings, pair.fresh)
+        findings = track(
+            found.embeddings[0],
+            list(found.embeddings[1:]),
+            [_coreLesion(item) for item in lesions],
+            verified=[_coreVerified(item) for item in verified],
+            progress=part,
+        )
+        perStudy: List[Dict[str, Any]] = [{} for _ in followUps]
+        for finding in findings:
+            if finding.study > 0:  # study 0 is the baseline
+                perStudy[finding.study - 1][finding.label] = finding
+        return Computed(perStudy, found.embeddings, found.fresh)
+
+    def colors(self, volume: VolumeInput, options: Options, text: str, progress: Progress) -> Computed:
+        """An embedding's main directions as ((d, h, w, 3) uint8, ijk to volume LPS)."""
+        from SAMv2Core.pca import embedding_pca
+
+        found = self.embed((volume,), options, _partOf(progress, 0.0, _embeddingShare(volume)))
+        progress(0.9, text)
+        embedding = found.embeddings[0]
+        return Computed((embedding_pca(embedding), embedding.fine.grid.ijk_to_lps), found.embeddings, found.fresh)
 
     def modelFor(self, modalities: Sequence[str]) -> str:
         """The name of the bundled model that fits all these modalities (``"ct"``, ``"mr"``).
@@ -128,7 +227,10 @@ class Engine:
         """
         from SAMv2Core.models import default_model
 
-        return default_model(*modalities)
+        key = tuple(modalities)
+        if key not in self._fitting:  # reads the headers of files: 5 ms, which following a cursor has not
+            self._fitting[key] = default_model(*modalities)
+        return self._fitting[key]
 
     def plannedModel(
         self, cached: Sequence[Dict[EmbeddingKey, Any]], modalities: Sequence[str], options: Options
@@ -177,6 +279,7 @@ class Engine:
         """Release the memory of all models."""
         with self._lock:
             self._models.clear()
+        self._fitting.clear()
 
     def secondsFor(self, voxels: int, device: str) -> Optional[float]:
         """How long an embedding will take, from the last one on this device; None before the first."""
@@ -230,12 +333,30 @@ def _partOf(progress: Progress, start: float, length: float, prefix: str = "") -
     return report
 
 
+def _coreVerified(item: VerifiedInput) -> Any:
+    from SAMv2Core.track import Verified
+
+    return Verified(item.label, item.followUp + 1, item.lps)  # SAMv2Core counts the baseline as study 0
+
+
+def _coreLesion(item: LesionInput) -> Any:
+    """The lesion as SAMv2Core wants it; a diameter of nothing is one that is not known."""
+    from SAMv2Core.lesions import lesion_at, lesion_of_samples
+
+    diameter = item.diameterMm if math.isfinite(item.diameterMm) and item.diameterMm > 0 else None
+    if item.placesLPS is None:
+        return lesion_at(item.label, item.centerLPS, diameter)
+    return lesion_of_samples(item.label, item.placesLPS, diameter, item.centerLPS)
+
+
 def torchState() -> str:
     """``"ready"``, ``"missing"`` or ``"broken"``, without importing PyTorch unless someone already has.
 
     Importing a half-installed PyTorch can crash the process, so nothing more than its presence is looked at here;
     setup_dependencies.py probes it in a subprocess.
     """
+    if getattr(sys.modules.get("torch"), "__version__", ""):
+        return "ready"
     try:
         spec = importlib.util.find_spec("torch")
     except (ImportError, ValueError):

@@ -52,5 +52,5 @@ def _withoutTorch() -> str:
         return ""
     if not os.environ.get(setup_dependencies.CONSENT_VARIABLE):
         return texts.headlessSetup(setup_dependencies.CONSENT_VARIABLE)
-    message = setup_dependencies.setUp(confirm=lambda question: True)
+    message = setup_dependencies.setUp(ask=lambda question: True)
     return "" if engine.torchState() == "ready" else message

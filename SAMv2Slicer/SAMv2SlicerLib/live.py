@@ -20,8 +20,9 @@ import slicer
 from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import SAMv2Error
-from SAMv2SlicerLib import conversion, results, texts
-from SAMv2SlicerLib.matching import MOVED_MM, listAction
+from SAMv2SlicerLib import conversion, results
+from SAMv2SlicerLib.corrections import CorrectionWatcher
+from SAMv2SlicerLib.matching import MOVED_MM
 from SAMv2SlicerLib.worker import Job
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,6 @@ _TEMPLATE_EVENTS = (
     slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
     slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
     slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
-)
-_MATCH_EVENTS = (
-    slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent,
-    slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
 )
 
 
@@ -67,21 +64,19 @@ class LiveMatcher(VTKObservationMixin):
     """Keeps the matches of the current inputs up to date; belongs to a logic, idle until it is given inputs.
 
     :ivar onError: called with each error of a live match.
-    :ivar onEdited: called with (matched list, label) when the user corrected a match.
-    :ivar onChanged: called after each change of the template's points.
+    :ivar corrections: watches the matched lists of the current points.
+    :ivar onChanged: called after each change of the template's points, and after the module wrote matches.
     """
 
     def __init__(self, logic) -> None:
         VTKObservationMixin.__init__(self)
         self._logic = logic
         self.onError: Optional[Callable[[BaseException], None]] = None
-        self.onEdited: Optional[Callable[[Any, str], None]] = None
+        self.corrections = CorrectionWatcher(logic)
         self.onChanged: Optional[Callable[[], None]] = None
         self._inputs = LiveInputs()
         self._seen: Dict[str, np.ndarray] = {}
         """Template point ID -> world position that was matched, or that was there before live matching began."""
-        self._written: Dict[str, List[Dict[str, Any]]] = {}
-        """Matched list ID -> its points after the last write by the module."""
         self._job: Optional[Job] = None
         self._isRefining = False
         self._toRefine: Set[str] = set()
@@ -99,6 +94,7 @@ class LiveMatcher(VTKObservationMixin):
         ):
             return
         self.removeObservers()
+        self.corrections.clear()
         self._seen = self._positions()
         if inputs.pointsNode is not None:
             for event in _TEMPLATE_EVENTS:
@@ -106,7 +102,7 @@ class LiveMatcher(VTKObservationMixin):
             started = slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent
             self.addObserver(inputs.pointsNode, started, self._onDragStarted)
             for listNode in results.matchLists(inputs.pointsNode):
-                self._observeList(listNode)
+                self.corrections.watch(listNode)
 
     def stop(self) -> None:
         """Follow nothing (module left, scene closed). A match in flight is cancelled."""
@@ -115,7 +111,7 @@ class LiveMatcher(VTKObservationMixin):
         self.removeObservers()
         self._inputs = LiveInputs()
         self._seen.clear()
-        self._written.clear()
+        self.corrections.clear()
         self._toRefine.clear()
         self._job = None
 
@@ -125,8 +121,9 @@ class LiveMatcher(VTKObservationMixin):
         if node is None or node.GetScene() is None:
             return
         for listNode in results.matchLists(node):
-            self._written[listNode.GetID()] = results.captureList(listNode)
-            self._observeList(listNode)
+            self.corrections.noteWrite(listNode)
+        if self.onChanged is not None:
+            self.onChanged()
 
     def isMatching(self) -> bool:
         """Whether a live match is in flight."""
@@ -238,37 +235,3 @@ class LiveMatcher(VTKObservationMixin):
     def _report(self, error: BaseException) -> None:
         if self.onError is not None:
             self.onError(error)
-
-    # --- corrections ---------------------------------------------------------------------------------------------
-
-    def _observeList(self, listNode) -> None:
-        self._written.setdefault(listNode.GetID(), results.captureList(listNode))
-        for event in _MATCH_EVENTS:
-            if not self.hasObserver(listNode, event, self._onMatchMoved):
-                self.addObserver(listNode, event, self._onMatchMoved)
-
-    def _onMatchMoved(self, listNode, event=None) -> None:
-        """Mark the matches that the user moved or placed."""
-        if self._logic.isWriting():
-            return
-        before = self._written.get(listNode.GetID())
-        if before is None or listNode.GetNumberOfControlPoints() != len(before):
-            self._written[listNode.GetID()] = results.captureList(listNode)
-            return
-        defined = set(conversion.definedPointIndices(listNode))
-        for n, point in enumerate(before):
-            if n in defined and _differs(point["position"], conversion.pointWorld(listNode, n)):
-                self._noteEdit(listNode, n, before)
-
-    def _noteEdit(self, listNode, index: int, before: List[Dict[str, Any]]) -> None:
-        label = listNode.GetNthControlPointLabel(index)
-        with self._logic.writing():
-            results.markEdited(listNode, index)
-        key = f"edit:{listNode.GetID()}:{label}"
-        self._logic.undoStack.push(listAction(self._logic, listNode, before, texts.actionCorrect(label), key))
-        if self.onEdited is not None:
-            self.onEdited(listNode, label)
-
-
-def _differs(before: Optional[np.ndarray], now: np.ndarray) -> bool:
-    return before is None or np.linalg.norm(before - now) > MOVED_MM

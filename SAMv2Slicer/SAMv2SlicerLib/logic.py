@@ -6,6 +6,7 @@
     logic = SAMv2Slicer.SAMv2SlicerLogic()
     matched = logic.matchPoints("CT 2021", "CT 2023", "F")    # nodes, IDs or names; returns a point list node
     transform = logic.registerVolumes("CT 2021", "MR 2021")   # returns a transform node, the moving volume under it
+    table = logic.trackLesions("CT 2021", ["CT 2022", "CT 2023"], "Lesions")   # returns a table node
 
 These methods block until they are done, report ``progress(fraction, text)`` (raise ``SAMv2Core.Cancelled`` in it to
 stop), and raise the typed errors of SAMv2Core; nothing asks or pops up. The panel uses the ``start...`` methods, which
@@ -15,8 +16,9 @@ return a :class:`worker.Job` at once, and calls :meth:`SAMv2SlicerLogic.tick` fr
 from __future__ import annotations
 
 import logging
+import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, ClassVar, List, Optional, Sequence
 
 import slicer
 import slicer.util
@@ -25,11 +27,12 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import InputError, ModelError
-from SAMv2SlicerLib import conversion, engine, results, texts
+from SAMv2SlicerLib import conversion, deformable, engine, results, texts
 from SAMv2SlicerLib.embedding_store import EmbeddingStore, signatureOf
 from SAMv2SlicerLib.live import LiveInputs, LiveMatcher
-from SAMv2SlicerLib.matching import MatchCommit, SimilarityMapCommit, matchRequest
-from SAMv2SlicerLib.registration import RegistrationCommit
+from SAMv2SlicerLib.matching import MatchCommit, matchRequest
+from SAMv2SlicerLib.registration import Extras, RegistrationCommit
+from SAMv2SlicerLib.tracking import LesionTracker
 from SAMv2SlicerLib.undo import UndoStack
 from SAMv2SlicerLib.waiting import waitFor
 from SAMv2SlicerLib.worker import Job, Progress, Worker
@@ -45,6 +48,10 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     :ivar onStale: called with a volume node whose embedding became invalid.
     """
 
+    _writing: ClassVar[int] = 0
+    _instances: ClassVar[Any] = weakref.WeakSet()
+    """All logics of the process: what one of them writes is no edit by the user to any other."""
+
     def __init__(self, computingEngine: Optional[engine.Engine] = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         VTKObservationMixin.__init__(self)
@@ -53,10 +60,11 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.store = EmbeddingStore(self._onVolumeStale)
         self.undoStack = UndoStack()
         self.live = LiveMatcher(self)
+        self.tracker = LesionTracker(self)
         self.onWake: Optional[Callable[[], None]] = None
         self.onMatched: Optional[Callable[[Any, Sequence[str], bool], None]] = None
         self.onStale: Optional[Callable[[Any], None]] = None
-        self._writing = 0
+        SAMv2SlicerLogic._instances.add(self)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
 
@@ -107,17 +115,44 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         device: str = "auto",
         progress: Optional[Progress] = None,
         modalities: Sequence[str] = ("auto", "auto"),
+        deformable: bool = False,
     ):
         """Align a moving with a fixed volume.
 
         :param transform: ``"rigid"``, ``"similarity"`` or ``"affine"``.
         :param outputTransform: linear transform node to write to, None for a new one.
         :param apply: put the moving volume under the transform (nothing is hardened or resampled).
+        :param deformable: also estimate a deformation, a grid transform node above the linear one (needs convexadam).
         :return: the ``vtkMRMLLinearTransformNode``; its attributes hold status, residuals and inliers.
         :raises UnreliableResultError: no reliable alignment was found; no node was made or changed.
         """
-        job = self.startRegistration(fixed, moving, transform, outputTransform, apply, model, device, modalities)
+        extras = Extras(deformation=deformable)
+        job = self.startRegistration(
+            fixed, moving, transform, outputTransform, apply, model, device, modalities, extras
+        )
         return self._finish(job, progress)
+
+    def trackLesions(
+        self,
+        baseline,
+        followUps: Sequence[Any],
+        lesions,
+        model: str = "auto",
+        device: str = "auto",
+        progress: Optional[Progress] = None,
+        modality: str = "auto",
+    ):
+        """Find the lesions of a baseline volume in later volumes of the patient.
+
+        :param followUps: scalar volume nodes (or IDs, or names) in time order.
+        :param lesions: what marks them, a node, ID or name or a list of these: point lists, line markups (diameters),
+            segmentations (one lesion per segment).
+        :return: the table node with position, similarity, cycle error, confidence, status and size per study; the
+            findings themselves are one point list per follow-up. Findings that the user accepted, moved or rejected
+            are kept and help to find the others.
+        """
+        sources = list(lesions) if isinstance(lesions, (list, tuple)) else [lesions]
+        return self._finish(self.tracker.start(baseline, followUps, sources, model, device, modality), progress)
 
     # --- for the panel: start now, handle later -------------------------------------------------------------------
 
@@ -125,15 +160,13 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Begin :meth:`embed`; see :class:`worker.Job`."""
         node = self.resolve(volume, "vtkMRMLScalarVolumeNode")
         options = engine.Options(model, device)
-        inputs = self._volumeInputs([node], [modality], options)
+        inputs = self.volumeInputs([node], [modality], options)
 
         def commit(computed):
             self.keepEmbeddings(computed)
             return computed.embeddings[0]
 
-        return self._submit(
-            node.GetName(), lambda progress: self.engine.embed(inputs, options, progress), commit, onEnd
-        )
+        return self.submit(node.GetName(), lambda progress: self.engine.embed(inputs, options, progress), commit, onEnd)
 
     def startMatch(
         self,
@@ -162,9 +195,9 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise InputError(texts.sameVolumeCause(), texts.sameVolumeRemedy())
         request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live)
         options = engine.Options(model, device)
-        inputs = self._volumeInputs([templateNode, queryNode], modalities, options)
+        inputs = self.volumeInputs([templateNode, queryNode], modalities, options)
         text = texts.progressMatching(len(request.pointIDs))
-        return self._submit(
+        return self.submit(
             pointsNode.GetName(),
             lambda progress: self.engine.match(*inputs, request.pointsLPS, method, options, text, progress),
             MatchCommit(self, request),
@@ -172,14 +205,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         )
 
     def startPosition(self, inputs: LiveInputs, world, commit, onEnd=None) -> Job:
-        """Match one world RAS position (3,) without any list; ``commit`` gets the ``engine.Computed``."""
+        """Look for one world RAS position (3,) quickly, without any list; ``commit`` gets the ``Engine.follow``."""
         options = engine.Options(inputs.model, inputs.device)
-        volumes = self._volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options)
+        volumes = self.volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options)
         pointsLPS = conversion.worldToVolumeLPS(inputs.templateNode, world)
         text = texts.progressMatching(1)
-        return self._submit(
+        return self.submit(
             text,
-            lambda progress: self.engine.match(*volumes, pointsLPS, inputs.method, options, text, progress),
+            lambda progress: self.engine.follow(*volumes, pointsLPS, options, text, progress),
             commit,
             onEnd,
         )
@@ -194,56 +227,47 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         model: str = "auto",
         device: str = "auto",
         modalities: Sequence[str] = ("auto", "auto"),
-        createCropROI: bool = False,
+        extras: Optional[Extras] = None,
         onEnd=None,
     ) -> Job:
-        """Begin :meth:`registerVolumes`.
-
-        :param createCropROI: also add a box around what both scans show.
-        """
+        """Begin :meth:`registerVolumes`; ``extras`` says what to add besides the transform."""
+        extras = extras or Extras()
         fixedNode = self.resolve(fixed, "vtkMRMLScalarVolumeNode")
         movingNode = self.resolve(moving, "vtkMRMLScalarVolumeNode")
         if fixedNode is movingNode:
             raise InputError(texts.sameRegistrationVolumeCause(), texts.sameRegistrationVolumeRemedy())
-        for node in (fixedNode, movingNode):
-            conversion.worldFromNodeMatrix(node)  # before minutes of work: a linear way to the world exists
-        outputID = self.resolve(outputTransform, "vtkMRMLLinearTransformNode").GetID() if outputTransform else None
+        output = self.resolve(outputTransform, "vtkMRMLLinearTransformNode") if outputTransform else None
+        for node in (fixedNode, movingNode):  # before minutes of work: a linear way to the world exists
+            deformable.checkLinearWay(node, output)
+        outputID = output.GetID() if output is not None else None
         options = engine.Options(model, device)
-        inputs = self._volumeInputs([fixedNode, movingNode], modalities, options)
+        inputs = self.volumeInputs([fixedNode, movingNode], modalities, options, isVoxelsNeeded=True)
         text = texts.progressRegistering(movingNode.GetName(), fixedNode.GetName())
-        return self._submit(
+        return self.submit(
             text,
-            lambda progress: self.engine.register(*inputs, transform, options, text, progress),
-            RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply, createCropROI),
+            lambda progress: self.engine.register(*inputs, transform, options, text, progress, extras.deformation),
+            RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply, extras),
             onEnd,
         )
 
-    def startSimilarityMap(
-        self,
-        template,
-        query,
-        points,
-        pointID: str,
-        model="auto",
-        device="auto",
-        modalities=("auto", "auto"),
-        onEnd=None,
-    ) -> Job:
-        """Begin a volume (the job's value is its node) of how similar each place of the query is to one point."""
-        templateNode = self.resolve(template, "vtkMRMLScalarVolumeNode")
-        queryNode = self.resolve(query, "vtkMRMLScalarVolumeNode")
-        pointsNode = self.resolve(points, "vtkMRMLMarkupsFiducialNode")
-        request = matchRequest(templateNode, queryNode, pointsNode, [pointID], "nearest", False, False)
-        options = engine.Options(model, device)
-        inputs = self._volumeInputs([templateNode, queryNode], modalities, options)
-        label = pointsNode.GetNthControlPointLabel(pointsNode.GetNthControlPointIndexByID(pointID))
-        name = texts.similarityName(label, queryNode.GetName())
-        return self._submit(
-            name,
-            lambda progress: self.engine.similarityMap(*inputs, request.pointsLPS[0], options, name, progress),
-            SimilarityMapCommit(self, request.queryID, name),
-            onEnd,
-        )
+    def startDownload(self, name: str, onEnd=None) -> Job:
+        """Begin to fetch a released model into the user's models folder; the job's value is its ModelInfo."""
+        from SAMv2Core.models import download
+
+        prefix = texts.progressDownload(name)  # here, because translating is for the main thread
+
+        def work(progress: Progress):
+            return download(name, lambda fraction, text: progress(fraction, f"{prefix}: {text}"))
+
+        job = self.worker.submit(name, work, None, onEnd, prefix)
+        if self.onWake is not None:
+            self.onWake()
+        return job
+
+    def modalityOf(self, volumeNode) -> str:
+        """``"ct"``, ``"mr"`` or empty, from an embedding or DICOM; nothing is computed for it."""
+        found = next(iter(self.store.get(volumeNode).values()), None)
+        return found.modality if found is not None else conversion.modalityOfNode(volumeNode) or ""
 
     def secondsToEmbed(self, volumeNodes, device: str) -> Optional[float]:
         """Estimate for embedding these volumes, from the last measured rate on this device; None before the first."""
@@ -262,11 +286,13 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def cleanup(self) -> None:
         """Stop the worker, release memory and observe nothing; the logic must not be used afterwards."""
         self.live.stop()
+        self.tracker.stop()
         self.worker.shutdown()
         self.store.clear()
         self.engine.clear()
         self.undoStack.clear()
         self.removeObservers()
+        self._instances.discard(self)
 
     # --- helpers, also for the commits ---------------------------------------------------------------------------
 
@@ -303,41 +329,45 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     @contextmanager
     def writing(self):
         """While active, changes of matched lists are the module's own and not edits by the user."""
-        self._writing += 1
+        SAMv2SlicerLogic._writing += 1
         try:
             yield
         finally:
-            self._writing -= 1
-            if self._writing == 0:
-                self.live.noteOwnWrites()
+            SAMv2SlicerLogic._writing -= 1
+            if not self.isWriting():
+                for logic in list(self._instances):
+                    logic.live.noteOwnWrites()
+                    logic.tracker.noteOwnWrites()
 
     def isWriting(self) -> bool:
-        return self._writing > 0
+        return SAMv2SlicerLogic._writing > 0
 
     def hasEmbedding(self, volumeNode) -> bool:
         """Whether a first match on this volume needs no embedding."""
         return bool(self.store.get(volumeNode))
 
-    def _volumeInputs(self, nodes, modalities: Sequence[str], options: engine.Options) -> List[engine.VolumeInput]:
-        """The volumes for a job: voxels are copied only where no valid embedding will do."""
+    def volumeInputs(
+        self, nodes, modalities: Sequence[str], options: engine.Options, isVoxelsNeeded: bool = False
+    ) -> List[engine.VolumeInput]:
+        """The volumes for a job: voxels are copied only where no valid embedding will do, or when they are needed."""
         cached = [self.store.get(node) for node in nodes]
         model = self.engine.plannedModel(cached, modalities, options)
         inputs = []
         for node, modality, found in zip(nodes, modalities, cached):
-            isCached = model is not None and (model, modality) in found
+            isEnough = not isVoxelsNeeded and model is not None and (model, modality) in found
             inputs.append(
                 engine.VolumeInput(
                     nodeID=node.GetID(),
                     text=texts.progressEmbedding(node.GetName()),
                     modality=modality,
                     signature=signatureOf(node),
-                    volume=None if isCached else conversion.volumeFromNode(node),
+                    volume=None if isEnough else conversion.volumeFromNode(node),
                     cached=found,
                 )
             )
         return inputs
 
-    def _submit(self, name: str, work, commit, onEnd) -> Job:
+    def submit(self, name: str, work, commit, onEnd) -> Job:
         if engine.torchState() != "ready":
             raise ModelError(texts.noTorchCause(), texts.noTorchRemedy())
         job = self.worker.submit(name, work, commit, onEnd, texts.progressStarting())
@@ -352,6 +382,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def _onSceneStartClose(self, caller, event) -> None:
         self.live.stop()
+        self.tracker.stop()
         self.worker.abandonAll()
         self.store.clear()
         self.undoStack.clear()

@@ -131,35 +131,6 @@ class MatchCommit:
         return listNode
 
 
-class SimilarityMapCommit:
-    """Adds the similarity map as a volume node; the completion handler of its job."""
-
-    def __init__(self, logic, queryID: str, name: str) -> None:
-        self._logic = logic
-        self._queryID, self._name = queryID, name
-
-    def __call__(self, computed) -> Any:
-        """The volume node, under the query's transforms.
-
-        :raises InputError: the query is gone or was changed.
-        """
-        self._logic.keepEmbeddings(computed)
-        queryNode = slicer.mrmlScene.GetNodeByID(self._queryID)
-        if queryNode is None:
-            raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
-        node = conversion.addVolumeNode(computed.results, slicer.mrmlScene.GenerateUniqueName(self._name))
-        node.SetAndObserveTransformNodeID(queryNode.GetTransformNodeID())
-        node.CreateDefaultDisplayNodes()
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
-        display.SetAutoWindowLevel(False)
-        display.SetWindowLevelMinMax(0.0, 1.0)
-        display.SetApplyThreshold(True)
-        display.SetThreshold(0.3, 1.0)
-        results.placeBeside(node, queryNode, asChild=True)
-        return node
-
-
 def listAction(logic, listNode, before, name: str, key: Optional[str] = None) -> Action:
     """An undoable change of a matched list that has just been made.
 

@@ -1,8 +1,8 @@
-"""The models that the header offers, from SAMv2Core's registry; needs no PyTorch."""
+"""The models that the header offers, from SAMv2Core's registry, and what they have seen; needs no PyTorch."""
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.parameters import AUTO
@@ -13,6 +13,21 @@ def installedModels() -> List[Tuple[str, str]]:
     from SAMv2Core.models import list_models
 
     return [(info.name, texts.modelLabel(info.name, _modalities(info))) for info in list_models() if info.is_ready]
+
+
+def offeredModels() -> List[Tuple[str, str]]:
+    """The installed models, then those that can be downloaded."""
+    from SAMv2Core.models import list_models
+
+    absent = [info for info in list_models() if not info.is_ready and info.url]
+    labels = [(info.name, texts.modelToDownload(texts.modelLabel(info.name, _modalities(info)))) for info in absent]
+    return [*installedModels(), *labels]
+
+
+def downloadFacts(name: str) -> Optional[Any]:
+    """What is known about a model that is not here but can be downloaded; None for all others."""
+    info = _info(name)
+    return info if info is not None and not info.is_ready and info.url else None
 
 
 def describeModel(name: str) -> str:
@@ -30,6 +45,61 @@ def describeModel(name: str) -> str:
         sha256=info.sha256,
         warnings=info.warnings,
     )
+
+
+def coverageNote(name: str, modalities: Sequence[Tuple[str, str]]) -> str:
+    """What a model has not seen, or seen little of, among some volumes; empty when there is nothing to say.
+
+    :param name: of the model, or auto.
+    :param modalities: (volume name, ct or mr) of the volumes whose modality is known.
+    """
+    info = _info(name if name != AUTO else _automatic([modality for _, modality in modalities]))
+    if info is None or not info.modalities:
+        return ""
+    notes = [
+        texts.unseenModality(volume, modality.upper(), info.name, _modalities(info))
+        for volume, modality in modalities
+        if modality not in info.modalities
+    ]
+    # CT models cover the torso and say so in their description; MR ones are the exception that must be told.
+    if not notes and any(modality == "mr" for _, modality in modalities):
+        notes.append(texts.seenRegions(info.name, "MR", ", ".join(regionsOf(info, "mr")) or texts.notKnown()))
+    return " ".join(notes)
+
+
+def regionsOf(info, modality: str) -> List[str]:
+    """Body regions that a model has seen in a modality: entries as "mr: limbs" hold for that one, others for all."""
+    found = []
+    for entry in info.coverage:
+        kind, separator, region = entry.partition(":")
+        if not separator:
+            found.append(entry.strip())
+        elif kind.strip().lower() == modality:
+            found.append(region.strip())
+    return found
+
+
+def _automatic(modalities: Sequence[str]) -> str:
+    """The bundled model that the automatic choice would take, empty when there is none or nothing is known."""
+    from SAMv2Core.errors import ModelError
+    from SAMv2Core.models import default_model
+
+    try:
+        return default_model(*modalities) if modalities else ""
+    except ModelError:
+        return ""
+
+
+def _info(name: str) -> Optional[Any]:
+    from SAMv2Core.errors import ModelError
+    from SAMv2Core.models import model_info
+
+    if not name or name == AUTO:
+        return None
+    try:
+        return model_info(name)
+    except ModelError:  # its file was removed
+        return None
 
 
 def _modalities(info) -> str:

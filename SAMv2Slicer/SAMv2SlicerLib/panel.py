@@ -25,6 +25,7 @@ from SAMv2SlicerLib.states import PanelState
 from SAMv2SlicerLib.tabs.header import Header
 from SAMv2SlicerLib.tabs.match import MatchTab
 from SAMv2SlicerLib.tabs.register import RegisterTab
+from SAMv2SlicerLib.tabs.track import TrackTab
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,9 @@ class Panel(VTKObservationMixin):
         self.refreshTimer.timeout.connect(self.onRefreshTimer)
         self.header = Header(ui, self)
         self.matchTab = MatchTab(ui, self)
+        self.trackTab = TrackTab(ui, self)
         self.registerTab = RegisterTab(ui, self)
-        self.tabs: List[Any] = [self.matchTab, self.registerTab]
+        self.tabs: List[Any] = [self.matchTab, self.trackTab, self.registerTab]
         self.shortcuts = Shortcuts(root, self)
         ui.undoButton.clicked.connect(self.onUndo)
         ui.redoButton.clicked.connect(self.onRedo)
@@ -75,7 +77,9 @@ class Panel(VTKObservationMixin):
         logic.onMatched = self.matchTab.onMatched
         logic.live.onError = self.showError
         logic.live.onChanged = self.refreshSoon
-        logic.live.onEdited = self.matchTab.onEdited
+        logic.live.corrections.onEdited = self.matchTab.onEdited
+        logic.tracker.corrections.onEdited = self.trackTab.onEdited
+        logic.tracker.onChanged = self.refreshSoon
 
     # --- life cycle ----------------------------------------------------------------------------------------------
 
@@ -96,8 +100,8 @@ class Panel(VTKObservationMixin):
     def exit(self) -> None:
         """Follow nothing; computations go on, their results are written when they are done."""
         self.shortcuts.disconnect()
-        self.matchTab.exit()
-        self.registerTab.exit()
+        for tab in self.tabs:
+            tab.exit()
         self.disconnectParameters()
         self.removeObservers()
 
@@ -120,13 +124,14 @@ class Panel(VTKObservationMixin):
         if self.hasObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged):
             self.removeObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.logic.live.stop()
+        self.logic.tracker.stop()
 
     def sceneClosing(self) -> None:
         """The scene is about to be emptied: nothing of it may be held or written to."""
         self.timer.stop()
         self.refreshTimer.stop()
-        self.matchTab.forget()
-        self.registerTab.forget()
+        for tab in self.tabs:
+            tab.forget()
         self.disconnectParameters()
         self._message = ""
 
@@ -150,18 +155,21 @@ class Panel(VTKObservationMixin):
             return
         for tab in self.tabs:
             tab.parametersChanged()
+        self.header.showModel()
         self.refresh()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onSceneChanged(self, caller, event, node=None) -> None:
         if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None:
             return
-        if node is None or node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLMarkupsNode"):
+        if node is None or node.IsA("vtkMRMLDisplayableNode"):
             self._chooseDefaults()
             self.refresh()
 
     def onTabChanged(self, index=0) -> None:
         self._message = ""
+        if self.parameters is not None:
+            self.header.showModel()
         self.refresh()
 
     def onStale(self, volumeNode) -> None:
@@ -233,6 +241,14 @@ class Panel(VTKObservationMixin):
 
     def currentTab(self):
         return self.tabs[min(self.ui.tabWidget.currentIndex, len(self.tabs) - 1)]
+
+    def selectedVolumes(self) -> List[Any]:
+        """The volumes of the tab that is shown, each once."""
+        found: List[Any] = []
+        for node in self.currentTab().volumes():
+            if node is not None and node not in found:
+                found.append(node)
+        return found
 
     def say(self, message: str) -> None:
         """Show a message in the status line until the next one, and keep it in the log."""

@@ -6,7 +6,12 @@ shows them. Names of parameters and of enumeration members are stored in scenes;
 
 from enum import Enum
 
-from slicer import vtkMRMLLinearTransformNode, vtkMRMLMarkupsFiducialNode, vtkMRMLScalarVolumeNode
+from slicer import (
+    vtkMRMLDisplayableNode,
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+)
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
@@ -61,6 +66,8 @@ class SAMv2SlicerParameterNode:
     furtherQueryVolumes: scans that the batch button matches besides.
     points: the template's point list; matched lists refer to it by node reference.
     matchWhileClicking: match at once whatever is placed or dragged.
+    baselineVolume, followUpVolumes: the scan in which lesions are marked, and later ones in time order.
+    lesionSources: point lists, lines and segmentations that mark the lesions.
     lockMatches: matches can only be dragged after they were unlocked one by one.
     """
 
@@ -73,11 +80,17 @@ class SAMv2SlicerParameterNode:
     jumpViews: bool = True
     method: MatchMethod = MatchMethod.FIXED_POINT
 
+    baselineVolume: vtkMRMLScalarVolumeNode
+    followUpVolumes: list[vtkMRMLScalarVolumeNode]
+    lesionSources: list[vtkMRMLDisplayableNode]
+
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
     outputTransform: vtkMRMLLinearTransformNode
     transformType: TransformType = TransformType.RIGID
     createCropROI: bool = False
+    createCroppedVolume: bool = False
+    deformable: bool = False
 
     model: str = AUTO
     device: str = AUTO

@@ -7,7 +7,8 @@ worse than none.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Any, List, Optional
 
 import numpy as np
 import slicer
@@ -15,8 +16,21 @@ import slicer.util
 import vtk
 
 from SAMv2Core.errors import InputError, UnreliableResultError
-from SAMv2SlicerLib import comparison, conversion, registration_facts, results, texts
+from SAMv2SlicerLib import comparison, conversion, deformable, registration_facts, results, texts
 from SAMv2SlicerLib.undo import Action
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a registration adds besides its transform.
+
+    :param cropROI: a box around what both scans show; :param croppedVolume: a copy of the larger scan, cropped to it.
+    :param deformation: refine the alignment by a deformation, as a grid transform node.
+    """
+
+    cropROI: bool = False
+    croppedVolume: bool = False
+    deformation: bool = False
 
 
 class RegistrationCommit:
@@ -24,15 +38,15 @@ class RegistrationCommit:
 
     :param outputID: ID of the transform node to write to, None for a new one.
     :param apply: put the moving volume under it.
-    :param createCropROI: also add a box around what both scans show.
+    :param extras: what else to add, see :class:`Extras`.
     """
 
     def __init__(
-        self, logic, fixedID: str, movingID: str, outputID: Optional[str], apply: bool, createCropROI: bool = False
+        self, logic, fixedID: str, movingID: str, outputID: Optional[str], apply: bool, extras: Extras
     ) -> None:
         self._logic = logic
         self._fixedID, self._movingID, self._outputID = fixedID, movingID, outputID
-        self._apply, self._createCropROI = apply, createCropROI
+        self._apply, self._extras = apply, extras
 
     def __call__(self, computed) -> Any:
         """The transform node.
@@ -44,7 +58,8 @@ class RegistrationCommit:
         fixedNode, movingNode = scene.GetNodeByID(self._fixedID), scene.GetNodeByID(self._movingID)
         if fixedNode is None or movingNode is None:
             raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
-        facts = registration_facts.registrationFacts(computed.results)
+        registration, deformation = computed.results
+        facts = registration_facts.registrationFacts(registration, deformation)
         if facts["status"] == registration_facts.FAILED:
             raise UnreliableResultError(
                 texts.registrationFailedCause(movingNode.GetName(), fixedNode.GetName()),
@@ -53,9 +68,10 @@ class RegistrationCommit:
         return self._write(fixedNode, movingNode, computed, facts)
 
     def _write(self, fixedNode, movingNode, computed, facts):
-        scene = slicer.mrmlScene
-        matrix = np.asarray(computed.results.matrix, dtype=np.float64)
+        scene, (registration, deformation) = slicer.mrmlScene, computed.results
+        matrix = np.asarray(registration.matrix, dtype=np.float64)
         output = scene.GetNodeByID(self._outputID) if self._outputID else None
+        replaced = deformable.Replaced(output)
         before = _State.of(output, movingNode)
         if output is None:
             name = scene.GenerateUniqueName(texts.transformName(movingNode.GetName(), fixedNode.GetName()))
@@ -63,41 +79,62 @@ class RegistrationCommit:
             results.placeBeside(output, movingNode)
         conversion.setTransformFromMatrix(output, matrix, fixedNode, movingNode)
         registration_facts.storeRegistration(output, facts, fixedNode, movingNode)
-        comparison.storeUsedPoints(output, computed.results.fixed_points_lps, computed.results.moving_points_lps)
+        comparison.storeUsedPoints(output, registration.fixed_points_lps, registration.moving_points_lps)
         results.describeOrigin(output, computed.embeddings[1], facts["transform"])
-        if self._apply:
+        if self._apply or deformation is not None:
             above = conversion.parentAbove(movingNode, output)
             output.SetAndObserveTransformNodeID(above.GetID() if above is not None else None)
             movingNode.SetAndObserveTransformNodeID(output.GetID())
         after = _State.of(output, movingNode)
-        box = _Box(self._fixedID, self._movingID, facts if self._createCropROI else {})
-        box.add()
+        additions = self._additions(facts, deformation)
+        for addition in additions:
+            addition.add()
         name = texts.actionRegister(movingNode.GetName(), fixedNode.GetName())
 
         def back() -> None:
-            box.remove()
+            for addition in reversed(additions):
+                addition.remove()
             _switch(after, before)
+            replaced.restore()
 
         def forth() -> None:
+            replaced.again()
             _switch(before, after)
-            box.add()
+            for addition in additions:
+                addition.add()
 
         self._logic.undoStack.push(Action(name, back, forth))
         return output
 
+    def _additions(self, facts, deformation) -> List[Any]:
+        """What is added besides the transform; each can be removed and added again."""
+        additions: List[Any] = []
+        if self._extras.cropROI:
+            additions.append(_FromCrop(self._fixedID, self._movingID, facts, comparison.addCropROI))
+        if self._extras.croppedVolume:
+            additions.append(_FromCrop(self._fixedID, self._movingID, facts, comparison.addCroppedVolume))
+        if deformation is not None:
+            additions.append(
+                deformable.Refinement(self._fixedID, self._movingID, deformation.vectors, deformation.grid.ijk_to_lps)
+            )
+        return additions
 
-class _Box:
-    """The region of interest around what both scans show, as something that can be added and removed again."""
 
-    def __init__(self, fixedID: str, movingID: str, facts: dict) -> None:
-        self._fixedID, self._movingID = fixedID, movingID
+class _FromCrop:
+    """A node made from the region that both scans show, as something that can be added and removed again.
+
+    :param make: of (fixed node, moving node, crop, which of them it is a crop of), gives the node.
+    """
+
+    def __init__(self, fixedID: str, movingID: str, facts: dict, make) -> None:
+        self._fixedID, self._movingID, self._make = fixedID, movingID, make
         self._crop, self._cropOf = facts.get("crop"), facts.get("crop_of")
         self._nodeID = ""
 
     def add(self) -> None:
         fixedNode, movingNode = (slicer.mrmlScene.GetNodeByID(n) for n in (self._fixedID, self._movingID))
         if self._crop and fixedNode is not None and movingNode is not None:
-            self._nodeID = comparison.addCropROI(fixedNode, movingNode, self._crop, self._cropOf).GetID()
+            self._nodeID = self._make(fixedNode, movingNode, self._crop, self._cropOf).GetID()
 
     def remove(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._nodeID) if self._nodeID else None

@@ -12,9 +12,14 @@ ATTRIBUTE = "SAMv2.registration"
 FAILED = "failed"
 
 
-def registrationFacts(registration: Any) -> Dict[str, Any]:
-    """What the result card shows: the report of a ``SAMv2Core`` Registration with angle and length; for JSON."""
+def registrationFacts(registration: Any, deformation: Any = None) -> Dict[str, Any]:
+    """What the result card shows: the report of a ``SAMv2Core`` Registration with angle and length; for JSON.
+
+    :param deformation: a ``SAMv2Core`` Deformation on top of it, or None.
+    """
     facts = dict(registration.to_report())
+    if deformation is not None:
+        facts["deformation"] = deformation.to_report()
     matrix = np.asarray(registration.matrix, dtype=np.float64)
     cosine = (np.trace(_rotationPart(matrix[:3, :3])) - 1) / 2
     facts["rotation_deg"] = math.degrees(math.acos(min(1.0, max(-1.0, cosine))))

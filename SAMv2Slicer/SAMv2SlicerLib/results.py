@@ -8,105 +8,32 @@ does the ``.mrk.json`` file. A match that was not found is a point without a pos
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 import slicer
 
 from SAMv2SlicerLib import conversion, texts
+from SAMv2SlicerLib.point_result import (
+    ACCEPTED,
+    MATCHED,
+    MOVED,
+    NOT_FOUND,
+    REJECTED,
+    UNCERTAIN,
+    PointResult,
+)
 
 ROLE_POINTS = "SAMv2.points"
 ROLE_TEMPLATE = "SAMv2.template"
 ROLE_QUERY = "SAMv2.query"
 
-MATCHED, UNCERTAIN, NOT_FOUND = "matched", "uncertain", "not_found"
+__all__ = ["ACCEPTED", "MATCHED", "MOVED", "NOT_FOUND", "REJECTED", "UNCERTAIN", "PointResult"]
 
 # Okabe and Ito's blue and orange: distinguishable in all common color vision deficiencies.
 COLOR_MATCHED = (0.0, 0.45, 0.70)
 COLOR_UNCERTAIN = (0.90, 0.62, 0.0)
-
-
-# --- what is known about one match -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PointResult:
-    """The facts of one match, without its position (that is the control point's).
-
-    :param templatePoint: control point ID in the template list.
-    :param status: ``matched``, ``uncertain`` or ``not_found`` as the matcher judged it, also after an edit.
-    :param edited: the user placed, moved, accepted or rejected it; a rerun keeps it.
-    """
-
-    templatePoint: str
-    status: str
-    similarity: float = math.nan
-    cycleErrorMm: float = math.nan
-    fixedPoints: int = 0
-    confidence: float = math.nan
-    edited: bool = False
-    reason: str = ""
-
-    @property
-    def needsALook(self) -> bool:
-        return self.status != MATCHED and not self.edited
-
-    def toDescription(self) -> str:
-        """One line for the control point's description, see the module's text."""
-        facts = {
-            "status": self.status,
-            "similarity": _number(self.similarity, 3),
-            "cycle_error_mm": _number(self.cycleErrorMm, 2),
-            "fixed_points": str(self.fixedPoints),
-            "confidence": _number(self.confidence, 3),
-            "template_point": self.templatePoint,
-            "edited": "yes" if self.edited else "",
-            "reason": self.reason.replace(";", ",").replace("\n", " "),
-        }
-        return "; ".join(f"{key}={value}" for key, value in facts.items() if value != "")
-
-    @staticmethod
-    def fromDescription(description: str) -> Optional[PointResult]:
-        """The facts in a description, or None when it is not one of ours (a point the user added to the list)."""
-        facts = dict(part.split("=", 1) for part in description.split("; ") if "=" in part)
-        if "template_point" not in facts or "status" not in facts:
-            return None
-        return PointResult(
-            templatePoint=facts["template_point"],
-            status=facts["status"],
-            similarity=_toFloat(facts.get("similarity")),
-            cycleErrorMm=_toFloat(facts.get("cycle_error_mm")),
-            fixedPoints=int(_toFloat(facts.get("fixed_points", "0"))),
-            confidence=_toFloat(facts.get("confidence")),
-            edited=facts.get("edited") == "yes",
-            reason=facts.get("reason", ""),
-        )
-
-    @staticmethod
-    def fromMatch(templatePoint: str, match: Any) -> PointResult:
-        """From a ``SAMv2Core`` Match."""
-        return PointResult(
-            templatePoint=templatePoint,
-            status=match.status,
-            similarity=float(match.similarity),
-            cycleErrorMm=float(match.cycle_error_mm),
-            fixedPoints=int(match.fixed_points),
-            confidence=float(match.confidence),
-            reason=match.reason or "",
-        )
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else ""
-
-
-def _toFloat(text: Optional[str]) -> float:
-    try:
-        return float(text) if text else math.nan
-    except ValueError:
-        return math.nan
 
 
 # --- matched lists ---------------------------------------------------------------------------------------------------
@@ -132,14 +59,14 @@ def isMatchList(node) -> bool:
     return bool(node is not None and node.GetNodeReferenceID(ROLE_POINTS))
 
 
-def ensureMatchList(pointsNode, templateNode, queryNode):
+def ensureMatchList(pointsNode, templateNode, queryNode, name: str = ""):
     """The matched list of (points, query), made when there is none; placed under the query volume."""
     node = findMatchList(pointsNode, queryNode)
     if node is not None:
         node.SetNodeReferenceID(ROLE_TEMPLATE, templateNode.GetID())
         return node
     scene = pointsNode.GetScene()
-    name = scene.GenerateUniqueName(texts.matchListName(pointsNode.GetName(), queryNode.GetName()))
+    name = scene.GenerateUniqueName(name or texts.matchListName(pointsNode.GetName(), queryNode.GetName()))
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
@@ -228,12 +155,18 @@ def writeMatches(
 
 
 def _write(listNode, index: int, label: str, result: PointResult, position: Optional[np.ndarray]) -> None:
+    setPosition(listNode, index, position)
+    listNode.SetNthControlPointLabel(index, label)
+    proposed = None if position is None else tuple(float(x) for x in conversion.flipRASAndLPS(position))
+    setResult(listNode, index, replace(result, proposed=proposed))
+
+
+def setPosition(listNode, index: int, position: Optional[np.ndarray]) -> None:
+    """Move a point to a world RAS position (3,), or leave it without one (None)."""
     if position is None:
         listNode.UnsetNthControlPointPosition(index)
     else:
         listNode.SetNthControlPointPositionWorld(index, *(float(x) for x in position))
-    listNode.SetNthControlPointLabel(index, label)
-    setResult(listNode, index, result)
 
 
 def setResult(listNode, index: int, result: PointResult) -> None:
@@ -242,26 +175,41 @@ def setResult(listNode, index: int, result: PointResult) -> None:
     listNode.SetNthControlPointSelected(index, not result.needsALook)
 
 
-def markEdited(listNode, index: int) -> None:
-    """Remember that the user placed, moved or accepted this match."""
+def decide(listNode, index: int, decision: str) -> None:
+    """Write down the user's judgment of a match beside what was proposed; a rerun keeps both."""
+    result = resultAt(listNode, index)
+    if result is None:
+        return
+    if decision == REJECTED:
+        listNode.UnsetNthControlPointPosition(index)
+    setResult(listNode, index, replace(result, decision=decision))
+
+
+def accept(listNode, index: int) -> None:
+    """The user's judgment: this match is right, or it is right that there is none."""
     result = resultAt(listNode, index)
     if result is not None and not result.edited:
-        setResult(listNode, index, replace(result, edited=True))
+        decide(listNode, index, ACCEPTED)
+
+
+def markMoved(listNode, index: int) -> None:
+    """Remember that the user moved or placed this match."""
+    decide(listNode, index, MOVED)
 
 
 def reject(listNode, index: int) -> None:
-    """The user's judgment: this point is not in the query. Kept as an edited match without a position."""
-    result = resultAt(listNode, index)
-    if result is not None:
-        listNode.UnsetNthControlPointPosition(index)
-        setResult(listNode, index, replace(result, edited=True, status=NOT_FOUND))
+    """The user's judgment: this point is not in the query."""
+    decide(listNode, index, REJECTED)
 
 
 def release(listNode, index: int) -> None:
-    """Forget an edit, so that the next match may overwrite it."""
+    """Forget a judgment: back to what was proposed, and the next match may overwrite it."""
     result = resultAt(listNode, index)
-    if result is not None and result.edited:
-        setResult(listNode, index, replace(result, edited=False))
+    if result is None or not result.edited:
+        return
+    proposed = None if result.proposed is None else conversion.flipRASAndLPS(np.array(result.proposed))
+    setPosition(listNode, index, proposed)
+    setResult(listNode, index, replace(result, decision=""))
 
 
 def removeMatch(listNode, templatePoint: str) -> bool:

@@ -31,6 +31,9 @@ SIZE_TEXT = "0.2 GB (CPU) to 3 GB (CUDA)"
 FREE_BYTES_NEEDED = 8 * 2**30
 """A CUDA build of PyTorch unpacks to some 6 GB."""
 
+KEPT_PACKAGES = ("numpy", "scipy", "SimpleITK", "vtk")
+"""What Slicer is built with; another version in its place breaks Slicer."""
+
 CONSENT_VARIABLE = "SAMV2_ALLOW_INSTALL"
 
 
@@ -44,16 +47,16 @@ def missingRequirements() -> List[str]:
     return [line for line in readRequirements(requirementsFile()) if not isSatisfied(line)]
 
 
-def setUp(confirm=None) -> str:
+def setUp(ask=None) -> str:
     """Install what is missing, after asking; a text for the status line. Main thread only.
 
-    :param confirm: called with the question, returns whether to go on; by default a dialog. In Slicer's testing mode
+    :param ask: called with the question, returns whether to go on; by default a dialog. In Slicer's testing mode
         dialogs answer yes by themselves, so there the environment variable SAMV2_ALLOW_INSTALL must agree too.
     """
     problem = obstacle()
     if problem:
         return texts.setupFailed(problem)
-    if not (confirm or _confirm)(texts.setupConsent(SIZE_TEXT, os.path.dirname(os.__file__))):
+    if not (ask or confirm)(texts.setupConsent(SIZE_TEXT, os.path.dirname(os.__file__))):
         return texts.setupDeclined()
     try:
         logic = pyTorchUtilsLogic()
@@ -66,6 +69,31 @@ def setUp(confirm=None) -> str:
         return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
     importlib.invalidate_caches()
     return _checked()
+
+
+def installOptional(requirement: str, question: str, ask=None) -> str:
+    """Install a package that one feature needs, after asking; what went wrong, empty when it is there.
+
+    The packages that Slicer came with are named with their versions in the same command, so pip cannot replace them.
+    """
+    if not (ask or confirm)(question):
+        return texts.setupDeclined()
+    kept = [f"{name}=={importlib.metadata.version(name)}" for name in KEPT_PACKAGES if _isInstalled(name)]
+    try:
+        slicer.util.pip_install([requirement, *kept])
+    except Exception as error:
+        logger.exception("%s could not be installed", requirement)
+        return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+    importlib.invalidate_caches()
+    return ""
+
+
+def _isInstalled(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _checked() -> str:
@@ -93,7 +121,8 @@ def obstacle() -> str:
     return ""
 
 
-def _confirm(question: str) -> bool:
+def confirm(question: str) -> bool:
+    """Ask in a dialog; testing mode, in which dialogs answer yes by themselves, counts as no without the variable."""
     if slicer.app.testingEnabled() and not os.environ.get(CONSENT_VARIABLE):
         return False
     return bool(slicer.util.confirmOkCancelDisplay(question, windowTitle=texts.moduleTitle()))

@@ -21,20 +21,29 @@ class Shortcuts:
 
     def keys(self):
         """(key sequence, action) of all shortcuts."""
-        panel, tab = self._panel, self._panel.matchTab
-        review = tab.review
+        panel = self._panel
         return (
-            ("M", tab.onMatch),
-            ("N", review.selectNext),
-            ("Shift+N", review.selectPrevious),
-            ("Space", review.onAccept),
-            ("X", review.onReject),
-            ("P", review.onEdit),
-            ("F", tab.toggleFollow),
+            ("M", panel.matchTab.onMatch),
+            ("N", self._ofReview("selectNext")),
+            ("Shift+N", self._ofReview("selectPrevious")),
+            ("Space", self._ofReview("onAccept")),
+            ("X", self._ofReview("onReject")),
+            ("P", self._ofReview("onEdit")),
+            ("F", panel.matchTab.toggleFollow),
             ("Esc", panel.cancel),
             ("Ctrl+Z", panel.onUndo),
             ("Ctrl+Shift+Z", panel.onRedo),
         )
+
+    def _ofReview(self, name: str):
+        """An action on the selected result of the tab that is shown, if that tab has results to judge."""
+
+        def run() -> None:
+            review = getattr(self._panel.currentTab(), "review", None)
+            if review is not None:
+                getattr(review, name)()
+
+        return run
 
     def connect(self) -> None:
         """Make the shortcuts, once."""

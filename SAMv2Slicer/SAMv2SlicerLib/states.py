@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from SAMv2SlicerLib import texts
@@ -10,7 +10,7 @@ from SAMv2SlicerLib import texts
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the Match tab's texts depend on.
+    """All that the tabs' texts depend on.
 
     :param torch: ``"ready"``, ``"missing"`` or ``"broken"``.
     :param patientMismatch: a text when the two volumes belong to different patients.
@@ -34,6 +34,8 @@ class Facts:
     needALook: int = 0
     matched: int = 0
     patientMismatch: str = ""
+    lesions: int = 0
+    followUps: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def registerState(facts: Facts) -> PanelState:
         return matchState(facts)
     blocked = _blocked(facts)
     if blocked is not None and blocked[0] in ("notSetUp", "noVolume"):
-        return matchState(facts)
+        return replace(matchState(facts), action=action)
     if facts.template is None or facts.query is None:
         cause, remedy = texts.noPairCause(), texts.noPairRemedy()
     elif facts.sameVolume:
@@ -137,3 +139,33 @@ def registerState(facts: Facts) -> PanelState:
             return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, True, text)
         return PanelState("ready", GLYPH_OK, text, action, True, text)
     return PanelState("incomplete", GLYPH_MISSING, f"{cause} {remedy}", action, False, f"{cause} {remedy}")
+
+
+def trackState(facts: Facts) -> PanelState:
+    """State of the Track tab; ``template`` stands for the baseline, ``matched`` for the findings so far."""
+    action = texts.buttonTrack(facts.lesions, facts.followUps)
+    if facts.isBusy:
+        return matchState(facts)
+    blocked = _blocked(facts)
+    if blocked is not None and blocked[0] in ("notSetUp", "noVolume"):
+        return replace(matchState(facts), action=action)
+    missing = None
+    if facts.template is None:
+        missing = texts.noBaselineCause(), texts.noBaselineRemedy()
+    elif facts.followUps == 0:
+        missing = texts.noFollowUpCause(), texts.noFollowUpRemedy()
+    elif facts.sameVolume:
+        missing = texts.sameStudyCause(facts.template), texts.sameStudyRemedy()
+    elif facts.lesions == 0:
+        missing = texts.noLesionsCause(), texts.noLesionsRemedy()
+    if missing is not None:
+        text = " ".join(missing)
+        return PanelState("incomplete", GLYPH_MISSING, text, action, False, text)
+    if facts.patientMismatch:
+        return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, True, texts.tipTrack())
+    if facts.needALook:
+        text = texts.stateFindingsNeedALook(facts.needALook, facts.matched)
+        return PanelState("uncertain", GLYPH_LOOK, text, action, True, texts.tipTrack())
+    if facts.matched:
+        return PanelState("matched", GLYPH_OK, texts.stateTracked(facts.matched), action, True, texts.tipTrack())
+    return PanelState("ready", GLYPH_OK, texts.stateReadyToTrack(), action, True, texts.tipTrack())

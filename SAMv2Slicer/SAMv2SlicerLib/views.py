@@ -69,6 +69,15 @@ def overlay(volumeNode, underNode, opacity: float = 0.5) -> None:
             composite.SetForegroundOpacity(opacity)
 
 
+def showChart(chartNode) -> bool:
+    """Show a plot in a layout with a plot view; False without a main window."""
+    plots = getattr(slicer.modules, "plots", None)
+    if layoutNode() is None or plots is None:
+        return False
+    plots.logic().ShowChartInLayout(chartNode)
+    return True
+
+
 def defaultVolumes() -> List[Any]:
     """Up to two different scalar volumes that the user is looking at, background before foreground."""
     found: List[Any] = []

@@ -8,14 +8,14 @@ Each prints its table as Markdown; the names are the modules of this folder.
 import subprocess
 import sys
 
-BENCHMARKS = ("accuracy", "embedding", "matching", "registration")
+BENCHMARKS = ("accuracy", "embedding", "matching", "registration", "slicer")
 
 
 def main() -> int:
     chosen = sys.argv[1:] or BENCHMARKS
-    unknown = [name for name in chosen if name not in (*BENCHMARKS, "calibration")]
+    unknown = [name for name in chosen if name not in (*BENCHMARKS, "calibration", "tracking")]
     if unknown:
-        print(f"No such benchmark: {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}, calibration.")
+        print(f"No such benchmark: {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}, calibration, tracking.")
         return 2
     failed = []
     for name in chosen:

@@ -1,8 +1,10 @@
 """Accuracy of a model on the validation scans, as one Markdown table.
 
     python -m Testing.benchmarks.accuracy [--model NAME|FILE] [--data ../shared/data] [--report R.json] [--quick]
+        [--heads fine=1,coarse=2,semantic=0] [--mind]
 
-Rows, each for nearest neighbor and fixed-point matching:
+Rows, each for the nearest neighbor, the paper's fixed points, and what `match` does by default (fixed points, and the
+whole body's matches say where to expect the point):
 
 * *between patients, torso*: hand-placed landmarks (``sure`` of at least 0.75) of the ``ct/val`` scans, found from every
   other scan with landmarks (``ct/val`` and ``ct/train``; the train scans were seen in training, the queries were not);
@@ -16,13 +18,15 @@ a match nearer to the mirrored landmark than to the true one (landmarks named le
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional
+from typing import Dict, Iterable, List, NamedTuple, Optional, Union
 
 import numpy as np
 
 from SAMv2Core.embed import Model
+from SAMv2Core.evaluation.mind import MindFeatures
 from SAMv2Core.feature import Embedding
 from SAMv2Core.match import match
 from SAMv2Core.models import load_model
@@ -30,7 +34,13 @@ from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
 from SAMv2Core.volume import Volume, read_volume
 from Testing.benchmarks.common import find_data, parse_options, publish
 
-METHODS = ("nearest", "fixed-point")
+METHODS: Dict[str, Dict[str, object]] = {
+    "nearest": {"method": "nearest"},
+    "fixed-point": {"method": "fixed-point", "expect": False},
+    "default": {"method": "fixed-point"},
+}
+Features = Union[Model, MindFeatures]
+
 MIN_SURE = 0.75
 N_SIMULATED_POINTS = 200
 
@@ -88,8 +98,9 @@ def run_pair(
     if not labels:
         return []
     trials = []
-    for method in METHODS:
-        found = match(templates[template], queries[query], np.array([points[n] for n in labels]), method=method)
+    for method, options in METHODS.items():
+        asked = np.array([points[n] for n in labels])
+        found = match(templates[template], queries[query], asked, **options)  # type: ignore[arg-type]
         for label, result in zip(labels, found):
             place = result.query_lps if result.query_lps is not None else result.candidate_lps
             place = np.full(3, np.inf) if place is None else np.asarray(place)
@@ -102,7 +113,7 @@ def run_pair(
     return trials
 
 
-def between_torsos(model: Model, data: Path) -> List[Trial]:
+def between_torsos(model: Features, data: Path) -> List[Trial]:
     """Hand-placed landmarks of the validation torsos from every other scan."""
     paths = sorted((data / "ct" / "val").glob("*.landmarks.json")) + sorted(
         (data / "ct/train").glob("*.landmarks.json")
@@ -122,7 +133,7 @@ def between_torsos(model: Model, data: Path) -> List[Trial]:
     ]
 
 
-def between_necks(model: Model, data: Path) -> List[Trial]:
+def between_necks(model: Features, data: Path) -> List[Trial]:
     """Organ centroids, all ordered pairs of validation necks."""
     paths = [p for p in sorted((data / "hn" / "val").glob("*.nii.gz")) if "_labels" not in p.name]
     names = [p.name.split(".")[0] for p in paths]
@@ -140,7 +151,7 @@ def between_necks(model: Model, data: Path) -> List[Trial]:
     ]
 
 
-def simulated_follow_ups(model: Model, data: Path, n_points: int = N_SIMULATED_POINTS) -> List[Trial]:
+def simulated_follow_ups(model: Features, data: Path, n_points: int = N_SIMULATED_POINTS) -> List[Trial]:
     """Random body points of each validation torso in its simulated follow-up."""
     trials: List[Trial] = []
     for seed, path in enumerate(p for p in sorted((data / "ct" / "val").glob("*.nii.gz"))):
@@ -169,7 +180,7 @@ def summarize(trials: Iterable[Trial]) -> List[Dict[str, object]]:
     trials = list(trials)
     rows = []
     for experiment in dict.fromkeys(t.experiment for t in trials):
-        for method in METHODS:
+        for method in dict.fromkeys(t.method for t in trials if t.experiment == experiment):
             chosen = [t for t in trials if t.experiment == experiment and t.method == method]
             errors = np.array([t.error_mm for t in chosen])
             sided = [t.confused for t in chosen if t.confused is not None]
@@ -212,14 +223,29 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def with_heads(model: Model, text: Optional[str]) -> Model:
+    """The model with other weights of its heads, ``fine=1,coarse=2,semantic=0``; as it is without a text."""
+    if not text:
+        return model
+    weights = {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+    return Model(model.net, dataclasses.replace(model.info, head_weights=weights), model.device)
+
+
+def all_trials(features: Features, data: Path, quick: bool) -> List[Trial]:
+    """All experiments with these features."""
+    trials = between_torsos(features, data)
+    trials += simulated_follow_ups(features, data, 50 if quick else N_SIMULATED_POINTS)
+    return trials if quick else trials + between_necks(features, data)
+
+
 def main(argv: Optional[List[str]] = None) -> None:
-    args = parse_options(argv, __doc__, "torso and simulated follow-up with 50 points only")
+    args = parse_options(argv, __doc__, "torso and simulated follow-up with 50 points only", mind=True)
     data = find_data(args.data)
-    model = load_model(args.model)
-    trials = between_torsos(model, data)
-    trials += simulated_follow_ups(model, data, 50 if args.quick else N_SIMULATED_POINTS)
-    if not args.quick:
-        trials += between_necks(model, data)
+    model = with_heads(load_model(args.model), args.heads)
+    trials = all_trials(model, data, args.quick)
+    if args.mind:
+        trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in all_trials(MindFeatures(), data, args.quick)]
+        trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together
     rows = summarize(trials)
     publish(args, model, to_markdown(rows), rows, trials)
 

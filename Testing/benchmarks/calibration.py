@@ -37,7 +37,7 @@ from Testing.benchmarks.common import find_data
 
 RIGHT_MM = 10.0
 SIGNS = {"bias": 0, "similarity": 1, "cycle": -1, "margin": 1, "fixed_points": 1}
-SIGNS.update({"residual": -1, "agreement": -1, "edge": -1, "fell_back": -1})
+SIGNS.update({"residual": -1, "agreement": -1, "edge": -1, "fell_back": -1, "departure": -1})
 SMALLEST = 0.05  # of a coefficient with a sign: evidence may count little, not nothing
 PRIOR_SPREAD = 0.7  # of the coefficients, relative to their present size
 
@@ -111,7 +111,7 @@ def fit(samples: List[Sample]) -> UncertaintyModel:
 
 def fit_set(present: Coefficients, samples: List[Sample]) -> Coefficients:
     """Logistic regression of the coefficients that are not zero."""
-    names = [name for name, value in dataclasses.asdict(present).items() if value]
+    names = [name for name in dataclasses.asdict(present) if any(_has(name, s.evidence) for s in samples)]
     ones = Coefficients(**dict.fromkeys(dataclasses.asdict(present), 1.0))
     x = np.array([[ones.terms(sample.evidence)[name] for name in names] for sample in samples])
     y = np.array([sample.is_right for sample in samples])
@@ -127,6 +127,13 @@ def fit_set(present: Coefficients, samples: List[Sample]) -> Coefficients:
     limits = {0: (None, None), 1: (SMALLEST, None), -1: (None, -SMALLEST)}
     found = minimize(loss, prior, bounds=[limits[SIGNS[name]] for name in names]).x
     return dataclasses.replace(present, **{name: round(float(v), 2) for name, v in zip(names, found)})
+
+
+def _has(name: str, evidence: Evidence) -> bool:
+    """Whether a piece of evidence says something: a coefficient without any cannot be fitted."""
+    fields = {"cycle": "cycle_error_mm", "residual": "residual_mm", "agreement": "agreement_mm", "edge": "at_edge"}
+    value = getattr(evidence, fields.get(name, name), 1.0)  # the bias is no evidence and always there
+    return bool(math.isfinite(value)) and bool(value)
 
 
 def agreement(samples: List[Sample], model: UncertaintyModel) -> Dict[str, Tuple[int, float, float, float]]:

@@ -19,13 +19,18 @@ def find_data(argument: Optional[str]) -> Path:
     return Path(shared) / "data"
 
 
-def parse_options(argv: Optional[List[str]], description: Optional[str], quick: str) -> argparse.Namespace:
-    """``--model``, ``--data``, ``--report`` and ``--quick``, which is explained by ``quick``."""
+def parse_options(
+    argv: Optional[List[str]], description: Optional[str], quick: str, mind: bool = False
+) -> argparse.Namespace:
+    """``--model``, ``--data``, ``--report`` and ``--quick``, which is explained by ``quick``; ``--mind`` on request."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lite-ct")
     parser.add_argument("--data")
     parser.add_argument("--report", help="JSON with the table and every trial")
     parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0 (ablation)")
+    if mind:
+        parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too, without training (convexAdam)")
     return parser.parse_args(argv)
 
 

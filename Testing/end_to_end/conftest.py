@@ -58,7 +58,7 @@ def samv2(cache, tmp_path) -> Callable[..., Ended]:
         options.setdefault("cwd", tmp_path)
         options.setdefault("stdin", subprocess.DEVNULL)
         done = subprocess.run(
-            command, env=environment(cache), capture_output=True, text=True, timeout=300, check=False, **options
+            command, env=environment(cache), capture_output=True, encoding="utf-8", timeout=300, check=False, **options
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 

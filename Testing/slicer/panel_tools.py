@@ -16,6 +16,14 @@ def settle(widget, seconds=60):
     slicer.app.processEvents()
 
 
+def close(widget):
+    """Take a panel down as Slicer does when it quits; its selectors must let go of the scene before they are deleted,
+    else the next event of the scene reaches widgets that are gone."""
+    widget.cleanup()
+    widget.parent.setMRMLScene(None)
+    widget.parent.deleteLater()
+
+
 def cells(widget):
     """The texts of the results table, row by row."""
     table = widget.ui.resultsTable

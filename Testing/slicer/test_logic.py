@@ -13,7 +13,7 @@ import vtk
 from phantoms import SHIFT_LPS, addPoints, addVolume, phantom
 
 from SAMv2Core.errors import Cancelled, InputError
-from SAMv2SlicerLib import conversion, results
+from SAMv2SlicerLib import conversion, overlays, results
 
 TOLERANCE_MM = 1.0
 """The query holds the same samples: what remains is sub-voxel estimation between 4 mm feature voxels."""
@@ -217,7 +217,7 @@ def test_edited_matches_survive_a_rerun(logic, pair, scene):
     matched = logic.matchPoints(*pair, points)
     with logic.writing():
         matched.SetNthControlPointPositionWorld(1, 1, 2, 3)
-        results.markEdited(matched, 1)
+        results.markMoved(matched, 1)
     logic.matchPoints(*pair, points)
     assert np.allclose(conversion.pointWorld(matched, 1), (1, 2, 3))
     assert results.resultAt(matched, 1).edited and not results.resultAt(matched, 0).edited
@@ -237,7 +237,7 @@ def test_undo_and_redo_of_a_match(logic, pair, scene):
 
 def test_similarity_map_peaks_at_the_match(logic, pair, scene):
     points = addPoints(scene, PLACES_RAS[:1])
-    job = logic.startSimilarityMap(*pair, points, points.GetNthControlPointID(0))
+    job = overlays.startSimilarityMap(logic, *pair, points, points.GetNthControlPointID(0))
     finish(logic)
     node = job.value
     array = slicer.util.arrayFromVolume(node)
@@ -267,7 +267,7 @@ def test_scene_saved_and_loaded_keeps_links_and_results(logic, pair, scene, tmp_
     points = addPoints(scene, [*PLACES_RAS, (500, 0, 0)])
     matched = logic.matchPoints(*pair, points)
     with logic.writing():
-        results.markEdited(matched, 1)
+        results.markMoved(matched, 1)
     positions, facts = matchedPositions(matched)[:3], [results.resultAt(matched, n) for n in range(4)]
     path = str(tmp_path / "scene.mrb")
     assert scene.WriteToMRB(path)

@@ -17,6 +17,7 @@ from phantoms import SHIFT_LPS, addPair
 
 from SAMv2Core.errors import InputError, UnreliableResultError
 from SAMv2SlicerLib import comparison, conversion, registration_facts
+from SAMv2SlicerLib.registration import Extras
 
 SHIFT_RAS = SHIFT_LPS * [-1, -1, 1]
 CORNERS_RAS = np.array([[-30.0, -25, 110], [30, 25, 170], [0, 30, 140]])
@@ -92,7 +93,7 @@ def test_undo_gives_the_scene_back(logic, pair, scene):
     old = linear(scene, 30, (1, 2, 0), (5, 6, 7))
     pair[1].SetAndObserveTransformNodeID(old.GetID())
     before = sceneState(scene)
-    job = logic.startRegistration(*pair, createCropROI=True)
+    job = logic.startRegistration(*pair, extras=Extras(cropROI=True))
     finish(logic)
     after = sceneState(scene)
     assert job.error is None and after != before
@@ -118,7 +119,7 @@ def test_failed_registration_changes_nothing(logic, pair, scene, monkeypatch):
 
     def failed(*arguments):
         computed = real(*arguments)
-        found = computed.results
+        found = computed.results[0]
         object.__setattr__(found, "status", "failed")
         return computed
 

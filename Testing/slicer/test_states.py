@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 
-from SAMv2SlicerLib.states import Facts, matchState, registerState
+from SAMv2SlicerLib.states import Facts, matchState, registerState, trackState
 
 READY = Facts(volumes=2, template="A", query="B", points="F", placed=2)
 
@@ -62,7 +62,30 @@ def test_forbidden_words_are_nowhere():
     module = Path(__file__).resolve().parents[2] / "SAMv2Slicer"
     files = [path for path in (module / "SAMv2SlicerLib" / "texts").glob("*.py") if path.name != "__init__.py"]
     shown = "".join(path.read_text(encoding="utf-8") for path in files)
-    assert len(files) == 4
+    assert len(files) == 6
     shown += (module / "Resources" / "UI" / "SAMv2Slicer.ui").read_text(encoding="utf-8")
     for word in ("accuracy", "accurate", "diagnos", "progression", "response"):
         assert word not in shown.lower()
+
+
+TRACK = Facts(volumes=3, template="A", followUps=2, lesions=3)
+
+
+@pytest.mark.parametrize(
+    "facts, name, words, enabled",
+    [
+        (replace(TRACK, torch="missing"), "notSetUp", "PyTorch is not installed", False),
+        (Facts(), "noVolume", "Load two scans", False),
+        (replace(TRACK, template=None), "incomplete", "No baseline", False),
+        (replace(TRACK, followUps=0), "incomplete", "No follow-up", False),
+        (replace(TRACK, lesions=0), "incomplete", "No lesion is marked", False),
+        (TRACK, "ready", "Ready to track", True),
+        (replace(TRACK, matched=6, needALook=2), "uncertain", "2 of 6 findings need a look", True),
+        (replace(TRACK, matched=6), "matched", "6 findings", True),
+        (replace(TRACK, patientMismatch="PatientID differs"), "otherPatient", "PatientID differs", True),
+    ],
+)
+def test_track_states(facts, name, words, enabled):
+    state = trackState(facts)
+    assert (state.name, state.actionEnabled) == (name, enabled) and words in state.text
+    assert state.action.startswith("Track")

@@ -29,7 +29,7 @@ import qt  # noqa: E402
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
 import vtk  # noqa: E402
-from panel_tools import cells, settle  # noqa: E402
+from panel_tools import cells, close, settle  # noqa: E402
 
 import SAMv2Slicer  # noqa: E402
 from SAMv2Core.volume import read_volume  # noqa: E402
@@ -192,7 +192,7 @@ def run(templatePath, queryPath, folder, nPoints=None, nFollowed=30):
         slicer.mrmlScene.GetFirstNodeByName("F"), slicer.mrmlScene.GetFirstNodeByName("Query")
     )
     report["reopened_equal"] = _sameLists(positions, results.captureList(again)) and cells(widget) == report["points"]
-    widget.cleanup()
+    close(widget)
     return report
 
 

@@ -29,14 +29,14 @@ def assert_equal(a: Embedding, b: Embedding, but: tuple = ()) -> None:
     for name in ("input_grid", "volume_grid"):
         assert getattr(a, name).shape_zyx == getattr(b, name).shape_zyx
         np.testing.assert_array_equal(getattr(a, name).ijk_to_lps, getattr(b, name).ijk_to_lps)
-    for name in ("modality", "model", "model_sha256", "head_weights", "warnings", "source"):
+    for name in ("modality", "model", "model_sha256", "head_weights", "calibration", "warnings", "source"):
         if name not in but:
             assert getattr(a, name) == getattr(b, name), name
 
 
 @pytest.mark.parametrize("semantic", [True, False])
 def test_round_trip_is_exact(tmp_path, semantic):
-    emb = random_embedding(semantic=semantic)
+    emb = dataclasses.replace(random_embedding(semantic=semantic), calibration={"matched_above": 0.8})
     save_embedding(emb, tmp_path / "ü e.safetensors")
     found = load_embedding(tmp_path / "ü e.safetensors")
     assert_equal(found, emb, but=("source",))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from SAMv2Core.errors import Cancelled, UsageError
-from SAMv2Core.fixed_point import FixedPointOptions, _vote, fixed_point_matches, local_affine
+from SAMv2Core.fixed_point import FixedPointOptions, fixed_point_matches, local_affine, vote_of_pairs
 from SAMv2Core.geometry import transform_points
 from SAMv2Core.search import build_index, search
 from SAMv2Core.similarity import joint_vectors
@@ -46,7 +46,7 @@ def test_a_fifth_of_outliers_is_ignored():
     pairs = cloud()
     ends = truth(pairs)
     ends[::5] += [60, 10, -30]
-    result = _vote(POINT, pairs, ends, OPTIONS)
+    result = vote_of_pairs(POINT, pairs, ends, OPTIONS)
     assert np.linalg.norm(result.query_lps - truth()) < 0.3
     assert result.fixed_points <= 48
 
@@ -65,7 +65,7 @@ def test_an_extrapolation_far_from_the_votes_is_no_result():
     options = FixedPointOptions(prior_strain=100.0)
     found, _ = local_affine(POINT, pairs, ends, options)
     assert np.linalg.norm(found - POINT) > 30
-    assert _vote(POINT, pairs, ends, options).query_lps is None
+    assert vote_of_pairs(POINT, pairs, ends, options).query_lps is None
 
 
 def test_the_largest_agreement_wins_not_the_median():
@@ -74,17 +74,17 @@ def test_the_largest_agreement_wins_not_the_median():
     ends = truth(pairs)
     ends[20:39] += [0, 0, 35]
     ends[39:] += np.random.default_rng(1).uniform(20, 60, (21, 3))
-    result = _vote(POINT, pairs, ends, OPTIONS)
+    result = vote_of_pairs(POINT, pairs, ends, OPTIONS)
     assert np.linalg.norm(result.query_lps - truth()) < 0.5
 
 
 def test_distant_and_few_pairs_do_not_vote():
     far = cloud() + np.array([60, 0, 0])
-    result = _vote(POINT, far, truth(far), OPTIONS)
+    result = vote_of_pairs(POINT, far, truth(far), OPTIONS)
     assert result.query_lps is None and result.fixed_points == 0 and np.isnan(result.residual_mm)
     three = FixedPointOptions(min_fixed_points=3)
-    assert _vote(POINT, cloud(2), truth(cloud(2)), three).query_lps is None
-    assert _vote(POINT, np.empty((0, 3)), np.empty((0, 3)), OPTIONS).query_lps is None
+    assert vote_of_pairs(POINT, cloud(2), truth(cloud(2)), three).query_lps is None
+    assert vote_of_pairs(POINT, np.empty((0, 3)), np.empty((0, 3)), OPTIONS).query_lps is None
 
 
 @pytest.mark.parametrize("per_axis", [0, 4])

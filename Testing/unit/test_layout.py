@@ -21,14 +21,18 @@ LAYERS = (
     ("errors",),
     ("geometry", "affine", "files", "itk", "system_memory"),
     ("nifti", "dicom_header", "dicom", "volume", "resample"),
-    ("points", "markups_json", "point_tables", "markups", "transforms", "safetensors"),
+    ("points", "markups_json", "point_tables", "markups", "lesions", "transforms", "safetensors"),
     ("body", "modality", "lattice", "preprocess"),
-    ("acquisition", "deformation", "posture", "simulate"),
+    ("acquisition", "deformation", "posture", "lesion_growth", "simulate"),
     ("feature", "device", "network"),
     ("model_files", "model_catalogue", "download", "checkpoints", "models"),
     ("memory", "feature_mask", "embedding_file", "cache", "embed"),
-    ("pca", "similarity", "search", "subvoxel", "fixed_point", "official_match", "uncertainty", "match"),
-    ("least_squares", "robust", "sampling", "correspondence", "registration", "register"),
+    ("pca", "similarity", "search", "subvoxel", "body_map", "fixed_point", "official_match", "uncertainty", "match"),
+    ("least_squares", "robust", "sampling", "correspondence"),
+    ("track_candidates", "track_local", "track_consistency", "track_confidence", "track_study", "track", "assignment"),
+    ("intensity", "pose_search", "pose_refinement", "hypotheses"),
+    ("registration", "register", "deformable", "spatial_registration"),
+    ("evaluation",),
     ("torch_probe", "doctor", "report"),
     ("demo",),
     ("cli",),
@@ -44,9 +48,10 @@ UPWARD = {
 # `samv2 models`, `samv2 doctor`, reading and writing files must work where torch is missing or broken.
 TORCH_FREE = {
     "__init__", "__main__", "acquisition", "affine", "body", "cache", "deformation", "dicom", "dicom_header", "doctor",
-    "download", "errors", "files", "geometry", "itk", "lattice", "markups", "markups_json", "memory", "modality",
-    "model_catalogue", "model_files", "models", "nifti", "point_tables", "points", "posture", "preprocess", "report",
-    "resample", "safetensors", "simulate", "system_memory", "torch_probe", "transforms", "volume",
+    "download", "errors", "files", "geometry", "itk", "lattice", "lesion_growth", "lesions", "markups", "markups_json",
+    "memory", "modality", "model_catalogue", "model_files", "models", "nifti", "point_tables", "points", "posture",
+    "preprocess", "report", "resample", "safetensors", "simulate", "system_memory", "torch_probe", "transforms",
+    "volume",
 }  # fmt: skip
 
 MAX_LINES = 400

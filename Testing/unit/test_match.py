@@ -9,8 +9,9 @@ from scipy.spatial.transform import Rotation
 from SAMv2Core.errors import Cancelled, InputError, ModelError, UsageError
 from SAMv2Core.fixed_point import FixedPointOptions
 from SAMv2Core.geometry import Grid, transform_points
-from SAMv2Core.match import match, similarity_map
+from SAMv2Core.match import locate, match, similarity_map
 from SAMv2Core.search import search_index
+from SAMv2Core.uncertainty import UncertaintyModel
 from Testing.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding, trunk
 
 FIELD = AnatomyField(7)
@@ -149,6 +150,25 @@ def test_what_has_no_counterpart_is_never_matched(template):
         matches = match(template, noise, POINTS[:8], method)
         assert not any(m.status == "matched" for m in matches) and all(m.reason for m in matches)
         assert np.mean([m.status == "not_found" for m in matches]) > 0.8
+
+
+def test_the_confidence_is_that_of_the_model(template, query):
+    """Coefficients that come with the weights are used unless others are given."""
+    doubting = {"fixed_point": {"bias": -50.0}, "nearest": {"bias": -50.0}}
+    told = dataclasses.replace(query, calibration=doubting)
+    assert match(template, told, POINTS[:1])[0].status == "not_found"
+    assert match(template, told, POINTS[:1], uncertainty=UncertaintyModel())[0].status == "matched"
+    with pytest.raises(ModelError, match="coefficients"):
+        match(template, dataclasses.replace(query, calibration={"bais": 1}), POINTS[:1])
+
+
+def test_quick_places_are_those_of_matches_and_nowhere_else(template, query):
+    outside = np.array([[0.0, 0.0, 5000.0]])
+    found = locate(template, query, np.concatenate([POINTS, outside]))
+    places = np.array([m.query_lps for m in match(template, query, POINTS, "nearest", expect=True)])
+    np.testing.assert_allclose(found[:-1], places, atol=1e-6)
+    assert np.isnan(found[-1]).all()
+    assert locate(template, query, []).shape == (0, 3)
 
 
 def test_no_points_no_matches(template, query):

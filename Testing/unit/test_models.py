@@ -46,6 +46,7 @@ def lite_file(tmp_path_factory):
         "modalities": '["ct"]',
         "coverage": "chest, abdomen",
         "head_weights": '{"fine": 2, "coarse": 1, "semantic": 1}',
+        "calibration": '{"matched_above": 0.8}',
     }
     save_network(LiteNet(config), path, facts)
     return path
@@ -262,6 +263,7 @@ def test_a_loaded_model_knows_its_file(folders, lite_file):
     assert model.info.name == "lite-ct" and model.info.trusted
     assert model.info.sha256 == hashlib.sha256(lite_file.read_bytes()).hexdigest()
     assert model.info.head_weights == {"fine": 0.5, "coarse": 0.25, "semantic": 0.25}
+    assert model.info.calibration == {"matched_above": 0.8}
     assert model.net.architecture == "lite"
 
 

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from SAMv2Core.errors import Cancelled, InputError, ModelError, UsageError
 from SAMv2Core.geometry import transform_points
 from SAMv2Core.register import register
+from Testing.limb_phantom import body_grid, error_mm, limb
 from Testing.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding, trunk
 
 FIELD = AnatomyField(seed=1)
@@ -185,3 +186,56 @@ def test_nonsense_is_refused():
         register(fixed, fixed, transform="elastic")
     with pytest.raises(ModelError):
         register(fixed, synthetic_embedding(FIELD, lattice(), model="other"))
+
+
+@functools.cache
+def limb_scans():
+    """CT and cropped MR of one limb, the MR's header moved, and embeddings that say nothing of either."""
+    motion = pose(24.0, axis=(0.5, -0.6, 0.6), shift=(50, -60, 45))
+    ct, mr = limb("ct"), limb("mr", (-10.0, 70.0), motion=motion, half_width_mm=70.0)
+    embeddings = []
+    for seed, (volume, modality) in enumerate(((ct, "ct"), (mr, "mr"))):
+        grid = volume.grid
+        center = tuple(grid.corners_lps().mean(axis=0))
+        noise = synthetic_embedding(AnatomyField(seed=seed + 5), lattice((160, 160, 80), 8.0, center))
+        embeddings.append(dataclasses.replace(noise, modality=modality, volume_grid=grid))
+    return motion, ct, mr, embeddings
+
+
+@pytest.mark.parametrize("fixed_is_ct", [True, False])
+def test_across_modalities_the_volumes_decide_where_matches_say_nothing(fixed_is_ct):
+    motion, ct, mr, (emb_ct, emb_mr) = limb_scans()
+    if fixed_is_ct:
+        found = register(emb_ct, emb_mr, fixed_volume=ct, moving_volume=mr)
+    else:
+        found = register(emb_mr, emb_ct, fixed_volume=mr, moving_volume=ct)
+    mr_to_ct = np.linalg.inv(found.matrix) if fixed_is_ct else found.matrix
+    assert error_mm(mr_to_ct, motion, body_grid((0.0, 61.0))) < 3.0  # voxels of 3 mm
+    assert found.status == "registered", found.reasons
+    assert json.loads(json.dumps(found.to_report(), allow_nan=False))["intensity"]["score"] > 0.5
+
+
+def test_without_volumes_or_refinement_such_matches_fail_and_a_guess_does_not_help():
+    motion, ct, mr, (emb_ct, emb_mr) = limb_scans()
+    assert register(emb_ct, emb_mr).status == "failed"
+    found = register(emb_ct, emb_mr, fixed_volume=ct, moving_volume=mr, refine="off", initial=motion)
+    assert found.status == "failed" and found.intensity is None
+
+
+def test_a_guess_wins_where_nothing_else_finds_the_place():
+    truth = pose(100.0)
+    fixed, moving = fixed_embedding(wrong_fraction=0.93, noise=0.3), moving_embedding(truth, noise=0.3)
+    assert target_error_mm(register(fixed, moving, initial=truth), truth) < 8.0
+
+
+def test_a_turned_patient_is_told():
+    found = register(fixed_embedding(), moving_embedding(pose(180.0)))
+    assert any("180 degrees" in text and "prone" in text for text in found.warnings)
+
+
+def test_more_nonsense_is_refused():
+    fixed = fixed_embedding()
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    for options in ({"refine": "on"}, {"refine": "always"}, {"initial": mirror}, {"initial": np.eye(3)}):
+        with pytest.raises(UsageError):
+            register(fixed, fixed, **options)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from SAMv2Core.hypotheses import Choice
 from SAMv2Core.registration import Evidence, verdict
 
 RNG = np.random.default_rng(0)
@@ -49,3 +50,28 @@ def test_every_broken_limit_shows(change, status, word):
 def test_few_but_perfect_matches_are_not_enough():
     few = dataclasses.replace(GOOD, points_lps=GOOD.points_lps[:15], explained=np.ones(15, bool))
     assert verdict(few)[0] == "failed"
+
+
+CHOSEN = Choice(np.eye(4), information=0.4, edges=0.4, overlap=1.0, runner_up=0.7, turned_deg=10.0)
+
+
+@pytest.mark.parametrize(
+    "change, status, word",
+    [
+        ({}, "registered", ""),
+        ({"runner_up": 0.9}, "uncertain", "90%"),
+        ({"runner_up": 0.97}, "failed", "97%"),
+        ({"information": 0.1}, "uncertain", "0.50"),
+        ({"information": 0.1, "edges": 0.2}, "failed", "0.30"),
+    ],
+)
+def test_with_intensities_they_decide_not_the_matches(change, status, word):
+    useless = np.zeros(200, bool)
+    chosen = dataclasses.replace(CHOSEN, **change)
+    found, reasons = verdict(dataclasses.replace(GOOD, explained=useless, intensity=chosen))
+    assert found == status
+    assert word in " ".join(reasons)
+
+
+def test_intensities_do_not_excuse_bodies_that_hardly_overlap():
+    assert verdict(dataclasses.replace(GOOD, overlap=0.05, intensity=CHOSEN))[0] == "failed"

@@ -12,8 +12,9 @@ from typing import List, Tuple
 
 import slicer
 
-from SAMv2SlicerLib import sample_data, setup_dependencies, texts
-from SAMv2SlicerLib.models_list import describeModel, installedModels
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import models_list, sample_data, setup_dependencies, texts
+from SAMv2SlicerLib.models_list import describeModel
 from SAMv2SlicerLib.parameters import AUTO
 
 DEVICES = (AUTO, "cpu", "cuda", "mps")
@@ -32,6 +33,7 @@ class Header:
         ui.modelComboBox.currentIndexChanged.connect(self.onModelChosen)
         ui.deviceComboBox.currentIndexChanged.connect(self.onDeviceChosen)
         ui.modelInfoButton.clicked.connect(self.onModelInfo)
+        ui.downloadModelButton.clicked.connect(self.onDownload)
         ui.setUpButton.clicked.connect(self.onSetUp)
         ui.sampleDataButton.clicked.connect(self.onSampleData)
 
@@ -39,7 +41,7 @@ class Header:
         """Fill the combo boxes from what is installed and select what the parameter node says."""
         self._isShowing = True
         try:
-            self._models = [(AUTO, texts.modelAuto()), *installedModels()]
+            self._models = [(AUTO, texts.modelAuto()), *models_list.offeredModels()]
             self._fill(self.ui.modelComboBox, self._models, self.panel.parameters.model)
             devices = [(name, texts.deviceName(name)) for name in DEVICES]
             self._fill(self.ui.deviceComboBox, devices, self.panel.parameters.device)
@@ -47,11 +49,22 @@ class Header:
             self._isShowing = False
         self.showDevice()
 
+    def showModel(self) -> None:
+        """Offer the download of a model that is not here, and say what the model has not seen of the scans."""
+        parameters = self.panel.parameters
+        if parameters is None:
+            return
+        self.ui.downloadModelButton.visible = models_list.downloadFacts(parameters.model) is not None
+        known = [(node.GetName(), self.panel.logic.modalityOf(node)) for node in self.panel.selectedVolumes()]
+        note = models_list.coverageNote(parameters.model, [item for item in known if item[1]])
+        self.ui.coverageLabel.text, self.ui.coverageLabel.visible = note, bool(note)
+
     def showDevice(self) -> None:
-        """Name the device that is really used, if PyTorch is loaded anyway."""
+        """Name the device that is really used, if PyTorch is loaded anyway; and what the model has (not) seen."""
         self.ui.resolvedDeviceLabel.text = resolvedDevice(
             self.panel.parameters.device if self.panel.parameters else AUTO
         )
+        self.showModel()
 
     def report(self) -> str:
         """Versions and choices for a bug report; no names of volumes, files or people."""
@@ -70,6 +83,7 @@ class Header:
     def onModelChosen(self, index=0) -> None:
         if not self._isShowing and self.panel.parameters is not None:
             self.panel.parameters.model = self._models[self.ui.modelComboBox.currentIndex][0]
+            self.showModel()
 
     def onDeviceChosen(self, index=0) -> None:
         if not self._isShowing and self.panel.parameters is not None:
@@ -79,6 +93,35 @@ class Header:
     def onModelInfo(self, checked=False) -> None:
         self.ui.logCollapsibleButton.collapsed = False
         self.panel.say(describeModel(self._models[self.ui.modelComboBox.currentIndex][0]))
+
+    def onDownload(self, checked=False) -> None:
+        """Fetch the selected model after asking; progress and cancel are those of every computation."""
+        info = models_list.downloadFacts(self.panel.parameters.model)
+        if info is None:
+            return
+        if not setup_dependencies.confirm(self._downloadQuestion(info)):
+            self.panel.say(texts.downloadDeclined())
+            return
+        try:
+            self.panel.logic.startDownload(info.name, onEnd=self.onDownloaded)
+        except SAMv2Error as error:
+            self.panel.showError(error)
+
+    def _downloadQuestion(self, info) -> str:
+        from SAMv2Core.model_files import models_folder
+
+        size = f"{4e-6 * info.parameters:.0f} MB" if info.parameters else texts.notKnown()  # float32 weights
+        return texts.downloadConsent(
+            info.title or info.name, size, info.url, str(models_folder()), info.licence, info.sha256
+        )
+
+    def onDownloaded(self, job) -> None:
+        if job.error is not None:
+            self.panel.showError(job.error)
+        else:
+            self.panel.say(texts.downloaded(job.value.name, job.value.sha256))
+        if self.panel.parameters is not None:
+            self.show()
 
     def onSetUp(self, checked=False) -> None:
         """The only place from which the panel installs something; asks first."""

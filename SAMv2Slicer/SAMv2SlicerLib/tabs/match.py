@@ -8,10 +8,11 @@ import qt
 import slicer
 import slicer.util
 
-from SAMv2SlicerLib import conversion, engine, results, states, texts, views
+from SAMv2SlicerLib import conversion, engine, lesion_list, results, states, texts, views
 from SAMv2SlicerLib.batch import BatchMatch
 from SAMv2SlicerLib.cursor import CursorFollower
 from SAMv2SlicerLib.live import LiveInputs
+from SAMv2SlicerLib.tabs.match_extras import MatchExtras
 from SAMv2SlicerLib.tabs.match_table import MatchTable
 from SAMv2SlicerLib.tabs.review import Review
 
@@ -31,6 +32,7 @@ class MatchTab:
         self.layout = views.LayoutSwitch()
         self.table = MatchTable(ui.resultsTable, self.onRowSelected)
         self.review = Review(ui, panel, self.table, self.inputs)
+        self.extras = MatchExtras(ui, panel, self)
         self._connect()
 
     def _connect(self) -> None:
@@ -70,6 +72,10 @@ class MatchTab:
                 found.append(node)
         return found
 
+    def volumes(self) -> List[Any]:
+        """What the model has to cope with."""
+        return [self.panel.parameters.templateVolume, *self.queries()]
+
     def _furtherQueries(self) -> List[Any]:
         """The further queries that still exist: Slicer's parameter node keeps None for a removed node."""
         return [node for node in self.panel.parameters.furtherQueryVolumes if node is not None]
@@ -101,7 +107,12 @@ class MatchTab:
 
     def onPointsSelected(self) -> None:
         p, node = self.panel.parameters, self.ui.pointsWidget.currentNode()
-        if p is not None and p.points is not node and not results.isMatchList(node):
+        if (
+            p is not None
+            and p.points is not node
+            and not results.isMatchList(node)
+            and not lesion_list.isLesionList(node)
+        ):
             p.points = node
 
     def onFurtherQueries(self) -> None:

@@ -79,7 +79,7 @@ class MatchTable:
         _, _, label, result, query = row
         cells = (
             label,
-            texts.statusWord(result.status, result.edited),
+            texts.statusWord(result.status, result.decision),
             _number(result.similarity, 2),
             _number(result.cycleErrorMm, 1),
             str(result.fixedPoints) if result.fixedPoints else "",

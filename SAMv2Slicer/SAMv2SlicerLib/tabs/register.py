@@ -8,7 +8,18 @@ import slicer
 import slicer.util
 
 from SAMv2Core.errors import SAMv2Error
-from SAMv2SlicerLib import comparison, conversion, registration_facts, states, texts, views
+from SAMv2SlicerLib import (
+    comparison,
+    conversion,
+    deformable,
+    hardening,
+    registration_facts,
+    setup_dependencies,
+    states,
+    texts,
+    views,
+)
+from SAMv2SlicerLib.registration import Extras
 
 
 class RegisterTab:
@@ -28,6 +39,7 @@ class RegisterTab:
         ui.fadeSlider.valueChanged.connect(self.onFadeValue)
         ui.checkerboardButton.clicked.connect(self.onCheckerboard)
         ui.usedPointsButton.clicked.connect(self.onUsedPoints)
+        ui.hardenedCopyButton.clicked.connect(self.onHarden)
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
@@ -39,6 +51,10 @@ class RegisterTab:
                 p.fixedVolume = p.templateVolume
             if p.movingVolume is None and p.queryVolume is not None and p.queryVolume is not p.fixedVolume:
                 p.movingVolume = p.queryVolume
+
+    def volumes(self):
+        """What the model has to cope with."""
+        return [self.panel.parameters.fixedVolume, self.panel.parameters.movingVolume]
 
     def parametersChanged(self) -> None:
         """Nothing beyond the parameter node's own connections."""
@@ -57,6 +73,8 @@ class RegisterTab:
             return
         p = self.panel.parameters
         self.panel.clearMessage()
+        if p.deformable and not self._canDeform():
+            return
         try:
             self.job = self.logic.startRegistration(
                 p.fixedVolume,
@@ -67,12 +85,37 @@ class RegisterTab:
                 p.model,
                 p.device,
                 (p.templateModality.value, p.queryModality.value),
-                createCropROI=p.createCropROI,
+                extras=Extras(p.createCropROI, p.createCroppedVolume, p.deformable),
                 onEnd=self.onRegistered,
             )
         except SAMv2Error as error:
             self.panel.showError(error)
         self.panel.refresh()
+
+    def _canDeform(self) -> bool:
+        """Whether deformations can be estimated; asks to install what is missing."""
+        if deformable.isAvailable():
+            return True
+        question = texts.deformationConsent(deformable.REQUIREMENT)
+        problem = setup_dependencies.installOptional(deformable.REQUIREMENT, question)
+        if problem:
+            self.panel.say(problem)
+        return not problem
+
+    def onHarden(self, checked=False) -> None:
+        """Copies of the scans that are under non-linear transforms take their place."""
+        p, names = self.panel.parameters, []
+        try:
+            for role in ("fixedVolume", "movingVolume"):
+                node = getattr(p, role)
+                if node is not None and conversion.isUnderNonLinearTransform(node):
+                    copy = hardening.hardenedCopy(self.logic, node)
+                    setattr(p, role, copy)
+                    names.append(copy.GetName())
+        except SAMv2Error as error:
+            self.panel.showError(error)
+            return
+        self.panel.say(texts.hardened(", ".join(names)))
 
     def onRegistered(self, job) -> None:
         self.job = None
@@ -179,6 +222,8 @@ class RegisterTab:
             return
         found: Optional[tuple] = self.result()
         self.ui.registrationCardLabel.text = texts.registrationCard(found[1]) if found else texts.noRegistration()
+        volumes = [node for node in self.volumes() if node is not None]
+        self.ui.hardenedCopyButton.enabled = any(conversion.isUnderNonLinearTransform(node) for node in volumes)
         hasPair = self._pair() is not None
         self.ui.fadeButton.enabled = self.ui.checkerboardButton.enabled = hasPair
         self.ui.usedPointsButton.enabled = hasPair and comparison.hasUsedPoints(found[0])

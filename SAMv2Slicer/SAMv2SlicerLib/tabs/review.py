@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional, Tuple
 import slicer
 
 from SAMv2Core.errors import SAMv2Error
-from SAMv2SlicerLib import conversion, results, texts, views
+from SAMv2SlicerLib import conversion, overlays, results, texts, views
 from SAMv2SlicerLib.live import LiveInputs
 from SAMv2SlicerLib.matching import listAction
 from SAMv2SlicerLib.tabs.match_table import MatchTable
@@ -53,7 +53,7 @@ class Review:
         self.ui.similarityMapButton.enabled = enabled
 
     def onAccept(self, checked=False) -> None:
-        self._review(results.markEdited)
+        self._review(results.accept)
 
     def onReject(self, checked=False) -> None:
         self._review(results.reject)
@@ -114,7 +114,8 @@ class Review:
             return
         listNode, _, result = found
         try:
-            self.logic.startSimilarityMap(
+            overlays.startSimilarityMap(
+                self.logic,
                 listNode.GetNodeReference(results.ROLE_TEMPLATE),
                 listNode.GetNodeReference(results.ROLE_QUERY),
                 listNode.GetNodeReference(results.ROLE_POINTS),

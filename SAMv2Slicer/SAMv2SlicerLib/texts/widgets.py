@@ -15,8 +15,9 @@ def helpText() -> str:
     return _(
         "SAMv2 is not Meta's Segment Anything: SAM stands for Self-supervised Anatomical eMbedding. Click a place in"
         " one CT or MR scan and the module finds the same anatomical place in another scan, of the same or of another"
-        " patient, and registers scans to each other, also CT to MR. Each match carries a confidence; a place that the"
-        " other scan does not show is reported as not found."
+        " patient, follows lesions through later scans, and registers scans to each other, also CT to MR. Each match"
+        " carries a confidence; a place that the other scan does not show is reported as not found. The tutorial is in"
+        " the folder Resources of the extension's home page."
     )
 
 
@@ -47,10 +48,15 @@ def buttonCancel() -> str:
     return _("Cancel")
 
 
-def statusWord(status: str, edited: bool = False) -> str:
-    """A status with its glyph: never meaning by color alone."""
-    if edited:
-        return _("\N{LOWER RIGHT PENCIL} by hand")
+def statusWord(status: str, decision: str = "") -> str:
+    """A status with its glyph: never meaning by color alone; what the user decided comes before what was proposed."""
+    decisions = {
+        "accepted": _("\N{HEAVY CHECK MARK} accepted"),
+        "moved": _("\N{LOWER RIGHT PENCIL} by hand"),
+        "rejected": _("\N{EMPTY SET} rejected"),
+    }
+    if decision in decisions:
+        return decisions[decision]
     words = {
         "matched": _("\N{CHECK MARK} matched"),
         "uncertain": _("? uncertain"),
@@ -82,6 +88,24 @@ def similarityName(label: str, query: str) -> str:
     return _("Similarity to {label} in {query}").format(label=label, query=query)
 
 
+def colorsName(volume: str) -> str:
+    return _("Embedding of {volume} as colors").format(volume=volume)
+
+
+def colorsAdded(name: str) -> str:
+    return _("{name} was added: equal colors are places that look alike to the model.").format(name=name)
+
+
+def loadPointsTitle() -> str:
+    return _("Load template points")
+
+
+def pointsLoaded(count: int, name: str) -> str:
+    if count == 1:
+        return _("{name} with 1 point was loaded; press Match.").format(name=name)
+    return _("{name} with {count} points was loaded; press Match.").format(name=name, count=count)
+
+
 def registrationCard(facts: dict) -> str:
     """The lines of the result card; ``facts`` as stored on the transform node (see results.registrationFacts)."""
     lines = [
@@ -95,6 +119,11 @@ def registrationCard(facts: dict) -> str:
     lines.append(_("Overlap: {overlap:.0f} %").format(overlap=100 * facts["overlap"]))
     text = _("Rotation {angle:.1f}\N{DEGREE SIGN}, translation {length:.1f} mm")
     lines.append(text.format(angle=facts["rotation_deg"], length=facts["translation_mm"]))
+    deformation = facts.get("deformation")
+    if deformation:
+        text = _("Deformation: median {median:.1f} mm, at most {maximum:.1f} mm, {folded:.2f} % folded")
+        folded = 100 * deformation["folded"]
+        lines.append(text.format(median=deformation["median_mm"], maximum=deformation["max_mm"], folded=folded))
     return "\n".join([*lines, *facts.get("reasons", ())])
 
 
@@ -110,32 +139,37 @@ def usedPointsName(volume: str) -> str:
     return _("Points used in {volume}").format(volume=volume)
 
 
+def croppedName(volume: str) -> str:
+    return _("{volume} cropped").format(volume=volume)
+
+
+def gridName(transform: str) -> str:
+    return _("{transform} deformation").format(transform=transform)
+
+
+def hardenedName(volume: str) -> str:
+    return _("{volume} hardened").format(volume=volume)
+
+
+def actionHarden(volume: str) -> str:
+    return _("harden a copy of {volume}").format(volume=volume)
+
+
+def hardened(names: str) -> str:
+    return _("{names}: the originals stay as they are.").format(names=names)
+
+
+def deformationConsent(requirement: str) -> str:
+    return _(
+        "Deformable refinement needs the Python package convexadam, which is not installed in this Slicer.\n\n"
+        "What: {requirement} (Apache-2.0 license), from the Python package index\n"
+        "Size: about 1 MB, and what it needs\n\n"
+        "Packages that Slicer comes with keep their versions. Install now?"
+    ).format(requirement=requirement)
+
+
 def cropName(fixed: str, moving: str) -> str:
     return _("Common region of {fixed} and {moving}").format(fixed=fixed, moving=moving)
-
-
-def modelAuto() -> str:
-    return _("Auto (by modality)")
-
-
-def modelAutoDescription() -> str:
-    return _("Auto takes the bundled model that fits the modalities of both scans.")
-
-
-def modelLabel(name: str, modalities: str) -> str:
-    return f"{name} ({modalities})" if modalities else name
-
-
-def modelDescription(title: str, modalities: str, coverage: str, license: str, sha256: str, warnings=()) -> str:
-    unknown = _("not known")
-    lines = [
-        title,
-        _("Trained on: {modalities}").format(modalities=modalities or unknown),
-        _("Body regions: {coverage}").format(coverage=coverage or unknown),
-        _("License: {license}").format(license=license or unknown),
-        _("SHA-256: {sha256}").format(sha256=sha256 or unknown),
-    ]
-    return "\n".join([*lines, *warnings])
 
 
 def deviceName(name: str) -> str:

@@ -86,6 +86,7 @@ def connectScene(scene, applicationLogic, folder):
         ("Markups", "vtkSlicerMarkupsLogic"),
         ("Transforms", "vtkSlicerTransformLogic"),
         ("Tables", "vtkSlicerTablesLogic"),
+        ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
         ("SubjectHierarchy", "vtkSlicerSubjectHierarchyModuleLogic"),
     ):
         logic = getattr(slicer, name)()

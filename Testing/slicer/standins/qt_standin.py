@@ -12,8 +12,13 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
+# The feature reads the source of every module there is; two namespaces of torch that pose as modules cannot bear that.
+_POSING = {name: sys.modules.pop(name) for name in ("torch.classes", "torch.ops") if name in sys.modules}
+
 # isort: split
-from __feature__ import true_property  # noqa: F401
+from __feature__ import true_property  # noqa: E402, F401
+
+sys.modules.update(_POSING)
 
 CUSTOM_WIDGETS = {}
 """Class name in a .ui file -> Python class; filled by mrml_widgets.py and ctk_standin.py."""

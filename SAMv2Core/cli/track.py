@@ -1,0 +1,235 @@
+"""``samv2 track``: lesions of a baseline scan, followed through later scans."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+
+import SAMv2Core as s
+from SAMv2Core.cli import common
+from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
+from SAMv2Core.files import write_text
+from SAMv2Core.lesions import Lesion, check_labels, read_lesions
+from SAMv2Core.markups import Point, PointList, write_points
+
+if TYPE_CHECKING:
+    from SAMv2Core.assignment import Assignment
+    from SAMv2Core.cli.session import Session
+
+COLUMNS = (
+    "label", "study", "l", "p", "s", "similarity", "cycle_error_mm", "confidence", "status", "diameter_mm",
+)  # fmt: skip
+NO_SEGMENTATION = "-"
+
+
+def add_subparser(subparsers: Any) -> None:
+    """Add ``track`` to the parser."""
+    parser = subparsers.add_parser("track", help="follow lesions through later scans", description=__doc__)
+    common.add_input(parser, "baseline", "the scan in which the lesions are marked (a file, or a folder of DICOM)")
+    parser.add_argument(
+        "--follow-up", required=True, nargs="+", metavar="VOLUME", help="the later scans, in order of time"
+    )
+    parser.add_argument(
+        "--modality-follow-up", choices=common.MODALITIES, default="auto", help="of all of them; default: decided"
+    )
+    common.add_series_option(parser)
+    parser.add_argument(
+        "--lesions",
+        required=True,
+        metavar="L",
+        help="lesions of the baseline: points (.mrk.json, .fcsv), a table (.csv with label,l,p,s and, if known, "
+        "diameter_mm), or a segmentation with one label per lesion (or one label, split into separate parts)",
+    )
+    parser.add_argument(
+        "--follow-up-lesions",
+        nargs="+",
+        metavar="SEG",
+        help="segmentations of the follow-ups, in their order ('-' for one that has none): their parts are assigned to "
+        "the tracks, new and vanished lesions are listed, diameters are measured",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="OUT.csv", type=csv_to_write, help=f"table to write: {','.join(COLUMNS)}"
+    )
+    parser.add_argument("--markups", metavar="DIR", help="folder for one point list (.mrk.json) per scan")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the body's landmarks; default: 0")
+    common.add_computing_options(parser)
+    common.add_reporting_options(parser)
+    parser.set_defaults(run=run)
+
+
+def csv_to_write(text: str) -> str:
+    """An argparse type: the name of a table to be written."""
+    return common.suffixed(text, (".csv",))
+
+
+def run(session: Session) -> None:
+    """Read, embed, track, write; unreliable when nothing was found in any follow-up."""
+    args = session.args
+    segmentations = _segmentation_paths(args)
+    session.declare([args.baseline, *args.follow_up, args.lesions, *filter(None, segmentations)], [args.output])
+    names = _name_follow_ups(args)
+    with session.stage("read", 0.0, 0.05):
+        lesions = read_lesions(args.lesions)
+        check_labels(lesions)
+        session.report.add_file("lesions", args.lesions, n_lesions=len(lesions))
+        volumes = {name: common.read_input(session, name) for name in ("baseline", *names)}
+    embeddings = _embed_all(session, volumes)
+    with session.stage("track", 0.8, 0.95) as progress:
+        findings = s.track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
+    assignments: List[Assignment] = []
+    if any(segmentations):
+        findings, assignments = _assign(session, findings, segmentations, [volumes[name] for name in names])
+    session.results["findings"] = [as_report(finding) for finding in findings]
+    if assignments:
+        session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
+    with session.stage("write", 0.95, 1.0):
+        write_text(args.output, table(findings), session.inputs)
+        if args.markups:
+            write_markups(session, findings, len(names))
+    _tell(session, findings, len(names), assignments)
+
+
+def _segmentation_paths(args: Any) -> List[Optional[str]]:
+    """One entry per follow-up."""
+    given = args.follow_up_lesions or [NO_SEGMENTATION] * len(args.follow_up)
+    if len(given) != len(args.follow_up):
+        raise UsageError(
+            f"{len(given)} segmentations are given for {len(args.follow_up)} follow-ups.",
+            f"Give one for each, in their order, '{NO_SEGMENTATION}' for a follow-up without.",
+        )
+    return [None if path == NO_SEGMENTATION else path for path in given]
+
+
+def _name_follow_ups(args: Any) -> List[str]:
+    """``follow_up_1``, ... as inputs of their own, which all shared functions then know."""
+    names = [f"follow_up_{number}" for number in range(1, len(args.follow_up) + 1)]
+    for name, path in zip(names, args.follow_up):
+        for attribute, value in ((name, path), (f"modality_{name}", args.modality_follow_up), (f"series_{name}", None)):
+            setattr(args, attribute, value)
+    return names
+
+
+def _embed_all(session: Session, volumes: Dict[str, s.Volume]) -> List[s.Embedding]:
+    model = common.load_model(session, volumes)
+    low, step = 0.08, (0.8 - 0.08) / len(volumes)
+    return [
+        common.embed(session, model, name, volume, low + n * step, low + (n + 1) * step)
+        for n, (name, volume) in enumerate(volumes.items())
+    ]
+
+
+def _assign(
+    session: Session,
+    findings: List[s.Finding],
+    segmentations: Sequence[Optional[str]],
+    volumes: Sequence[s.Volume],
+) -> Tuple[List[s.Finding], List[Assignment]]:
+    """Bring the follow-ups' segmentations in."""
+    from SAMv2Core.assignment import assign, parts_of, with_parts
+
+    assignments = []
+    for study, (path, volume) in enumerate(zip(segmentations, volumes), 1):
+        if path is None:
+            continue
+        parts = parts_of(s.read_volume(path), volume.grid)
+        session.report.add_file(f"follow_up_lesions_{study}", path, n_lesions=len(parts))
+        assignments.append(assign(findings, study, parts))
+        findings = with_parts(findings, assignments[-1])
+    return findings, assignments
+
+
+def _number(value: Optional[float], digits: int = 4) -> Optional[float]:
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def as_report(finding: s.Finding) -> Dict[str, Any]:
+    """One element of the report's ``findings``; what does not exist is null."""
+    return {
+        "label": finding.label,
+        "study": finding.study,
+        "lps": None if finding.lps is None else [round(float(value), 4) for value in finding.lps],
+        "similarity": _number(finding.similarity),
+        "cycle_error_mm": _number(finding.cycle_error_mm),
+        "confidence": _number(finding.confidence),
+        "status": finding.status,
+        "reason": finding.reason,
+        "diameter_mm": _number(finding.diameter_mm),
+    }
+
+
+def _assignment_report(assignment: Assignment) -> Dict[str, Any]:
+    def part(lesion: Lesion) -> Dict[str, Any]:
+        center = [round(float(value), 4) for value in lesion.center_lps]
+        return {"label": lesion.label, "lps": center, "diameter_mm": _number(lesion.diameter_mm)}
+
+    return {
+        "study": assignment.study,
+        "assigned": {label: part(lesion) for label, lesion in assignment.parts.items()},
+        "new": [part(lesion) for lesion in assignment.new],
+        "vanished": list(assignment.vanished),
+        "merged": assignment.merged,
+    }
+
+
+def table(findings: Sequence[s.Finding]) -> str:
+    """The CSV text: one row per lesion and study, the baseline included; cells without a value are empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in map(as_report, findings):
+        lps = row["lps"] or [None, None, None]
+        cells = [row["label"], row["study"], *lps, *(row[name] for name in COLUMNS[5:])]
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return out.getvalue()
+
+
+def write_markups(session: Session, findings: Sequence[s.Finding], n_follow_ups: int) -> None:
+    """``study_0.mrk.json`` (the baseline) and so on; a lesion that was not found has no position."""
+    folder = Path(session.args.markups)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another place.") from error
+    for study in range(n_follow_ups + 1):
+        points = [_as_point(finding) for finding in findings if finding.study == study]
+        name = "baseline" if study == 0 else f"follow-up {study}"
+        write_points(PointList(tuple(points), f"lesions, {name}"), folder / f"study_{study}.mrk.json", session.inputs)
+
+
+def _as_point(finding: s.Finding) -> Point:
+    facts = [f"status={finding.status}", f"confidence={finding.confidence:.2f}"]
+    if finding.diameter_mm is not None:
+        facts.append(f"diameter_mm={finding.diameter_mm:.1f}")
+    return Point(finding.label, None if finding.lps is None else common.triple(finding.lps), "; ".join(facts))
+
+
+def _tell(
+    session: Session, findings: Sequence[s.Finding], n_follow_ups: int, assignments: Sequence[Assignment]
+) -> None:
+    """A line per follow-up on stdout, warnings for what needs a look; an error when nothing was found at all."""
+    later = [finding for finding in findings if finding.study > 0]
+    for study in range(1, n_follow_ups + 1):
+        here = [finding for finding in later if finding.study == study]
+        count = Counter(finding.status for finding in here)
+        session.say(
+            f"follow-up {study}: {count['matched']} matched, {count['uncertain']} uncertain, "
+            f"{count['not_found']} not found, of {len(here)} lesions"
+        )
+        unsure = [finding.label for finding in here if finding.status == "uncertain"]
+        if unsure:
+            session.warn(f"follow-up {study}: check by eye: {', '.join(unsure[:10])}{', ...' * (len(unsure) > 10)}")
+    for found in assignments:
+        session.say(
+            f"follow-up {found.study}, segmentation: {len(found.parts)} lesions assigned, {len(found.new)} new, "
+            f"{len(found.vanished)} vanished, {len(found.merged)} merged"
+        )
+    if all(finding.status == "not_found" for finding in later):
+        first = next((finding.reason for finding in later if finding.reason), "").rstrip(".")
+        raise UnreliableResultError(
+            f"None of the lesions was found in any follow-up (first one: {first}).",
+            "Check that the scans show the same part of the same patient and that the lesions lie in the baseline.",
+        )

@@ -1,0 +1,169 @@
+"""The lesions of a baseline scan: one point list that gives each lesion a lasting identity.
+
+Users mark lesions as they like (lesion_sources.py); this list, made beside the baseline volume, remembers for each of
+them a Tracking UID, which its findings in all studies refer to (also in DICOM reports), its size, and which mark it
+came from. It is hidden in the views because the marks themselves are there. The findings in a follow-up are a matched
+list (results.py) of this list, whose points name the Tracking UID as their template point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import slicer
+import slicer.util
+
+from SAMv2SlicerLib import conversion, results, texts
+from SAMv2SlicerLib.lesion_sources import MarkedLesion
+from SAMv2SlicerLib.point_result import factsOf, toFloat
+from SAMv2SlicerLib.structured_report import newTrackingUID
+
+ATTRIBUTE = "SAMv2.lesions"
+ROLE_SOURCE = "SAMv2.lesionSource"
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """One lesion of the baseline as the list knows it.
+
+    :param uid: its Tracking UID.
+    :param key: which mark it came from, see lesion_sources.MarkedLesion.
+    :param label: unique within the list.
+    :param isEstimated: the size was computed, not measured by a person.
+    :param endsLPS: (2, 3) world LPS of a measured diameter, or None.
+    """
+
+    uid: str
+    key: str
+    label: str
+    centerWorld: np.ndarray
+    diameterMm: float = math.nan
+    isEstimated: bool = False
+    endsLPS: Optional[np.ndarray] = None
+
+    def toDescription(self) -> str:
+        facts = {
+            "lesion": self.uid,
+            "source": self.key,
+            "diameter_mm": f"{self.diameterMm:.2f}" if math.isfinite(self.diameterMm) else "",
+            "estimated": "yes" if self.isEstimated else "",
+            "ends": "" if self.endsLPS is None else " ".join(f"{x:.3f}" for x in np.ravel(self.endsLPS)),
+        }
+        return "; ".join(f"{key}={value}" for key, value in facts.items() if value)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedLesion:
+    """A mark together with the lesion that it is, decided before anything is written."""
+
+    lesion: Lesion
+    mark: MarkedLesion
+
+
+def isLesionList(node) -> bool:
+    return bool(node is not None and node.GetAttribute(ATTRIBUTE))
+
+
+def findLesionList(baselineNode):
+    """The lesion list of a baseline volume, or None."""
+    if baselineNode is None or baselineNode.GetScene() is None:
+        return None
+    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", scene=baselineNode.GetScene()):
+        if isLesionList(node) and node.GetNodeReferenceID(results.ROLE_TEMPLATE) == baselineNode.GetID():
+            return node
+    return None
+
+
+def ensureLesionList(baselineNode):
+    """The lesion list of a baseline volume, made under it when there is none."""
+    node = findLesionList(baselineNode)
+    if node is not None:
+        return node
+    scene = baselineNode.GetScene()
+    name = scene.GenerateUniqueName(texts.lesionListName(baselineNode.GetName()))
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    node.SetAttribute(ATTRIBUTE, "1")
+    node.SetNodeReferenceID(results.ROLE_TEMPLATE, baselineNode.GetID())
+    node.CreateDefaultDisplayNodes()
+    node.SetDisplayVisibility(False)
+    node.SetLocked(True)
+    results.placeBeside(node, baselineNode, asChild=True)
+    return node
+
+
+def lesionsIn(listNode) -> List[Lesion]:
+    """The lesions of a list, in order."""
+    if listNode is None:
+        return []
+    found = []
+    for n in conversion.definedPointIndices(listNode):
+        facts = factsOf(listNode.GetNthControlPointDescription(n) or "")
+        if "lesion" not in facts:
+            continue
+        ends = np.array([toFloat(x) for x in facts.get("ends", "").split()])
+        found.append(
+            Lesion(
+                uid=facts["lesion"],
+                key=facts.get("source", ""),
+                label=listNode.GetNthControlPointLabel(n),
+                centerWorld=conversion.pointWorld(listNode, n),
+                diameterMm=toFloat(facts.get("diameter_mm")),
+                isEstimated=facts.get("estimated") == "yes",
+                endsLPS=ends.reshape(2, 3) if ends.shape == (6,) and np.isfinite(ends).all() else None,
+            )
+        )
+    return found
+
+
+def plan(listNode, marks: Sequence[MarkedLesion]) -> List[PlannedLesion]:
+    """Which lesion each mark is: by its key, else (the mark's node was replaced) by its label, else a new one."""
+    known = lesionsIn(listNode)
+    byKey = {lesion.key: lesion for lesion in known}
+    keys = {mark.key for mark in marks}
+    byLabel = {lesion.label: lesion for lesion in known if lesion.key not in keys}
+    taken: Dict[str, int] = {}
+    planned = []
+    for mark in marks:
+        lesion = byKey.get(mark.key) or byLabel.pop(mark.label, None)
+        planned.append(PlannedLesion(_fromMark(mark, lesion.uid if lesion else newTrackingUID(), taken), mark))
+    return planned
+
+
+def _fromMark(mark: MarkedLesion, uid: str, taken: Dict[str, int]) -> Lesion:
+    label = mark.label or texts.lesionLabel()
+    taken[label] = taken.get(label, 0) + 1
+    unique = label if taken[label] == 1 else f"{label} ({taken[label]})"
+    return Lesion(
+        uid=uid,
+        key=mark.key,
+        label=unique,
+        centerWorld=mark.centerWorld,
+        diameterMm=mark.diameterMm,
+        isEstimated=mark.isEstimated,
+        endsLPS=None if mark.endsWorld is None else conversion.flipRASAndLPS(mark.endsWorld),
+    )
+
+
+def write(listNode, planned: Sequence[PlannedLesion], decidedUIDs) -> Tuple[str, ...]:
+    """Make the list hold the planned lesions, in order; those whose mark is gone stay only if the user decided on them.
+
+    :return: Tracking UIDs of the lesions that were dropped.
+    """
+    wanted = [item.lesion for item in planned]
+    present = {lesion.uid for lesion in wanted}
+    orphans = [lesion for lesion in lesionsIn(listNode) if lesion.uid not in present]
+    kept = [lesion for lesion in orphans if lesion.uid in decidedUIDs]
+    with slicer.util.NodeModify(listNode):
+        listNode.RemoveAllControlPoints()
+        for lesion in [*wanted, *kept]:
+            index = listNode.AddControlPointWorld([float(x) for x in lesion.centerWorld], lesion.label)
+            listNode.SetNthControlPointDescription(index, lesion.toDescription())
+    return tuple(lesion.uid for lesion in orphans if lesion not in kept)
+
+
+def findingsOf(listNode) -> List[Any]:
+    """The matched lists of a lesion list: one per follow-up, in scene order."""
+    return results.matchLists(listNode) if listNode is not None else []

@@ -1,0 +1,127 @@
+"""What users mark lesions with, read as lesions: points, line markups (RECIST diameters), segments.
+
+The user's nodes are only read. Every lesion gets a key that stays the same as long as its mark exists, so that a second
+run recognizes it although it was moved or renamed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from SAMv2Core.lesions import lesions_from_segmentation
+from SAMv2Core.volume import Volume
+from SAMv2SlicerLib import conversion
+from SAMv2SlicerLib.point_result import factsOf, toFloat
+
+SOURCE_CLASSES = ("vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsLineNode", "vtkMRMLSegmentationNode")
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedLesion:
+    """One lesion of the baseline as it is marked in the scene.
+
+    :param key: node ID and part of the mark.
+    :param centerWorld: (3,) world RAS.
+    :param diameterMm: NaN when the mark has no size.
+    :param isEstimated: the size was computed from a segment, not measured by a person.
+    :param endsWorld: (2, 3) of a measured diameter, or None.
+    :param samplesWorld: (n, 3) places that stand for a segment when it is tracked, or None.
+    """
+
+    key: str
+    label: str
+    centerWorld: np.ndarray
+    diameterMm: float = math.nan
+    isEstimated: bool = False
+    endsWorld: Optional[np.ndarray] = None
+    samplesWorld: Optional[np.ndarray] = None
+
+
+def marksIn(nodes: Sequence[Any]) -> List[MarkedLesion]:
+    """All lesions marked in some nodes, in order; nodes of other classes and empty marks are left out."""
+    found: List[MarkedLesion] = []
+    for node in nodes:
+        if node is None:
+            continue
+        if node.IsA("vtkMRMLMarkupsLineNode"):
+            found += _fromLine(node)
+        elif node.IsA("vtkMRMLMarkupsFiducialNode"):
+            found += _fromPoints(node)
+        elif node.IsA("vtkMRMLSegmentationNode"):
+            found += _fromSegmentation(node)
+    return found
+
+
+def _fromPoints(node) -> List[MarkedLesion]:
+    """One lesion per placed point; a size may stand in its description as ``diameter_mm=12.5``."""
+    return [
+        MarkedLesion(
+            key=f"{node.GetID()}:{node.GetNthControlPointID(n)}",
+            label=node.GetNthControlPointLabel(n),
+            centerWorld=conversion.pointWorld(node, n),
+            diameterMm=toFloat(factsOf(node.GetNthControlPointDescription(n) or "").get("diameter_mm")),
+        )
+        for n in conversion.definedPointIndices(node)
+    ]
+
+
+def _fromLine(node) -> List[MarkedLesion]:
+    """One lesion with a measured diameter."""
+    if len(conversion.definedPointIndices(node)) != 2:
+        return []
+    ends = conversion.pointsWorld(node, (0, 1))
+    length = float(np.linalg.norm(ends[1] - ends[0]))
+    return [MarkedLesion(f"{node.GetID()}:line", node.GetName(), ends.mean(axis=0), length, False, ends)]
+
+
+def _fromSegmentation(node) -> List[MarkedLesion]:
+    """One lesion per segment, or per separate part of a segment; sizes are the longest diameters in a slice."""
+    found = []
+    segmentation = node.GetSegmentation()
+    for n in range(segmentation.GetNumberOfSegments()):
+        segmentID = segmentation.GetNthSegmentID(n)
+        volume = _segmentVolume(node, segmentID)
+        if volume is None or not volume.array.any():
+            continue
+        lesions = lesions_from_segmentation(volume)
+        for part, lesion in enumerate(lesions):
+            name = segmentation.GetNthSegment(n).GetName()
+            found.append(
+                MarkedLesion(
+                    key=f"{node.GetID()}:{segmentID}:{part}",
+                    label=name if len(lesions) == 1 else f"{name} {part + 1}",
+                    centerWorld=_toWorld(node, lesion.center_lps[None])[0],
+                    diameterMm=lesion.diameter_mm or math.nan,
+                    isEstimated=True,
+                    samplesWorld=_toWorld(node, lesion.points_lps),
+                )
+            )
+    return found
+
+
+def _segmentVolume(node, segmentID: str) -> Optional[Volume]:
+    """A segment's own label map in the segmentation's LPS, 1 inside; None when it has none."""
+    image = slicer.vtkOrientedImageData()
+    if not node.GetBinaryLabelmapRepresentation(segmentID, image) or image.GetPointData().GetScalars() is None:
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    extent = image.GetExtent()
+    shape = [extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1]
+    values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
+    toRAS = slicer.util.arrayFromVTKMatrix(matrix)
+    toRAS[:3, 3] += toRAS[:3, :3] @ [extent[0], extent[2], extent[4]]
+    return Volume((values > 0).astype(np.uint8), conversion.LPS_FROM_RAS @ toRAS)
+
+
+def _toWorld(node, pointsLPS: np.ndarray) -> np.ndarray:
+    """World RAS of points (n, 3) in a node's own frame, LPS."""
+    return conversion.carryPoints(conversion.flipRASAndLPS(pointsLPS), node.GetParentTransformNode(), None)

@@ -1,0 +1,67 @@
+"""Taking findings out of the scene: a plot, a table file, DICOM reports."""
+
+from __future__ import annotations
+
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import dialogs, lesion_table, report_export, setup_dependencies, structured_report, texts, views
+
+
+class LesionExport:
+    """Binds the buttons for plot and export.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, ui, panel) -> None:
+        self.ui, self.panel = ui, panel
+        ui.plotButton.clicked.connect(self.onPlot)
+        ui.exportTableButton.clicked.connect(self.onTable)
+        ui.exportReportButton.clicked.connect(self.onReports)
+
+    def enable(self, hasLesions: bool) -> None:
+        for button in (self.ui.plotButton, self.ui.exportTableButton, self.ui.exportReportButton):
+            button.enabled = hasLesions
+
+    def onPlot(self, checked=False) -> None:
+        listNode, order = self._lesions()
+        if listNode is None:
+            return
+        lesion_table.update(listNode, order)
+        if not views.showChart(lesion_table.find(listNode, lesion_table.CHART)):
+            self.panel.say(texts.noPlotView())
+
+    def onTable(self, checked=False) -> None:
+        listNode, order = self._lesions()
+        path = dialogs.saveFile(self.ui.exportTableButton, texts.exportTitle(), "lesions.csv", "CSV (*.csv)")
+        if listNode is None or not path:
+            return
+        try:
+            self.panel.say(texts.exported(lesion_table.writeCSV(path, listNode, order), path))
+        except SAMv2Error as error:
+            self.panel.showError(error)
+
+    def onReports(self, checked=False) -> None:
+        """Write the reports; installs highdicom before, if that is missing and wanted."""
+        listNode, order = self._lesions()
+        if listNode is None:
+            return
+        try:
+            for volume in report_export.volumesOf(listNode, order):
+                report_export.dicomFiles(volume)  # before asking for anything: can it work at all?
+            if not structured_report.isAvailable():
+                question = texts.reportConsent(structured_report.REQUIREMENT)
+                problem = setup_dependencies.installOptional(structured_report.REQUIREMENT, question)
+                if problem:
+                    self.panel.say(problem)
+                    return
+            folder = dialogs.chooseFolder(self.ui.exportReportButton, texts.exportTitle())
+            if folder:
+                count = len(report_export.exportReports(listNode, folder, order))
+                self.panel.say(texts.exportedReports(count, folder))
+        except SAMv2Error as error:
+            self.panel.showError(error)
+
+    def _lesions(self):
+        """(lesion list or None, follow-ups in order)."""
+        tab = self.panel.trackTab
+        return tab.lesionList(), tab.followUps() if self.panel.parameters is not None else []

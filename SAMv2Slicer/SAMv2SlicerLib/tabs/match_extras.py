@@ -1,0 +1,79 @@
+"""The Match tab's extras: template points from a file, and embeddings as pictures."""
+
+from __future__ import annotations
+
+import slicer
+import slicer.util
+import vtk
+
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import conversion, dialogs, overlays, results, texts
+
+PATTERNS = "Points (*.mrk.json *.json *.fcsv *.csv)"
+
+
+class MatchExtras:
+    """Binds the buttons.
+
+    :param panel: see panel.py; :param tab: the Match tab.
+    """
+
+    def __init__(self, ui, panel, tab) -> None:
+        self.ui, self.panel, self._tab = ui, panel, tab
+        ui.loadPointsButton.clicked.connect(self.onLoadPoints)
+        ui.colorsButton.clicked.connect(self.onColors)
+
+    def onLoadPoints(self, checked=False) -> None:
+        """A point list from a file becomes the template's list."""
+        path = dialogs.openFile(self.ui.loadPointsButton, texts.loadPointsTitle(), PATTERNS)
+        if not path or self.panel.parameters is None:
+            return
+        try:
+            node = loadPoints(path)
+        except SAMv2Error as error:
+            self.panel.showError(error)
+            return
+        if self.panel.parameters.templateVolume is not None:
+            results.placeBeside(node, self.panel.parameters.templateVolume, asChild=True)
+        self.panel.parameters.points = node
+        self.panel.say(texts.pointsLoaded(len(conversion.definedPointIndices(node)), node.GetName()))
+
+    def onColors(self, checked=False) -> None:
+        """Color volumes of the template's and the query's embeddings."""
+        inputs = self._tab.inputs()
+        try:
+            for node, modality in zip((inputs.templateNode, inputs.queryNode), inputs.modalities):
+                if node is not None:
+                    overlays.startColors(self.panel.logic, node, inputs.model, inputs.device, modality, self._onColors)
+        except SAMv2Error as error:
+            self.panel.showError(error)
+
+    def _onColors(self, job) -> None:
+        if job.error is not None:
+            self.panel.showError(job.error)
+        else:
+            self.panel.say(texts.colorsAdded(job.value.GetName()))
+
+
+def loadPoints(path: str):
+    """A new point list node from ``.mrk.json``, ``.fcsv`` or ``.csv`` (label,l,p,s), as the command line reads them.
+
+    Points without a position stay in the list, so that they can be placed by hand.
+
+    :raises InputError: not a point file, or coordinates that are none.
+    """
+    from SAMv2Core.markups import read_points
+
+    points = read_points(path)
+    name = slicer.mrmlScene.GenerateUniqueName(points.name or "F")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    node.CreateDefaultDisplayNodes()
+    with slicer.util.NodeModify(node):
+        for point in points:
+            isPlaced = point.position_lps is not None
+            world = conversion.flipRASAndLPS(point.position_lps) if isPlaced else (0.0, 0.0, 0.0)
+            index = node.AddControlPointWorld(vtk.vtkVector3d(*world), point.label)
+            node.SetNthControlPointDescription(index, point.description)
+            if not isPlaced:
+                node.UnsetNthControlPointPosition(index)
+    return node

@@ -1,0 +1,286 @@
+"""The Track lesions tab: mark lesions in a baseline, see where they are in later studies, judge, measure, export."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, List, Tuple
+
+import qt
+import slicer
+import slicer.util
+
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import (
+    conversion,
+    lesion_findings,
+    lesion_list,
+    lesion_sources,
+    results,
+    states,
+    studies,
+    texts,
+    views,
+)
+from SAMv2SlicerLib.tabs.finding_review import FindingReview
+from SAMv2SlicerLib.tabs.lesion_export import LesionExport
+from SAMv2SlicerLib.tabs.lesion_matrix import LesionMatrix
+from SAMv2SlicerLib.tabs.studies_table import StudiesTable
+
+
+class TrackTab:
+    """Binds the tab's widgets.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, ui, panel) -> None:
+        self.ui, self.panel = ui, panel
+        self.logic = panel.logic
+        self.job: Any = None
+        self._isChecking = False
+        self._counted: Tuple[Any, int] = (None, 0)
+        self._found: List[List[lesion_findings.Finding]] = []
+        """What the matrix shows; read from the scene when results changed, not with every tick of a progress bar."""
+        self.matrix = LesionMatrix(ui.findingsTable, self.onCellSelected)
+        self.review = FindingReview(ui, panel, self.matrix)
+        self.export = LesionExport(ui, panel)
+        self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
+        ui.followUpsSelector.checkedNodesChanged.connect(self.onFollowUpsChecked)
+        ui.lesionSourcesSelector.checkedNodesChanged.connect(self.onSourcesChecked)
+        ui.trackButton.clicked.connect(self.onTrackButton)
+        ui.earlierButton.clicked.connect(lambda checked=False: self._moveStudy(-1))
+        ui.laterButton.clicked.connect(lambda checked=False: self._moveStudy(1))
+        ui.studiesTable.itemSelectionChanged.connect(self._enableOrder)
+
+    # --- parameters ----------------------------------------------------------------------------------------------
+
+    def chooseDefaults(self) -> None:
+        """An empty baseline becomes the template of the Match tab."""
+        p = self.panel.parameters
+        if p.baselineVolume is None and p.templateVolume is not None:
+            p.baselineVolume = p.templateVolume
+
+    def followUps(self) -> List[Any]:
+        """The follow-ups that still exist, in order, without the baseline."""
+        p = self.panel.parameters
+        return [node for node in p.followUpVolumes if node is not None and node is not p.baselineVolume]
+
+    def volumes(self) -> List[Any]:
+        """What the model has to cope with."""
+        return [self.panel.parameters.baselineVolume, *self.followUps()]
+
+    def sources(self) -> List[Any]:
+        return [node for node in self.panel.parameters.lesionSources if node is not None]
+
+    def parametersChanged(self) -> None:
+        """Follow the parameter node: checks, studies, and the findings that belong to the baseline."""
+        p = self.panel.parameters
+        self._isChecking = True
+        try:
+            _check(self.ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.followUps())
+            _check(self.ui.lesionSourcesSelector, lesion_sources.SOURCE_CLASSES, self.sources())
+        finally:
+            self._isChecking = False
+        self.logic.tracker.follow(p.baselineVolume, self.followUps())
+
+    def onFollowUpsChecked(self) -> None:
+        """Checked studies join the others in time order."""
+        if self._isChecking or self.panel.parameters is None:
+            return
+        checked = [node for node in self.ui.followUpsSelector.checkedNodes() if node is not None]
+        kept = [node for node in self.followUps() if node in checked]
+        ordered = studies.inTimeOrder([*kept, *[node for node in checked if node not in kept]])
+        self.panel.parameters.followUpVolumes = ordered
+
+    def onSourcesChecked(self) -> None:
+        if not self._isChecking and self.panel.parameters is not None:
+            nodes = [node for node in self.ui.lesionSourcesSelector.checkedNodes() if node is not None]
+            self.panel.parameters.lesionSources = nodes
+
+    def onDated(self) -> None:
+        """A date was entered: it decides the order."""
+        p = self.panel.parameters
+        if p is not None:
+            p.followUpVolumes = studies.inTimeOrder(self.followUps())
+            self.logic.tracker.updateTables()
+            self.panel.refresh()
+
+    def _moveStudy(self, step: int) -> None:
+        """Move the selected follow-up up or down."""
+        nodes, n = self.followUps(), self.studiesTable.selectedIndex() - 1
+        if 0 <= n < len(nodes) and 0 <= n + step < len(nodes):
+            nodes[n], nodes[n + step] = nodes[n + step], nodes[n]
+            self.panel.parameters.followUpVolumes = nodes
+            self.ui.studiesTable.setCurrentCell(n + step + 1, 0)
+            self.logic.tracker.updateTables()
+
+    def _enableOrder(self) -> None:
+        n = self.studiesTable.selectedIndex() - 1
+        count = len(self.followUps()) if self.panel.parameters is not None else 0
+        isFree = count > 1 and not all(studies.dateOf(node) for node in self.followUps())
+        self.ui.earlierButton.enabled = isFree and 0 < n < count
+        self.ui.laterButton.enabled = isFree and 0 <= n < count - 1
+
+    # --- tracking ------------------------------------------------------------------------------------------------
+
+    def onTrackButton(self, checked=False) -> None:
+        """Track, or cancel while something runs."""
+        if self.panel.visibleJob() is not None:
+            self.panel.cancel()
+            return
+        p = self.panel.parameters
+        self.panel.clearMessage()
+        try:
+            self.job = self.logic.tracker.start(
+                p.baselineVolume,
+                self.followUps(),
+                self.sources(),
+                p.model,
+                p.device,
+                lock=p.lockMatches,
+                onEnd=self.onTracked,
+            )
+        except SAMv2Error as error:
+            self.panel.showError(error)
+        self.panel.refresh()
+
+    def onTracked(self, job) -> None:
+        self.job = None
+        if job.error is not None:
+            self.panel.showError(job.error)
+        self.panel.header.showDevice()
+        self.panel.refresh()
+
+    def isRunning(self) -> bool:
+        return self.job is not None
+
+    def fraction(self) -> float:
+        return self.job.fraction if self.job is not None else 0.0
+
+    def cancel(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+
+    def onEdited(self, listNode, label: str) -> None:
+        self.panel.say(texts.correctionHelps(label))
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    def lesionList(self):
+        p = self.panel.parameters
+        return lesion_list.findLesionList(p.baselineVolume) if p is not None else None
+
+    def onCellSelected(self) -> None:
+        """Bring the views of all studies to the lesion of the current cell."""
+        self.review.enable()
+        self._showDetails()
+        if self.panel.parameters is None or not self.panel.parameters.jumpViews:
+            return
+        for finding in self.matrix.selectedRow():
+            if finding.world is not None:
+                views.jump(slicer.mrmlScene.GetNodeByID(finding.volumeID), finding.world)
+
+    def _showDetails(self) -> None:
+        finding = self.matrix.selected()
+        self.ui.findingLabel.text = detailsOf(finding) if finding is not None else texts.noLesionSelected()
+
+    def exit(self) -> None:
+        """The module is left: nothing of this tab reacts to the mouse."""
+
+    def forget(self) -> None:
+        """The scene closes."""
+        self.job = None
+        self.logic.tracker.stop()
+        self._found = []
+        self.matrix.show([], [])
+        self.studiesTable.show([])
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def facts(self) -> states.Facts:
+        p, job = self.panel.parameters, self.panel.visibleJob()
+        cells = [finding for row in self._found for finding in row if finding.result is not None]
+        mismatches = [conversion.patientMismatch(p.baselineVolume, node) for node in self.followUps()]
+        return states.Facts(
+            torch=self.panel.torchState(),
+            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+            template=p.baselineVolume.GetName() if p.baselineVolume is not None else None,
+            isBusy=job is not None,
+            isCancelling=job is not None and job.isCancelling(),
+            progressText=job.text if job is not None else "",
+            elapsedSeconds=job.elapsed() if job is not None else 0.0,
+            needALook=sum(finding.needsALook for finding in cells),
+            matched=len(cells),
+            patientMismatch=next((text for text in mismatches if text), ""),
+            lesions=self._lesionCount(),
+            followUps=len(self.followUps()),
+        )
+
+    def _lesionCount(self) -> int:
+        """How many lesions are marked; counted again only when a mark changed, since segments take time."""
+        key = tuple((node.GetID(), node.GetMTime(), _segmentationTime(node)) for node in self.sources())
+        if self._counted[0] != key:
+            self._counted = (key, len(lesion_sources.marksIn(self.sources())))
+        return self._counted[1]
+
+    def state(self) -> states.PanelState:
+        return states.trackState(self.facts())
+
+    def refresh(self, withResults: bool) -> None:
+        """Show the facts in the tab's widgets; only while the tab is shown, since reading segments takes time."""
+        if self.panel.currentTab() is not self:
+            return
+        p, listNode = self.panel.parameters, self.lesionList()
+        if withResults:
+            self._found = lesion_findings.findings(listNode, self.followUps())
+        state = self.state()
+        self.ui.trackButton.text, self.ui.trackButton.toolTip = state.action, state.actionTip
+        self.ui.trackButton.enabled = state.actionEnabled
+        if not withResults:
+            return
+        self.studiesTable.show([node for node in (p.baselineVolume, *self.followUps()) if node is not None])
+        self._enableOrder()
+        volumes = lesion_findings.studiesOf(listNode, self.followUps())
+        self.matrix.show(self._found, [studies.titleOf(volume) for volume in volumes])
+        self.review.enable()
+        self.export.enable(listNode is not None)
+        self._showDetails()
+
+
+def _segmentationTime(node) -> int:
+    return node.GetSegmentation().GetMTime() if node.IsA("vtkMRMLSegmentationNode") else 0
+
+
+def detailsOf(finding: lesion_findings.Finding) -> str:
+    """What is known about a finding, as lines."""
+    result, volume = finding.result, slicer.mrmlScene.GetNodeByID(finding.volumeID)
+    facts = {
+        "label": finding.label,
+        "study": studies.titleOf(volume) if volume is not None else "",
+        "status": texts.baselineWord() if finding.isBaseline else texts.statusWord(finding.status, finding.decision),
+        "position": "" if finding.world is None else _numbers(conversion.flipRASAndLPS(finding.world)),
+    }
+    if result is not None and math.isfinite(result.similarity):
+        facts["similarity"] = f"{result.similarity:.2f}"
+        facts["cycle"] = f"{result.cycleErrorMm:.1f}"
+        facts["confidence"] = f"{100 * result.confidence:.0f}"
+    if math.isfinite(finding.sizeMm):
+        size = f"{finding.sizeMm:.1f}"
+        facts["size"] = texts.sizeMeasured(size) if finding.isMeasured else texts.sizeEstimated(size)
+    if result is not None:
+        facts["reason"] = result.reason
+        isElsewhere = result.decision in (results.MOVED, results.REJECTED) and result.proposed is not None
+        facts["proposed"] = _numbers(result.proposed) if isElsewhere else ""
+    return texts.lesionDetails(facts)
+
+
+def _numbers(values) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+def _check(selector, classNames, wanted) -> None:
+    """Make a checkable selector show what the parameter node says; our own lists of results are no lesion marks."""
+    for className in classNames:
+        for node in slicer.util.getNodesByClass(className):
+            state = qt.Qt.Checked if node in wanted else qt.Qt.Unchecked
+            selector.setCheckState(node, state)

@@ -1,0 +1,240 @@
+"""The Track lesions tab: studies, lesions, findings, measuring and exporting."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+
+def lesionListName(baseline: str) -> str:
+    return _("Lesions marked in {baseline}").format(baseline=baseline)
+
+
+def findingsListName(study: str) -> str:
+    return _("Lesions in {study}").format(study=study)
+
+
+def findingsTableName(baseline: str) -> str:
+    return _("Lesions since {baseline}").format(baseline=baseline)
+
+
+def sizesTableName(baseline: str) -> str:
+    return _("Lesion sizes since {baseline}").format(baseline=baseline)
+
+
+def chartName(baseline: str) -> str:
+    return _("Lesion sizes over time since {baseline}").format(baseline=baseline)
+
+
+def chartTitle() -> str:
+    return _("Longest diameter of each lesion")
+
+
+def lineName(label: str, study: str) -> str:
+    return _("{label} in {study}").format(label=label, study=study)
+
+
+def lesionLabel() -> str:
+    return _("Lesion")
+
+
+def columnDays() -> str:
+    return _("Days since baseline")
+
+
+def columnStudy() -> str:
+    return _("Study number")
+
+
+def columnScan() -> str:
+    return _("Study")
+
+
+def columnDate() -> str:
+    return _("Date")
+
+
+def columnSize() -> str:
+    return _("Longest diameter (mm)")
+
+
+def columnLesion() -> str:
+    return _("Lesion")
+
+
+def buttonTrack(lesions: int, studies: int) -> str:
+    if lesions == 1 and studies == 1:
+        return _("Track 1 lesion in 1 study")
+    if studies == 1:
+        return _("Track {lesions} lesions in 1 study").format(lesions=lesions)
+    return _("Track {lesions} lesions in {studies} studies").format(lesions=lesions, studies=studies)
+
+
+def tipTrack() -> str:
+    return _("Look for every lesion in every follow-up; what was accepted, moved or rejected is kept and helps")
+
+
+def progressTracking(lesions: int, studies: int) -> str:
+    return _("Tracking {lesions} lesions in {studies} studies").format(lesions=lesions, studies=studies)
+
+
+def actionTrack(lesions: int, studies: int) -> str:
+    return _("track {lesions} lesions in {studies} studies").format(lesions=lesions, studies=studies)
+
+
+def actionMeasure(label: str) -> str:
+    return _("measure {label}").format(label=label)
+
+
+def roleName(index: int) -> str:
+    return _("Baseline") if index == 0 else _("Follow-up {index}").format(index=index)
+
+
+def cellText(glyph: str, size: str, estimated: bool) -> str:
+    """A cell of the matrix: what was found or decided, and the size, with a tilde where nobody measured it."""
+    if not size:
+        return glyph
+    mark = "~" if estimated else ""
+    return _("{glyph}  {mark}{size} mm").format(glyph=glyph, mark=mark, size=size)
+
+
+def cellMissing() -> str:
+    return "\N{EN DASH}"
+
+
+def lesionDetails(facts: dict) -> str:
+    """Lines about the current cell; values that are not known are left out."""
+    lines = [_("{label} in {study}: {status}").format(**facts)]
+    if facts.get("position"):
+        lines.append(_("Position (LPS): {position} mm").format(position=facts["position"]))
+    if facts.get("similarity"):
+        lines.append(_("Similarity {similarity}, cycle error {cycle} mm, confidence {confidence} %").format(**facts))
+    if facts.get("size"):
+        lines.append(facts["size"])
+    if facts.get("proposed"):
+        lines.append(_("Proposed at {proposed} mm").format(proposed=facts["proposed"]))
+    if facts.get("reason"):
+        lines.append(facts["reason"])
+    return "\n".join(lines)
+
+
+def sizeMeasured(size: str) -> str:
+    return _("Diameter {size} mm, measured").format(size=size)
+
+
+def sizeEstimated(size: str) -> str:
+    return _("Diameter about {size} mm, computed, not measured").format(size=size)
+
+
+def baselineWord() -> str:
+    return _("\N{BLACK DIAMOND} marked")
+
+
+def noLesionSelected() -> str:
+    return _("Select a cell: all views go there.")
+
+
+def noFollowUpCause() -> str:
+    return _("No follow-up is selected.")
+
+
+def noFollowUpRemedy() -> str:
+    return _("Check the later scans of the patient.")
+
+
+def noBaselineCause() -> str:
+    return _("No baseline volume is selected.")
+
+
+def noBaselineRemedy() -> str:
+    return _("Choose the scan in which the lesions are marked.")
+
+
+def sameStudyCause(name: str) -> str:
+    return _("{name} is both baseline and follow-up.").format(name=name)
+
+
+def sameStudyRemedy() -> str:
+    return _("Uncheck it among the follow-ups.")
+
+
+def noLesionsCause() -> str:
+    return _("No lesion is marked.")
+
+
+def noLesionsRemedy() -> str:
+    return _("Check a point list, line markups or a segmentation that marks the lesions in the baseline.")
+
+
+def notLesionsCause(name: str) -> str:
+    return _("{name} is no point list, line or segmentation.").format(name=name)
+
+
+def notLesionsRemedy() -> str:
+    return _("Mark the lesions with points, lines or segments.")
+
+
+def notADateCause(text: str) -> str:
+    return _("{text} is not a date.").format(text=text)
+
+
+def notADateRemedy() -> str:
+    return _("Enter it as 2024-03-01.")
+
+
+def stateTracked(total: int) -> str:
+    return _("{total} findings; all are matched or reviewed.").format(total=total)
+
+
+def stateFindingsNeedALook(count: int, total: int) -> str:
+    return _("{count} of {total} findings need a look.").format(count=count, total=total)
+
+
+def stateReadyToTrack() -> str:
+    return _("Ready to track. The first run computes the embedding of every study.")
+
+
+def correctionHelps(label: str) -> str:
+    return _("{label} is kept. Track again to let it help the other lesions.").format(label=label)
+
+
+def measureHint(label: str) -> str:
+    return _("Drag the ends of the line of {label}; its length is the size.").format(label=label)
+
+
+def exported(count: int, path: str) -> str:
+    return _("{count} rows were written to {path}.").format(count=count, path=path)
+
+
+def exportedReports(count: int, folder: str) -> str:
+    if count == 1:
+        return _("1 DICOM report was written to {folder}.").format(folder=folder)
+    return _("{count} DICOM reports were written to {folder}.").format(count=count, folder=folder)
+
+
+def exportTitle() -> str:
+    return _("Export lesions")
+
+
+def reportFileName(index: int) -> str:
+    return f"lesions-{index}.dcm"
+
+
+def notFromDICOMCause(name: str) -> str:
+    return _("{name} was not loaded from Slicer's DICOM database.").format(name=name)
+
+
+def notFromDICOMRemedy() -> str:
+    return _("A DICOM report needs DICOM scans: import them there, or export CSV.")
+
+
+def reportConsent(requirement: str) -> str:
+    return _(
+        "DICOM reports need the Python package highdicom, which is not installed in this Slicer.\n\n"
+        "What: {requirement} with pydicom (MIT license), from the Python package index\n"
+        "Size: about 20 MB\n\n"
+        "Packages that Slicer comes with keep their versions. Install now?"
+    ).format(requirement=requirement)
+
+
+def noPlotView() -> str:
+    return _("The plot needs a window; its nodes are in the scene.")

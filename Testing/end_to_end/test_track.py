@@ -1,0 +1,96 @@
+"""``samv2 track`` as users run it; a small random network: geometry and files, not accuracy."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+import SAMv2Core as s
+from SAMv2Core.cli.track import COLUMNS
+from SAMv2Core.markups import read_points
+from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, read_json
+
+TOLERANCE_MM = 2.0  # half a voxel of the fine lattice
+
+
+@pytest.fixture
+def tracking(scans, tmp_path):
+    (tmp_path / "lesions.csv").write_text("label,l,p,s,diameter_mm\na,0,0,140,12\nb,10,-12,150,\nfar,900,0,0,9\n")
+    return [
+        "track", "--baseline", scans / "template.nii.gz", "--lesions", tmp_path / "lesions.csv",
+        "--model", scans / "tiny.safetensors", "--output", "out.csv",
+    ]  # fmt: skip
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == COLUMNS
+    return {(row["label"], int(row["study"])): row for row in rows}
+
+
+def test_track_writes_a_row_per_lesion_and_study(samv2, scans, tracking, tmp_path):
+    query, template = scans / "query.nii.gz", scans / "template.nii.gz"
+    ended = samv2(*tracking, "--follow-up", query, template, "--markups", "marks", "--report", "r.json")
+    assert ended.code == 0, ended.err
+    rows = rows_of(tmp_path / "out.csv")
+    assert list(rows) == [(label, study) for label in ("a", "b", "far") for study in range(3)]
+    for label, lps in INSIDE_LPS.items():
+        for study, shift in ((0, (0, 0, 0)), (1, SHIFT_LPS), (2, (0, 0, 0))):
+            row = rows[label, study]
+            found = [float(row[axis]) for axis in "lps"]
+            np.testing.assert_allclose(found, np.add(lps, shift), atol=TOLERANCE_MM)
+            assert row["status"] in ("matched", "uncertain") and 0 < float(row["confidence"]) <= 1
+    assert rows["a", 0]["diameter_mm"] == "12.0" and rows["b", 0]["diameter_mm"] == rows["a", 1]["diameter_mm"] == ""
+    assert (rows["far", 1]["status"], rows["far", 1]["l"]) == ("not_found", "")
+    marks = read_points(tmp_path / "marks" / "study_1.mrk.json")
+    assert marks.labels == ["a", "b", "far"] and marks.points[2].position_lps is None
+    assert "status=" in marks.points[0].description
+    report = read_json(tmp_path / "r.json")
+    assert len(report["findings"]) == 9 and report["inputs"]["follow_up_2"]["modality"] == "ct"
+    assert report["inputs"]["lesions"]["n_lesions"] == 3 and report["seconds"]["track"] > 0
+    assert "follow-up 1:" in ended.out
+
+
+def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, tracking, tmp_path):
+    volume = s.read_volume(scans / "query.nii.gz")
+    labels = np.zeros(volume.array.shape, np.uint8)
+    for number, lps in ((1, INSIDE_LPS["a"]), (2, (-20.0, 0.0, 120.0))):  # b has vanished, one is new
+        i, j, k = np.rint(volume.grid.to_ijk(np.add(lps, SHIFT_LPS))).astype(int)
+        labels[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2] = number
+    s.write_volume(s.Volume(labels, volume.ijk_to_lps), tmp_path / "seg.nii.gz")
+    segmented = [*tracking, "--follow-up", scans / "query.nii.gz", "--report", "r.json", "--follow-up-lesions"]
+    ended = samv2(*segmented, "seg.nii.gz")
+    assert ended.code == 0, ended.err
+    (found,) = read_json(tmp_path / "r.json")["assignments"]
+    assert list(found["assigned"]) == ["a"] and found["vanished"] == ["b"] and len(found["new"]) == 1
+    row = rows_of(tmp_path / "out.csv")["a", 1]
+    assert float(row["diameter_mm"]) == pytest.approx(72**0.5, abs=0.01)  # 3 x 3 voxels of 2 mm
+    wrong = samv2(*segmented, "seg.nii.gz", "seg.nii.gz")
+    assert wrong.code == 2 and "2 segmentations are given for 1 follow-ups" in wrong.err
+
+
+def test_wrong_inputs_end_with_3_and_nothing_written(samv2, scans, tracking, tmp_path):
+    (tmp_path / "twice.csv").write_text("label,l,p,s\nx,0,0,140\nx,1,0,140\n")
+    arguments = list(tracking)
+    arguments[arguments.index("--lesions") + 1] = "twice.csv"
+    ended = samv2(*arguments, "--follow-up", scans / "query.nii.gz")
+    assert ended.code == 3 and [line.split(":")[0] for line in ended.errors] == ["error", "remedy"]
+    assert "same label" in ended.err and not (tmp_path / "out.csv").exists()
+
+
+def test_batch_runs_every_row_and_resumes_what_failed(samv2, scans, tmp_path):
+    table = tmp_path / "studies.csv"
+    points, scan = scans / "points.csv", scans / "template.nii.gz"
+    good, bad = f"good,{scan},{scans / 'query.nii.gz'},{points}", f"bad,{scan},no.nii,{points}"
+    table.write_text(f"name,template,query,points\n{good}\n{bad}\n")
+    command = ["batch", "match", "--table", table, "--output", "out", "--model", scans / "tiny.safetensors"]
+    ended = samv2(*command)
+    assert ended.code == 6 and "1 of 2 rows failed" in ended.err and "no.nii does not exist" in ended.err
+    assert read_points(tmp_path / "out" / "good" / "points.mrk.json").labels == list(INSIDE_LPS)
+    summary = (tmp_path / "out" / "summary.csv").read_text().splitlines()
+    assert summary[1] == "good,0," and summary[2].startswith("bad,3,")
+    again = samv2(*command, "--resume")
+    assert again.code == 6 and "1 of 2 rows are done already" in again.out

@@ -1,0 +1,266 @@
+"""The tutorial's steps, done by a script in the harness, and its pictures.
+
+::
+
+    python Testing/slicer/tutorial.py --output Resources/Screenshots
+
+Two CTs that may be shown (LIDC-IDRI-0001 and -0314, TCIA, CC BY 3.0) and two simulated later scans of the second, whose
+truth is known: so the script also prints how far every finding is from it. Nothing in the pictures is retouched; the
+"lesions" are landmarks that stand in for lesions.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parents[1] / "SAMv2Slicer"), str(HERE.parents[1])]
+    from standins.install import install
+
+    install()
+
+import numpy as np  # noqa: E402
+import qt  # noqa: E402
+import slicer  # noqa: E402
+import slicer.util  # noqa: E402
+import tour  # noqa: E402
+import vtk  # noqa: E402
+from panel_tools import close, settle  # noqa: E402
+from slice_view import SliceView  # noqa: E402
+from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
+
+from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
+from SAMv2Core.volume import Volume, read_volume  # noqa: E402
+from SAMv2SlicerLib import comparison, conversion, lesion_findings, lesion_table, results, studies  # noqa: E402
+
+VIEW = 250
+DATES = ("2024-03-01", "2024-09-02", "2025-03-03")
+SIZES_MM = {0: (14.0, 17.0, 12.5), 1: (22.0, 20.0, 9.0), 2: (9.0, 11.5, 16.0)}
+"""Diameters that the script "measures" in each study: invented, to show the plot."""
+
+
+def savePNG(path, pixels):
+    """Write (h, w, 3) uint8, small: 64 levels per color, and a palette where 256 colors are enough."""
+    pixels = np.ascontiguousarray(pixels & 0xFC)
+    height, width, _ = pixels.shape
+    image = qt.QImage(pixels.data, width, height, 3 * width, qt.QImage.Format_RGB888)
+    if len(np.unique(pixels.reshape(-1, 3), axis=0)) <= 256:
+        image = image.convertToFormat(qt.QImage.Format_Indexed8)
+    image.save(str(path))
+
+
+def grab(widget, path, width, height):
+    """The panel as a picture."""
+    widget.ui.logCollapsibleButton.collapsed = True
+    widget.ui.advancedCollapsibleButton.collapsed = True
+    widget.parent.resize(width, height)
+    slicer.app.processEvents()
+    pixmap = widget.parent.grab()
+    pixmap.save(str(path))
+
+
+def views(rows, orientations=tour.ORIENTATIONS, fieldOfViewMm=None, size=VIEW):
+    """(h, w, 3): a row per (volume, markups shown, world position), a column per orientation."""
+    shown = {node for _, nodes, _ in rows for node in nodes}
+    images = []
+    for volume, nodes, position in rows:
+        for node in shown:
+            node.SetDisplayVisibility(node in nodes)
+        row = []
+        for orientation in orientations:
+            view = SliceView(f"{volume.GetName()}-{orientation}", orientation, size)
+            view.show(volume)
+            if fieldOfViewMm is not None:
+                view.node.SetFieldOfView(fieldOfViewMm, fieldOfViewMm, view.node.GetFieldOfView()[2])
+            view.node.JumpSliceByCentering(*(float(x) for x in position))
+            row.append(view.pixels())
+        images.append(np.concatenate(row, axis=1))
+    for node in shown:
+        node.SetDisplayVisibility(True)
+    return np.concatenate(images, axis=0)
+
+
+def plot(chartNode, size=(560, 320)):
+    """(h, w, 3): a plot node drawn by VTK's charts, which Slicer's plot view uses, too."""
+    view = vtk.vtkContextView()
+    view.GetRenderWindow().SetOffScreenRendering(1)
+    view.GetRenderWindow().SetSize(*size)
+    chart = vtk.vtkChartXY()
+    view.GetScene().AddItem(chart)
+    chart.SetTitle(chartNode.GetTitle())
+    chart.SetShowLegend(True)
+    for axis, title in ((vtk.vtkAxis.BOTTOM, chartNode.GetXAxisTitle()), (vtk.vtkAxis.LEFT, chartNode.GetYAxisTitle())):
+        chart.GetAxis(axis).SetTitle(title)
+    for n in range(chartNode.GetNumberOfPlotSeriesNodes()):
+        series = chartNode.GetNthPlotSeriesNode(n)
+        line = chart.AddPlot(vtk.vtkChart.LINE)
+        line.SetInputData(series.GetTableNode().GetTable(), series.GetXColumnName(), series.GetYColumnName())
+        line.SetColorF(*series.GetColor())
+        line.SetWidth(2.0)
+        line.SetMarkerStyle(vtk.vtkPlotPoints.CIRCLE)
+        line.SetLabel(series.GetName())
+    chart.GetAxis(vtk.vtkAxis.LEFT).SetBehavior(vtk.vtkAxis.FIXED)
+    chart.GetAxis(vtk.vtkAxis.LEFT).SetRange(0, 25)
+    view.GetRenderWindow().Render()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(view.GetRenderWindow())
+    grabber.ReadFrontBufferOff()
+    grabber.Update()
+    width, height, _ = grabber.GetOutput().GetDimensions()
+    pixels = vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars())
+    return pixels.reshape(height, width, -1)[::-1, :, :3].copy()
+
+
+def addFollowUps(path):
+    """[(volume node, SimulatedFollowUp)] of two later scans of one scan."""
+    baseline, made = read_volume(path), []
+    for n in (1, 2):
+        simulated = simulate_follow_up(baseline, FOLLOW_UP, seed=20 + n)
+        volume = simulated.volume
+        node = conversion.addVolumeNode(Volume(volume.array, volume.ijk_to_lps), f"Follow-up {n}")
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevelMinMax(-160, 240)
+        made.append((node, simulated))
+    return made
+
+
+def matchStep(widget, template, query, folder):
+    """Place two landmarks on the template; their matches in the query."""
+    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
+    points.CreateDefaultDisplayNodes()
+    widget.panel.parameters.points = points
+    landmarks, truth = tour.landmarksLPS(tour.TEMPLATE), tour.landmarksLPS(tour.QUERY)
+    names = [name for name in landmarks if name in truth][:5]
+    tour.placeLandmarks(widget, points, {name: landmarks[name] for name in names})
+    matched = results.findMatchList(points, query)
+    found = tour.distances(points, matched, truth)
+    best = min((name for name in found if found[name] is not None), key=lambda name: found[name])
+    index = names.index(best)
+    savePNG(
+        folder / "slicer-match.png",
+        views(
+            [
+                (template, [points], conversion.pointWorld(points, index)),
+                (query, [matched], conversion.pointWorld(matched, index)),
+            ]
+        ),
+    )
+    widget.ui.resultsTable.selectRow(index)
+    grab(widget, folder / "slicer-panel-match.png", 470, 1000)
+    return {"distances_mm": found, "shown": best}
+
+
+def lesionStep(widget, baseline, followUps, folder):
+    """Mark three places with lines, track, judge, measure; pictures of the matrix, the views and the plot."""
+    landmarks = list(tour.landmarksLPS(tour.QUERY).items())
+    chosen = [landmarks[n] for n in (0, len(landmarks) // 2, len(landmarks) - 1)]
+    lines = []
+    for n, (_, lps) in enumerate(chosen):
+        line = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", f"L{n + 1}")
+        line.CreateDefaultDisplayNodes()
+        for sign in (-0.5, 0.5):
+            end = lps * [-1, -1, 1] + np.array([sign * SIZES_MM[n][0], 0, 0])
+            line.AddControlPointWorld(vtk.vtkVector3d(*end))
+        lines.append(line)
+    for node, date in zip((baseline, *(node for node, _ in followUps)), DATES):
+        studies.setDate(node, date)
+    widget.ui.tabWidget.currentIndex = 1
+    parameters = widget.panel.parameters
+    parameters.baselineVolume = baseline
+    parameters.followUpVolumes = [node for node, _ in followUps]
+    parameters.lesionSources = lines
+    widget.ui.trackButton.click()
+    settle(widget, 1800)
+    tracker = widget.logic.tracker
+    report = {}
+    for n, row in enumerate(lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)):
+        for k, finding in enumerate(row[1:], 1):
+            truth = followUps[k - 1][1].deformation.map_points(chosen[n][1][None])[0] * [-1, -1, 1]
+            key = f"{finding.label} in {DATES[k]}"
+            report[key] = None if finding.world is None else float(np.linalg.norm(finding.world - truth))
+            if finding.world is not None:
+                _measureAs(widget, n, k, SIZES_MM[n][k])
+    widget.ui.findingsTable.setCurrentCell(0, 1)
+    widget.ui.acceptFindingButton.click()
+    widget.ui.findingsTable.setCurrentCell(1, 2)
+    settle(widget)
+    grab(widget, folder / "slicer-panel-lesions.png", 580, 960)
+    found = lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)[1]
+    drawn = lesion_findings.measuredLines(tracker.lesionList())
+    rows = [(baseline, [lines[1]], found[0].world)]
+    for finding in found[1:]:
+        if finding.world is not None:
+            node = slicer.mrmlScene.GetNodeByID(finding.volumeID)
+            rows.append((node, [drawn[(finding.uid, finding.volumeID)]], finding.world))
+    for matched in results.matchLists(tracker.lesionList()):
+        matched.SetDisplayVisibility(False)
+    for line in (*lines, *drawn.values()):
+        line.SetDisplayVisibility(False)
+    for _, (line,), _ in rows:
+        line.GetDisplayNode().SetGlyphScale(1.5)
+        line.GetDisplayNode().SetTextScale(2.5)
+    pictures = [views([row], ("Axial", "Coronal"), fieldOfViewMm=150.0, size=210) for row in rows]
+    savePNG(folder / "slicer-lesions.png", np.concatenate(pictures, axis=1))
+    savePNG(folder / "slicer-plot.png", plot(lesion_table.find(tracker.lesionList(), lesion_table.CHART)))
+    return report
+
+
+def _measureAs(widget, lesion, study, length):
+    """Press Measure on a cell and fit the line to a length."""
+    widget.ui.findingsTable.setCurrentCell(lesion, study)
+    widget.ui.measureButton.click()
+    finding = widget.panel.trackTab.matrix.selected()
+    line = lesion_findings.measuredLines(widget.logic.tracker.lesionList())[(finding.uid, finding.volumeID)]
+    ends = conversion.pointsWorld(line, (0, 1))
+    center, axis = ends.mean(axis=0), (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
+    for n, sign in enumerate((-0.5, 0.5)):
+        line.SetNthControlPointPositionWorld(n, *(center + sign * length * axis))
+    settle(widget)
+
+
+def registerStep(widget, baseline, followUp, simulated, folder):
+    """Align the first follow-up with the baseline: checkerboards before and after."""
+    widget.ui.tabWidget.currentIndex = 2
+    parameters = widget.panel.parameters
+    parameters.fixedVolume, parameters.movingVolume = baseline, followUp
+    landmarks = np.array(list(tour.landmarksLPS(tour.QUERY).values()))
+    truth = simulated.deformation.map_points(landmarks)
+    place = landmarks.mean(axis=0) * [-1, -1, 1]
+    before = comparison.addCheckerboard(baseline, followUp)
+    widget.ui.registerButton.click()
+    settle(widget, 1800)
+    after = comparison.addCheckerboard(baseline, followUp)
+    grab(widget, folder / "slicer-panel-register.png", 470, 760)
+    savePNG(
+        folder / "slicer-registration.png",
+        views([(before, [], place), (after, [], place)]),
+    )
+    apart = conversion.volumeLPSToWorld(baseline, landmarks) - conversion.volumeLPSToWorld(followUp, truth)
+    return {"status": widget.ui.registrationCardLabel.text, "landmarks_mm": float(np.linalg.norm(apart, axis=1).mean())}
+
+
+def run(folder):
+    """All steps; a dict of what was measured."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    slicer.mrmlScene.Clear()
+    if slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLInteractionNode") is None:
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLInteractionNode")
+    template, query = tour.addScan(tour.TEMPLATE, "Template"), tour.addScan(tour.QUERY, "Query")
+    widget = tour.openPanel()
+    report = {"match": matchStep(widget, template, query, folder)}
+    query.SetName("Baseline")
+    followUps = addFollowUps(tour.QUERY)
+    report["lesions_mm"] = lesionStep(widget, query, followUps, folder)
+    report["registration"] = registerStep(widget, query, *followUps[0], folder)
+    close(widget)
+    return report
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    print(json.dumps(run(parser.parse_args().output), indent=2, ensure_ascii=False))

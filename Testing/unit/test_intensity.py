@@ -1,0 +1,81 @@
+"""Tissue shares: what they add up to, what survives halving, sampling, edges and mutual information."""
+
+import numpy as np
+import pytest
+import torch
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.intensity import mutual_information, near_body, sample, tissue_image
+from SAMv2Core.volume import Volume
+from Testing.limb_phantom import limb, tissue_at
+
+
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_shares_add_up_to_what_was_scanned(modality):
+    image = tissue_image(limb(modality))
+    total = image.shares.sum(0)
+    assert image.shares.min() >= 0
+    torch.testing.assert_close(total, total.round(), atol=1e-5, rtol=0)
+    assert 0.2 < float(image.body.float().mean()) < 0.6  # a tube of 58 mm in a box of 160 mm
+    assert image.spacing_mm == pytest.approx(2.0)
+
+
+def test_ct_knows_its_tissues_and_mr_its_quantiles():
+    ct, mr = tissue_image(limb("ct")), tissue_image(limb("mr"))
+    outside = torch.tensor([[0.0, 0.0, 200.0]])
+    assert sample(ct.shares, ct.grid, outside).abs().max() == 0
+    k, j, i = np.meshgrid(*(np.arange(n) for n in ct.body.shape), indexing="ij")
+    points = ct.grid.to_lps(np.stack([i, j, k], axis=-1).reshape(-1, 3))
+    tissue = tissue_at(points)
+    near = torch.from_numpy(points)
+    found = {name: sample(image.shares, image.grid, near).argmax(0).numpy() for name, image in (("ct", ct), ("mr", mr))}
+    assert np.median(found["ct"][tissue == 0]) == 0  # air
+    assert np.median(found["ct"][tissue == 2]) == 3  # muscle
+    assert np.median(found["ct"][tissue == 4]) >= 4  # bone
+    assert np.median(found["mr"][tissue == 2]) in (1, 2)
+    assert np.median(found["mr"][tissue == 5]) > 2  # bright marrow
+
+
+def test_halving_keeps_the_amount_of_each_tissue_and_the_place():
+    image = tissue_image(limb("ct"))
+    halved = image.halved
+    assert halved.spacing_mm == pytest.approx(4.0)
+    torch.testing.assert_close(8 * halved.shares.sum((1, 2, 3)), image.shares.sum((1, 2, 3)), rtol=1e-4, atol=1.0)
+    points = torch.tensor([[10.0, 5.0, 20.0], [-30.0, 12.0, -44.0]], dtype=torch.float64)
+    apart = sample(image.shares, image.grid, points) - sample(halved.shares, halved.grid, points)
+    assert apart.abs().max() < 0.5
+    assert image.at_spacing(8.0).spacing_mm == pytest.approx(8.0)
+
+
+def test_edges_point_along_the_world_s_axes_whatever_the_lattice_s():
+    array = np.full((40, 40, 40), -1000, np.int16)
+    array[8:32, 8:32, 8:32] = 50
+    flipped = np.diag([2.0, -2.0, 2.0, 1.0])
+    for matrix in (np.diag([2.0, 2.0, 2.0, 1.0]), flipped):
+        image = tissue_image(Volume(array, matrix, "cube"), "ct")
+        face = matrix[:3, :3] @ [20, 8, 20] + matrix[:3, 3]
+        inward = np.sign(matrix[1, 1]) * np.array([0.0, 1.0, 0.0])
+        edge = sample(image.edges, image.grid, torch.from_numpy(face[None]))[:, 0].numpy()
+        assert edge @ inward > 0.3
+        assert np.abs(edge[[0, 2]]).max() < 0.05
+
+
+def test_information_is_that_of_the_textbook():
+    independent = torch.ones(3, 4)
+    dependent = torch.eye(4)
+    assert float(mutual_information(independent)) == pytest.approx(0.0, abs=1e-5)
+    assert float(mutual_information(dependent)) == pytest.approx(np.log(4), abs=1e-4)
+
+
+def test_the_rim_is_as_wide_as_asked_and_ends_with_the_scan():
+    image = tissue_image(limb("ct")).at_spacing(4.0)
+    grown = near_body(image, 12.0)
+    assert not (grown & (image.shares.sum(0) < 0.5)).any()
+    middle = grown.shape[0] // 2, grown.shape[1] // 2
+    across = int(grown[middle].sum() - image.body[middle].sum())
+    assert 1 <= across <= 6  # 3 voxels on either side, or as far as the scan reaches
+
+
+def test_a_volume_without_a_body_is_refused():
+    with pytest.raises(InputError):
+        tissue_image(Volume(np.full((20, 20, 20), -1000, np.int16), np.diag([3.0, 3, 3, 1]), "air"), "ct")

@@ -1,0 +1,98 @@
+"""Recipes: the paper's values, and mistakes that are named."""
+
+import pytest
+
+from SAMv2Core.errors import UsageError
+from Training import lite
+from Training.engine.recipe import as_mapping, differences, load_recipe, recipe_names
+from Training.engine.schedule import MovingAverage, learning_rate
+
+
+def test_all_recipes_load_and_say_what_they_are():
+    names = ("aggsam", "crosssam", "lite-ct", "lite-ctmr", "sam", "sampp")
+    assert set(names) <= set(recipe_names())
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert recipe.name == name and recipe.about
+
+
+def test_the_values_that_distinguish_the_paper_from_the_code():
+    assert load_recipe("sampp").semantic.temperature == 0.5
+    assert load_recipe("sampp", ["semantic.temperature=0.1"]).semantic.temperature == 0.1
+    cross = load_recipe("crosssam")
+    fine = cross.registered.fine
+    assert (fine.n_positive, fine.n_negative, fine.n_outside) == (200, 500, 100)
+    assert (cross.parts.schedule, cross.parts.appearance, cross.parts.registered) == ("alternate", 1.0, 1.0)
+    assert load_recipe("sam").optimizer.lr == 0.02 and load_recipe("sam").run.batch == 5
+
+
+def test_a_recipe_extends_another_section_by_section(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: sampp\nsemantic:\n  temperature: 1e-1\n")  # YAML 1.1 reads 1e-1 as text
+    mine, base = load_recipe(str(path)), load_recipe("sampp")
+    assert mine.semantic.temperature == 0.1 and mine.semantic.n_scans == base.semantic.n_scans
+    assert mine.network.architecture == "sampp" and mine.patch == base.patch
+    assert differences(as_mapping(base), as_mapping(mine)) == (
+        "name: sampp -> mine",
+        "semantic.temperature: 0.5 -> 0.1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("fine.temprature=1", "no key 'temprature'. Did you mean 'temperature'?"),
+        ("optimiser.lr=1", "no key 'optimiser'. Did you mean 'optimizer'?"),
+        ("fine.n_positive=many", "fine, n_positive: 'many' is not a value of type int"),
+        ("fine.n_positive=1.5", "1.5 is not a value of type int"),
+        ("patch.voxels=air", "'air' is not possible. Use one of scan, body"),
+        ("patch.size_zyx=[1, 2]", "3 values are needed, not 2"),
+        ("patch.size_zyx=[1, 1, 1]", "a patch of (1, 1, 1) voxels is too small"),
+        ("patch.scale=[1.2, 0.8]", "scale must be an increasing range"),
+        ("parts={appearance: 0}", "at least one part"),
+        ("run.batch=0", "batch must be at least 1"),
+        ("network=lite", "names with values are needed"),
+        ("fine.temperature", "a name, = and a value are needed"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(UsageError) as caught:
+        load_recipe("sam", [change])
+    assert message in str(caught.value)
+
+
+def test_recipes_that_are_missing_damaged_or_circular(tmp_path):
+    with pytest.raises(UsageError, match=r"no recipe samm .*Use one of aggsam"):
+        load_recipe("samm")
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [")
+    with pytest.raises(UsageError, match="is not YAML"):
+        load_recipe(str(path))
+    path.write_text(f"extends: {path}")
+    with pytest.raises(UsageError, match="extends itself"):
+        load_recipe(str(path))
+
+
+def test_warm_up_is_linear_and_the_rate_then_constant():
+    options = load_recipe("sam").optimizer
+    assert learning_rate(0, 20000, options) == pytest.approx(0.02 * (0.001 + 0.999 / 500))
+    assert learning_rate(249, 20000, options) == pytest.approx(0.02 * (0.001 + 0.999 / 2))
+    assert learning_rate(500, 20000, options) == learning_rate(19999, 20000, options) == 0.02
+
+
+def test_the_engine_has_the_light_recipes_schedule_and_average():
+    options = load_recipe("lite-ct").optimizer
+    for step in (0, 100, 199, 200, 5999, 6000, 7000, 7999):
+        assert learning_rate(step, 8000, options) == pytest.approx(lite.learning_rate(step, 8000, 1.5e-3))
+    import torch
+
+    net = torch.nn.BatchNorm3d(3)
+    average = MovingAverage(net, options.average)
+    expected = {name: value.clone() for name, value in net.state_dict().items()}
+    for step in range(5):
+        with torch.no_grad():
+            net.weight += 1.0
+        average.update(net, step)
+        lite.update_average(expected, net, step)
+    for name, value in expected.items():
+        assert torch.equal(average.state[name], value)

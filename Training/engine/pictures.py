@@ -1,0 +1,71 @@
+"""Pictures for the log: two views with their embeddings in color (the paper's figure 4), and points found again."""
+
+from __future__ import annotations
+
+from typing import Any, List, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from SAMv2Core.feature import Embedding, FeatureMap
+from SAMv2Core.geometry import Grid
+from SAMv2Core.pca import embedding_pca
+from Training.patches import FINE_STRIDE, Size3, View, level_shape
+
+N_POINTS = 8
+TRUTH, FOUND = (0, 255, 0), (255, 60, 60)
+
+
+def picture_of(
+    patches: torch.Tensor, vectors: Sequence[torch.Tensor], views: Tuple[View, View], looked: Any
+) -> np.ndarray:
+    """(h, w, 3) uint8: above the views with points (true: green, found: red), below their embeddings in color.
+
+    :param patches: (2, 1, D, H, W) as the network saw them.
+    :param vectors: two of (N, C), the voxels of the fine maps.
+    :param looked: a :class:`Training.engine.retrieval.Looked`.
+    """
+    shape = level_shape(views[0].size_zyx, FINE_STRIDE)
+    colors = joint_colors([v.float().cpu() for v in vectors], [view.fine.valid.cpu() for view in views], shape)
+    rows, found = looked.rows.cpu(), looked.found.cpu()
+    plane = _fullest_plane(rows, shape)
+    here = torch.nonzero(rows // (shape[1] * shape[2]) == plane)[:N_POINTS, 0]
+    planes = [plane, int(torch.median(found[here] // (shape[1] * shape[2]))) if len(here) else shape[0] // 2]
+    tiles = []
+    for side in (0, 1):
+        gray = _gray(patches[side, 0, min(2 * planes[side], patches.shape[2] - 1)].cpu().numpy())
+        marks = rows[here] if side == 0 else found[here]
+        for index in marks.tolist():
+            _cross(gray, index // shape[2] % shape[1] * 2, index % shape[2] * 2, TRUTH if side == 0 else FOUND)
+        color = colors[side][planes[side]].repeat(2, axis=0).repeat(2, axis=1)
+        height, width = gray.shape[:2]
+        tiles.append(np.vstack([gray, color[:height, :width]]))
+    return np.hstack(tiles)
+
+
+def joint_colors(vectors: List[torch.Tensor], valid: List[torch.Tensor], shape: Size3) -> List[np.ndarray]:
+    """(d, h, w, 3) uint8 of each view by common principal axes, so that equal colors mean equal vectors."""
+    both = torch.cat([v.T.reshape(-1, *shape) for v in vectors], dim=1)
+    body = torch.cat([v.reshape(shape) for v in valid]).numpy()
+    grid = Grid((2 * shape[0], shape[1], shape[2]), np.eye(4))
+    level = FeatureMap("fine", both, grid)
+    embedding = Embedding(level, level, None, body, grid, grid, "ct", "training", "")
+    colors = embedding_pca(embedding, "fine")
+    return [colors[: shape[0]], colors[shape[0] :]]
+
+
+def _fullest_plane(rows: torch.Tensor, shape: Size3) -> int:
+    """The plane of the fine map that holds most of the points."""
+    counts = torch.bincount(rows // (shape[1] * shape[2]), minlength=shape[0])
+    return int(counts.argmax())
+
+
+def _gray(plane: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(plane, (2, 98))
+    values = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255
+    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _cross(image: np.ndarray, row: int, column: int, color: Tuple[int, int, int]) -> None:
+    image[max(0, row - 3) : row + 4, column] = color
+    image[row, max(0, column - 3) : column + 4] = color
