@@ -55,6 +55,11 @@ class BodyMap:
     residual_mm: np.ndarray
     affine: np.ndarray
 
+    @property
+    def roughness_mm(self) -> float:
+        """How far a match typically lies from what its neighbors say; more between two patients than in a follow-up."""
+        return float(np.median(self.residual_mm))
+
     def predict(self, points_lps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Expected places and how far off they may be.
 

@@ -11,7 +11,7 @@ Conventions: LPS mm; matrices (4, 4) map points of the small to the large scan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -21,17 +21,18 @@ from scipy.spatial.transform import Rotation
 from SAMv2Core.geometry import transform_points
 from SAMv2Core.intensity import TissueImage
 from SAMv2Core.least_squares import residuals_mm
-from SAMv2Core.pose_refinement import EDGE_WEIGHT, Level, Poses, refine
+from SAMv2Core.pose_refinement import Level, Poses, combined, refine
 from SAMv2Core.pose_search import rotations_within, search
 from SAMv2Core.robust import ransac
 
 #: Half turns of the patient's axes: as the headers say, feet first, turned over, both.
 HALF_TURNS = ((1, 1, 1), (1, -1, -1), (-1, -1, 1), (-1, 1, -1))
 REACH_DEG, STEP_DEG = 20.0, 20.0  # of the search; the refinement bridges 15 degrees and 25 mm
-SEARCHED_PER_TURN = 10
+SEARCHED_PER_TURN = (10, 4, 4, 4)  # headers are right more often than not
 APART_MM = 15.0  # poses closer than this, on average over the body, are one
-LEVELS = (Level(8.0, 1200, 30, 3.0), Level(4.0, 3000, 25, 1.5), Level(2.0, 8000, 30, 0.7))
-KEPT = (12, 2)  # distinct poses that go on to the second and third level
+LEVELS = (Level(8.0, 1200, 20, 3.0), Level(4.0, 3000, 25, 1.5, 20.0), Level(2.0, 4000, 25, 0.7, 12.0))
+KEPT = (10, 2)  # distinct poses that go on to the second and third level
+HALF_LEVEL = Level(4.0, 2000, 20, 1.5, 20.0)
 VOTE_WEIGHT = 0.3  # of all matches explained against some 0.5 of intensities
 N_BODY_POINTS = 200
 N_MODES = 6
@@ -49,6 +50,9 @@ class Choice:
     :param overlap: share of the small body that both scans show.
     :param runner_up: score of the best pose elsewhere over the chosen one's, 0..1; 0 when all ended in one place.
     :param turned_deg: angle of the rotation.
+    :param bone: what information, edges and overlap give near bone alone.
+    :param votes: share of the matches that the pose explains, 0..1.
+    :param halves_mm: how far two halves of the small scan, each aligned on its own from the pose, put the body apart.
     """
 
     matrix: np.ndarray
@@ -57,15 +61,18 @@ class Choice:
     overlap: float
     runner_up: float
     turned_deg: float
+    bone: float
+    votes: float
+    halves_mm: float
 
     @property
     def score(self) -> float:
         """What was maximized, without the votes of the matches."""
-        return (self.information + EDGE_WEIGHT * self.edges) * self.overlap
+        return float(combined(self.information, self.edges, self.overlap, self.bone))
 
     def to_report(self) -> Dict[str, float]:
         """Plain numbers for JSON."""
-        names = ("score", "information", "edges", "overlap", "runner_up", "turned_deg")
+        names = ("score", "information", "edges", "overlap", "bone", "votes", "halves_mm", "runner_up", "turned_deg")
         return {name: float(getattr(self, name)) for name in names}
 
 
@@ -99,7 +106,8 @@ def choose_pose(
     # All others are measured in the same way, so that none is forgotten because a better one met it on its way.
     others = refine(large, small, poses.matrices, LEVELS[2]._replace(steps=0), seed)
     tell(1.0, "Refining poses")
-    return _choice(best.joined(others), vote, body)
+    choice = _choice(best.joined(others), vote, body)
+    return replace(choice, halves_mm=_halves_mm(large, small, choice.matrix, body, seed))
 
 
 def score_poses(large: TissueImage, small: TissueImage, matrices: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -148,7 +156,7 @@ def _searched(large: TissueImage, small: TissueImage, progress: Callable[[float]
     for n, turn in enumerate(HALF_TURNS):
         rotations = [rotation @ np.diag(turn) for rotation in rotations_within(REACH_DEG, STEP_DEG)]
         poses = search(large, small, rotations)
-        found += [pose.matrix for pose in poses[:SEARCHED_PER_TURN]]
+        found += [pose.matrix for pose in poses[: SEARCHED_PER_TURN[n]]]
         progress((n + 1) / len(HALF_TURNS))
     return found
 
@@ -157,6 +165,21 @@ def _body_points(image: TissueImage) -> np.ndarray:
     k, j, i = np.nonzero(image.body.numpy())
     points = image.grid.to_lps(np.stack([i, j, k], axis=-1))
     return points[np.linspace(0, len(points) - 1, N_BODY_POINTS).astype(int)]
+
+
+def _halves_mm(large: TissueImage, small: TissueImage, matrix: np.ndarray, body: np.ndarray, seed: int) -> float:
+    """Each half of the small scan (cut across its longest axis) aligned alone: the distance over the body, mm.
+
+    Of one patient both halves go on fitting where the whole did; of another patient each finds a better place.
+    """
+    center = body.mean(axis=0)
+    axis = np.linalg.svd(body - center, full_matrices=False)[2][0]
+    moved = []
+    for side in (1.0, -1.0):
+        plane = side * np.array([*axis, -axis @ center])
+        found = refine(large, small, matrix[None], HALF_LEVEL, seed, plane)
+        moved.append(transform_points(found.matrices[0], body))
+    return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
 def _distinct(poses: Poses, vote: Votes, body: np.ndarray, count: int) -> List[int]:
@@ -172,7 +195,8 @@ def _distinct(poses: Poses, vote: Votes, body: np.ndarray, count: int) -> List[i
 
 
 def _choice(poses: Poses, vote: Votes, body: np.ndarray) -> Choice:
-    total = poses.score + VOTE_WEIGHT * vote(poses.matrices)
+    votes = vote(poses.matrices)
+    total = poses.score + VOTE_WEIGHT * votes
     best, *others = _distinct(poses, vote, body, len(total))
     second = float(total[others[0]]) if others else 0.0
     return Choice(
@@ -182,4 +206,7 @@ def _choice(poses: Poses, vote: Votes, body: np.ndarray) -> Choice:
         overlap=min(float(poses.overlap[best]), 1.0),
         runner_up=float(np.clip(second / max(float(total[best]), 1e-6), 0.0, 1.0)),
         turned_deg=angle_deg(poses.matrices[best]),
+        bone=float(poses.bone[best]),
+        votes=float(votes[best]),
+        halves_mm=np.inf,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Optional
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ SMOOTHING_VOXELS = 1.0
 _MIN_KNOT_STEP = 0.04  # of the range; closer quantiles are one tissue
 _AIR_HU = -1024.0
 _PADDING_HU = -1200.0
+BONE_HU = 230.0
+MIN_BONE_MM3 = 1500.0  # of one piece: less is a calcification, a clip or a vessel with contrast agent
+BONE_SPACING_MM = 4.0  # of the map of distances
 _MAX_VOXELS = 2_000_000  # of the finest level: 50 MB of shares
 
 
@@ -41,11 +45,13 @@ class TissueImage:
     :param shares: (C, D, H, W) float32, adding up to 1 inside the volume and 0 outside.
     :param body: (D, H, W) bool, inside the patient.
     :param grid: the lattice.
+    :param bone: (D, H, W) bool; None where nothing tells it (MR), or where there is none.
     """
 
     shares: torch.Tensor
     body: torch.Tensor
     grid: Grid
+    bone: Optional[torch.Tensor] = None
 
     @property
     def spacing_mm(self) -> float:
@@ -57,7 +63,10 @@ class TissueImage:
         pad = [part for n in reversed(self.body.shape) for part in (0, n % 2)]
         shares = avg_pool3d(torch.nn.functional.pad(self.shares, pad)[None], 2)[0]
         body = avg_pool3d(torch.nn.functional.pad(self.body.float(), pad)[None, None], 2)[0, 0] >= 0.5
-        return TissueImage(shares, body, self.grid.strided((2, 2, 2), body.shape))
+        bone = None
+        if self.bone is not None:
+            bone = max_pool3d(torch.nn.functional.pad(self.bone.float(), pad)[None], 2)[0] > 0
+        return TissueImage(shares, body, self.grid.strided((2, 2, 2), body.shape), bone)
 
     def at_spacing(self, spacing_mm: float) -> TissueImage:
         """The level of the pyramid at about this spacing."""
@@ -65,6 +74,14 @@ class TissueImage:
         while image.spacing_mm * 1.5 <= spacing_mm:
             image = image.halved
         return image
+
+    @cached_property
+    def bone_distance(self) -> Optional[torch.Tensor]:
+        """(1, D, H, W) float32 mm to the nearest bone, on the lattice of its level; None without bone."""
+        if self.bone is None:
+            return None
+        voxels = ndimage.distance_transform_edt(~self.bone.numpy())
+        return torch.from_numpy(voxels.astype(np.float32) * self.spacing_mm)[None]
 
     @cached_property
     def edges(self) -> torch.Tensor:
@@ -114,16 +131,27 @@ def tissue_image(volume: Volume, modality: str = "auto") -> TissueImage:
     body = body_mask(values, modality, covered)
     if not body.any():
         raise InputError(f"No body was found in {volume.source}.", "Choose a volume that shows a patient.")
+    bone = None
     if is_ct:
         covered &= values > _PADDING_HU
         values = np.where(body, values, _AIR_HU)  # tables and blankets are not in the other scan
+        bone = _bone(values, grid)
     values = _smoothed(values, covered)
     shares = _shares(values, np.array(CT_KNOTS_HU) if is_ct else _mr_knots(values[covered], values[body]))
     shares *= covered
-    image = TissueImage(torch.from_numpy(shares), torch.from_numpy(body), grid)
+    image = TissueImage(torch.from_numpy(shares), torch.from_numpy(body), grid, bone)
     while image.body.numel() > _MAX_VOXELS:
         image = image.halved
     return image
+
+
+def _bone(values_hu: np.ndarray, grid: Grid) -> Optional[torch.Tensor]:
+    """(D, H, W) bool, pieces of bone of some size; None without any."""
+    pieces, _ = ndimage.label(values_hu >= BONE_HU, np.ones((3, 3, 3)))
+    voxel_mm3 = float(abs(np.linalg.det(grid.ijk_to_lps[:3, :3])))
+    large = np.bincount(pieces.ravel()) * voxel_mm3 >= MIN_BONE_MM3
+    large[0] = False
+    return torch.from_numpy(large[pieces]) if large.any() else None
 
 
 def _smoothed(values: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -174,10 +174,11 @@ def _find(
     _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, _part(tell, 0.7, 0.85))
     back_rows, _ = search(template, at_result, progress=_part(tell, 0.85, 1.0))
     cycle_error = np.linalg.norm(refine(template, at_result, back_rows) - points, axis=1)
-    departure = np.full(len(points), np.nan)
+    departure, roughness = np.full(len(points), np.nan), math.nan
     if maps[0] is not None:
         places, spread = maps[0].predict(points)
         departure = np.linalg.norm(found - places, axis=1) / spread
+        roughness = maps[0].roughness_mm
     matches = []
     for i, (point, result, vote) in enumerate(zip(points, found, votes)):
         fell_back = vote is not None and vote.query_lps is None
@@ -192,6 +193,7 @@ def _find(
             at_edge=_at_edge(emb_query.volume_grid, result),
             fell_back=fell_back,
             departure=float(departure[i]),
+            roughness_mm=roughness,
         )
         matches.append(_answer(point, result, evidence, beyond_mm(emb_query.volume_grid, result), uncertainty))
     return matches

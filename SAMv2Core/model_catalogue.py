@@ -39,7 +39,7 @@ class ModelInfo:
     :param sha256: of the file (:func:`verify`, :func:`load_model`) or as recorded; empty when not known.
     :param trusted: the file has the hash that came with this program.
     :param head_weights: weight of each head's cosine in the similarity, sums to 1; empty means equal.
-    :param calibration: coefficients of its confidence, as stored with the weights; empty for the defaults.
+    :param calibration: coefficients of its confidence, of its record or the weights' metadata; empty for the defaults.
     :param origin: ``bundled``, or where the file came from.
     :param url: where it can be downloaded; empty when it cannot.
     """
@@ -161,12 +161,14 @@ def file_info(path: Path) -> ModelInfo:
         architecture=info.architecture or str(record.get("architecture") or ""),
         origin="bundled" if is_bundled else str(record.get("origin") or ""),
     )
-    if path.suffix != ".safetensors":
-        return info
-    try:
-        return _with_metadata(info, read_metadata(path, ModelError))
-    except ModelError as error:
-        return replace(info, warnings=(*info.warnings, error.cause))
+    if path.suffix == ".safetensors":
+        try:
+            info = _with_metadata(info, read_metadata(path, ModelError))
+        except ModelError as error:
+            info = replace(info, warnings=(*info.warnings, error.cause))
+    # Fitted to this very file after it was made, so it goes before what the file says of itself.
+    calibration = record.get("calibration")
+    return replace(info, calibration=calibration) if isinstance(calibration, dict) else info
 
 
 def _with_metadata(info: ModelInfo, metadata: Mapping[str, str]) -> ModelInfo:

@@ -1,9 +1,9 @@
 """Weights files as files: where they are kept, what is recorded about them, and what they must not be.
 
 Beside a weights file ``<stem>.<suffix>`` lies its record ``<stem>.json``: ``{"file", "sha256", "origin",
-"recorded", "architecture"}``. The record of a bundled file comes with it and vouches for it; that of a
-downloaded or imported one is made when the file is first seen, and a later difference means that the file was
-changed or exchanged.
+"recorded", "architecture", "calibration"}``, the last one where it was fitted. The record of a bundled file comes
+with it and vouches for it; that of a downloaded or imported one is made when the file is first seen, and a later
+difference means that the file was changed or exchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 from SAMv2Core.errors import ModelError
 from SAMv2Core.files import PathLike, write_json
@@ -75,6 +75,18 @@ def write_record(path: Path, sha256: str, origin: str, architecture: str = "") -
         "architecture": architecture,
     }
     write_json(record_path(path), record)
+
+
+def write_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
+    """Remember the coefficients of the confidence that were fitted to a weights file; other weights need others.
+
+    :param calibration: :meth:`SAMv2Core.uncertainty.UncertaintyModel.from_metadata` takes it.
+    :raises ModelError: the file is not the one recorded. :raises OutputError: the folder cannot be written.
+    """
+    record = read_record(path)
+    if record.get("sha256") != sha256_of(path):
+        raise ModelError(f"{path} is not the file of its record.", "Export the weights again.")
+    write_json(record_path(path), {**record, "calibration": dict(calibration)})
 
 
 def sha256_of(path: PathLike) -> str:

@@ -64,13 +64,20 @@ def search(
     return sorted(found, key=lambda pose: -pose.score)
 
 
+def _merged(shares: torch.Tensor) -> torch.Tensor:
+    """Fewer levels, since time goes with their product: the lowest (air) as it is, of the others pairs from the top."""
+    others = list(shares[1:])
+    pairs = [sum(others[max(stop - 2, 0) : stop]) for stop in range(len(others), 0, -2)]
+    return torch.stack([shares[0], *pairs[::-1]])
+
+
 class _Searcher:
     """The large scan's spectrum is kept; each rotation of the small scan is tried in turn."""
 
     def __init__(self, large: TissueImage, small: TissueImage) -> None:
         self._large, self._small = large, small
         mask = near_body(small, RIM_MM)
-        self._shares = small.shares * mask
+        self._shares, self._theirs = _merged(small.shares * mask), _merged(large.shares)
         k, j, i = np.nonzero(mask.numpy())
         points = small.grid.to_lps(np.stack([i, j, k], axis=-1))
         self._center = center = (points.min(axis=0) + points.max(axis=0)) / 2
@@ -88,7 +95,7 @@ class _Searcher:
     def best(self, rotation: np.ndarray, count: int, apart_mm: float) -> List[Pose]:
         """The best translations for one rotation of the small scan."""
         if self._spectrum is None:
-            self._spectrum = torch.fft.rfftn(self._large.shares, s=self._size, dim=(1, 2, 3))
+            self._spectrum = torch.fft.rfftn(self._theirs, s=self._size, dim=(1, 2, 3))
         depth, height, width = self._large.body.shape
         turned = torch.fft.rfftn(self._turned(rotation), dim=(1, 2, 3)).conj()
         joint = torch.stack([torch.fft.irfftn(one * turned, s=self._size, dim=(1, 2, 3)) for one in self._spectrum])

@@ -71,3 +71,27 @@ def breathing(controls: Grid, body_lps: np.ndarray, level_mm: float, amplitude_m
     amount = amplitude_mm * np.exp(-0.5 * (height / reach) ** 2) * t * t * (3 - 2 * t)
     vectors = np.stack([np.zeros_like(amount), -BELLY_FORWARD * amount, -amount])
     return vectors.reshape(3, nz, ny, nx)
+
+
+def weight(controls: Grid, body_lps: np.ndarray, amplitude_mm: float) -> np.ndarray:
+    """Weight gained: tissue moves away from the spine within its slice, in full at the skin, not at all at the spine.
+
+    :param amplitude_mm: shift of the skin; negative: weight lost.
+    """
+    nz, ny, nx = controls.shape_zyx
+    k, j, i = np.meshgrid(np.arange(nz), np.arange(ny), np.arange(nx), indexing="ij")
+    points = controls.to_lps(np.stack([i, j, k], axis=-1).reshape(-1, 3))
+    left, right = np.percentile(body_lps[:, 0], (98, 2))
+    front, back = np.percentile(body_lps[:, 1], (2, 98))
+    spine = np.array([(left + right) / 2, back - SPINE_MM])
+    outward = points[:, :2] - spine
+    # Half sizes of the body from the spine on, so that 1 is the skin whichever way one goes.
+    ahead, behind = max(spine[1] - front, 1.0), max(back - spine[1], 1.0)
+    aside = np.full(len(points), max((left - right) / 2, 1.0))
+    size = np.column_stack([aside, np.where(outward[:, 1] < 0, ahead, behind)])
+    depth = np.linalg.norm(outward / size, axis=1)
+    t = np.clip(depth, 0.0, 1.0)
+    length = np.maximum(np.linalg.norm(outward, axis=1), 1e-6)
+    amount = amplitude_mm * t * t * (3 - 2 * t) / length
+    vectors = np.stack([outward[:, 0] * amount, outward[:, 1] * amount, np.zeros_like(amount)])
+    return vectors.reshape(3, nz, ny, nx)

@@ -17,7 +17,7 @@ Conventions: LPS mm; the matrix maps points of the fixed to the moving image, as
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -96,6 +96,8 @@ def register(
         search_index(emb)
     wanted = refine == "on" or (refine == "auto" and emb_fixed.modality != emb_moving.modality)
     sides = _sides(emb_fixed, emb_moving, fixed_volume if wanted else None, moving_volume)
+    if sides.images:  # the matches propose, they do not decide
+        settings = replace(settings, n_points=settings.n_points // 2, n_points_second=settings.n_points_second // 2)
     points = spread_points(sides.small_body, settings.n_points, seed)
     share = 0.2 if sides.images else 0.5
     first = correspond(sides.small, sides.large, points, lambda f, text: tell(share * f, "Matching points"))
@@ -264,7 +266,8 @@ def _judge(
     explained = residuals_mm(matrix, free_fixed, free_moving) <= settings.threshold_mm
     fixed, moving = (points[kept] for points in sides.ordered(second))
     residual = _summary(residuals_mm(matrix, fixed, moving)) if len(fixed) else None
-    half_sample = _half_sample_disagreement_mm(transform, sides, first, seed, settings)
+    # Intensities choose without it, and it takes two estimations.
+    half_sample = _half_sample_disagreement_mm(transform, sides, first, seed, settings) if choice is None else None
     evidence = Evidence(
         matrix=matrix,
         points_lps=free_fixed,

@@ -59,6 +59,7 @@ class Settings:
     # With intensities: score (nats + 0..1), and the best other pose's share of it.
     min_score: float = 0.55
     max_runner_up: float = 0.87
+    max_halves_mm: float = 5.0  # two halves of the smaller scan, each aligned alone
     failed_score: float = 0.35
     failed_runner_up: float = 0.95
     turned_deg: float = 90.0  # beyond, the headers disagree about how the patient lies
@@ -82,7 +83,7 @@ class Registration:
         pairs.
     :param overlap: fraction of the smaller body inside the other volume, 0..1.
     :param half_sample_mm: 95th percentile over the body of the distance of two transforms from two halves of
-        the matches; None when a half gave none.
+        the matches; None when a half gave none, and where intensities chose.
     :param crop: ``ijk_min`` and ``ijk_max`` (inclusive, x y z) of the box in ``crop_of`` that holds the other
         body with a margin; None when it would be the whole volume.
     :param crop_of: ``"fixed"`` or ``"moving"``, the volume with the larger body.
@@ -195,6 +196,7 @@ def _checks_of_intensity(evidence: Evidence, choice: Choice, settings: Settings)
     little = f"only {evidence.overlap:.0%} of the smaller body lies in the other volume"
     weak = f"the intensities agree little ({choice.score:.2f})"
     rival = f"another pose explains the intensities {choice.runner_up:.0%} as well"
+    halves = f"two halves of the smaller scan, each aligned alone, end {choice.halves_mm:.0f} mm apart"
     failed = [
         (choice.score < settings.failed_score, weak),
         (choice.runner_up > settings.failed_runner_up, rival),
@@ -203,6 +205,7 @@ def _checks_of_intensity(evidence: Evidence, choice: Choice, settings: Settings)
     doubts = [
         (choice.score < settings.min_score, weak),
         (choice.runner_up > settings.max_runner_up, rival),
+        (choice.halves_mm > settings.max_halves_mm, halves),
         (evidence.overlap < settings.min_overlap, little),
     ]
     return failed, doubts

@@ -1,7 +1,7 @@
 """A simulated second time point of a real scan, with the truth known at every point.
 
 Real pairs of scans have no dense truth. Here one real volume becomes baseline and follow-up: the patient lies
-differently (rotation, size), deforms (smooth elastic field, breathing), and is scanned differently (contrast,
+differently (rotation, size), deforms (smooth elastic field, breathing, weight), and is scanned differently (contrast,
 kernel, noise, slice thickness, field of view, table). A baseline point x is found in the follow-up at phi(x),
 exactly; the follow-up's voxels are the baseline's at phi^-1. Lesions may then grow, shrink or vanish around their
 places (:mod:`SAMv2Core.lesion_growth`), which moves the tissue next to them, and only that, a little off phi. What is
@@ -42,6 +42,7 @@ class SimulationOptions:
     :param deformation_mm: largest elastic displacement in the body, reached unless that would fold space.
     :param deformation_scale_mm: distance of the elastic field's control points.
     :param breathing_mm: how far the diaphragm moves down; the spine stays.
+    :param weight_mm: largest shift of the skin outward or inward, as by weight gained or lost; the spine stays.
     :param contrast: range of the gain about 50 HU.
     :param gamma: range of the exponent inside the soft tissues.
     :param offset_hu: largest absolute offset of the soft tissues.
@@ -62,6 +63,7 @@ class SimulationOptions:
     deformation_mm: float = 0.0
     deformation_scale_mm: float = 50.0
     breathing_mm: float = 0.0
+    weight_mm: float = 0.0
     contrast: Tuple[float, float] = (1.0, 1.0)
     gamma: Tuple[float, float] = (1.0, 1.0)
     offset_hu: float = 0.0
@@ -76,7 +78,7 @@ class SimulationOptions:
     interpolation: str = "cubic"
 
     def __post_init__(self) -> None:
-        fov, lengths = self.field_of_view, (self.deformation_mm, self.translation_mm, self.noise_hu)
+        fov, lengths = self.field_of_view, (self.deformation_mm, self.translation_mm, self.noise_hu, self.weight_mm)
         checks = (
             (0 < self.scale[0] <= self.scale[1], "scale must be a range of positive numbers"),
             (min(self.gamma + self.contrast) > 0, "gamma and contrast must be positive"),
@@ -192,13 +194,16 @@ def _draw_deformation(
     seed: int,
     drawn: Dict[str, float],
 ) -> Deformation:
-    """Elastic and breathing displacement, limited to what cannot fold, then rotation, size and shift."""
+    """Elastic displacement, breathing and weight, limited to what cannot fold, then rotation, size and shift."""
     body_lps = posture.body_points(scale.body(baseline), grid)
     controls = control_lattice(grid, options.deformation_scale_mm)
     coefficients = posture.elastic(controls, body_lps, options.deformation_mm, _stream(seed, 1))
     if options.breathing_mm:
         level_mm = posture.diaphragm_level_mm(baseline, grid)
         coefficients = coefficients + posture.breathing(controls, body_lps, level_mm, options.breathing_mm)
+    if options.weight_mm:
+        drawn["weight_mm"] = float(_stream(seed, 8).uniform(-1, 1) * options.weight_mm)
+        coefficients = coefficients + posture.weight(controls, body_lps, drawn["weight_mm"])
     rng = _stream(seed, 2)
     axis = rng.standard_normal(3)
     angle, size = rng.uniform(0, options.rotation_deg), rng.uniform(*options.scale)

@@ -26,6 +26,7 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.feature import Embedding
 from SAMv2Core.lesions import Lesion, check_labels
 from SAMv2Core.similarity import check_comparable
+from SAMv2Core.track_confidence import TrackEvidence
 from SAMv2Core.track_study import Placed, Places, place_lesions
 from SAMv2Core.uncertainty import MATCHED, NOT_FOUND
 
@@ -47,6 +48,7 @@ class Finding:
     :param reason: for people, why not more; empty when matched.
     :param diameter_mm: as given with the lesion, in the row of the baseline; None elsewhere (nobody measured it there).
     :param candidate_lps: (3,) best position even when not found, or None; for debugging, never a result.
+    :param evidence: what the verdict rests on, for calibration; None when nothing was searched.
     """
 
     label: str
@@ -59,6 +61,7 @@ class Finding:
     reason: str
     diameter_mm: Optional[float] = None
     candidate_lps: Optional[np.ndarray] = None
+    evidence: Optional[TrackEvidence] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +158,7 @@ def _as_found(lesion: Lesion, number: int, found: Placed) -> Finding:
         status=found.status,
         reason=found.reason,
         candidate_lps=found.lps,
+        evidence=found.evidence,
     )
 
 

@@ -95,21 +95,49 @@ def _combine(lesion: Lesion, offsets: np.ndarray, own: Sequence[Match], center: 
     asked = [n for n, single in enumerate(own) if single.candidate_lps is not None]
     if not asked:
         return None
-    votes = np.array([own[n].candidate_lps - offsets[n] for n in asked])
-    cycle = np.minimum([own[n].cycle_error_mm for n in asked], FARTHEST_MM)
-    weights = lesion.weights[asked] / lesion.weights[asked].sum()
-    trust = weights * np.exp(-0.5 * (cycle / CYCLE_SCALE_MM) ** 2)
     evidence = center.evidence or own[asked[0]].evidence
     voted = center.evidence is not None and center.fixed_points > 0 and not center.evidence.fell_back
-    place = common_place(votes, trust, center.candidate_lps if voted else None)
+    return candidate_of(
+        votes=np.array([own[n].candidate_lps - offsets[n] for n in asked]),
+        weights=lesion.weights[asked] / lesion.weights[asked].sum(),
+        cycle_mm=np.array([own[n].cycle_error_mm for n in asked]),
+        sure=np.array([own[n].confidence for n in asked]),
+        anchor=center.candidate_lps if voted else None,
+        fixed_points=center.fixed_points if voted else 0,
+        margin=0.0 if evidence is None else evidence.margin,
+    )
+
+
+def trust_of(cycle_mm: np.ndarray) -> np.ndarray:
+    """(n,) what votes count whose ways back end so far away, 0..1."""
+    return np.exp(-0.5 * (np.minimum(cycle_mm, FARTHEST_MM) / CYCLE_SCALE_MM) ** 2)
+
+
+def candidate_of(
+    votes: np.ndarray,
+    weights: np.ndarray,
+    cycle_mm: np.ndarray,
+    sure: np.ndarray,
+    anchor: Optional[np.ndarray],
+    fixed_points: int,
+    margin: float,
+) -> Candidate:
+    """The proposal that the template points' votes make together.
+
+    :param votes: (n, 3) LPS mm, where each point puts the center, with ``weights`` (n,) that sum to 1.
+    :param cycle_mm: (n,) how far from each point its way back ends.
+    :param sure: (n,) confidence of each vote, 0..1.
+    :param anchor: (3,) the fixed points' answer, None without one.
+    """
+    place = common_place(votes, weights * trust_of(cycle_mm), anchor)
     apart = np.minimum(np.linalg.norm(votes - place, axis=1), FARTHEST_MM)
     return Candidate(
         lps=place,
         scatter_mm=float(weights @ apart),
-        cycle_error_mm=float(weights @ cycle),
-        fixed_points=center.fixed_points if voted else 0,
-        margin=0.0 if evidence is None else evidence.margin,
-        vote_confidence=float(weights @ [own[n].confidence for n in asked]),
+        cycle_error_mm=float(weights @ np.minimum(cycle_mm, FARTHEST_MM)),
+        fixed_points=fixed_points,
+        margin=margin,
+        vote_confidence=float(weights @ sure),
     )
 
 

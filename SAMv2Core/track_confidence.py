@@ -4,16 +4,17 @@ A logistic function turns what is known of a finding into the estimated probabil
 truth; two cuts turn that into a status. What is known: the similarity of the lesion's template points at the place,
 their scatter and the error of their ways back, the fixed points, the lead over the best place elsewhere, how far the
 place lies from what the rest of the study says (the field), whether the way through the study before ends there, too,
-and whether the scan ends there. The coefficients are fitted by ``Testing/benchmarks/tracking.py --fit``.
+and whether the scan ends there. The coefficients are fitted by ``Testing/benchmarks/calibration.py`` and stored with a
+model (:meth:`TrackUncertainty.from_metadata`); the numbers here serve models without.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, List, Mapping, Tuple
 
-from SAMv2Core.uncertainty import MATCHED, MAX_MARGIN, NOT_FOUND, UNCERTAIN
+from SAMv2Core.uncertainty import MATCHED, MAX_MARGIN, NOT_FOUND, UNCERTAIN, nonsense
 
 MATCHED_ABOVE, NOT_FOUND_BELOW = 0.8, 0.6
 """Chosen so that nine of ten places outside a follow-up are reported so, at fewer than one false alarm in twenty."""
@@ -93,29 +94,56 @@ def terms(evidence: TrackEvidence) -> Dict[str, float]:
     }
 
 
-def confidence(evidence: TrackEvidence) -> float:
-    """Estimated probability that the place is within 10 mm of the truth, 0..1."""
-    score = sum(COEFFICIENTS[name] * value for name, value in terms(evidence).items())
-    return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
+@dataclass(frozen=True)
+class TrackUncertainty:
+    """Coefficients of the confidence, by the names of :func:`terms`, and the cuts that make a status of it."""
 
+    coefficients: Mapping[str, float] = field(default_factory=lambda: dict(COEFFICIENTS))
+    matched_above: float = MATCHED_ABOVE
+    not_found_below: float = NOT_FOUND_BELOW
 
-def verdict(evidence: TrackEvidence, beyond_mm: float) -> Tuple[float, str, str]:
-    """(confidence, status, reason) of a finding.
+    @staticmethod
+    def from_metadata(calibration: Mapping[str, Any]) -> TrackUncertainty:
+        """What a model's calibration holds under ``track``; what is not named keeps its default.
 
-    :param beyond_mm: how far outside the study's volume the place lies, 0 inside.
-    """
-    sure = confidence(evidence)
-    if beyond_mm > 0:
-        return min(sure, BEYOND), NOT_FOUND, OUTSIDE.format(beyond_mm)
-    doubts = _doubts(evidence)
-    said = f": {'; '.join(doubts[:2])}." if doubts else "."
-    if sure < NOT_FOUND_BELOW:
-        return sure, NOT_FOUND, f"No reliable place; the region may be outside this scan{said}"
-    if math.isfinite(evidence.chain_mm) and evidence.chain_mm > DISAGREE_MM:
-        sure = min(sure, MATCHED_ABOVE - 0.01)
-    if sure < MATCHED_ABOVE:
-        return sure, UNCERTAIN, f"Needs a look{said}"
-    return sure, MATCHED, ""
+        :raises ModelError: unknown names or values that are no finite numbers.
+        """
+        default = TrackUncertainty()
+        try:
+            values = dict(calibration.get("track") or {})
+            coefficients = {**default.coefficients, **values.pop("coefficients", {})}
+            model = replace(default, coefficients=coefficients, **values)
+        except (TypeError, ValueError):
+            raise nonsense() from None
+        numbers = [*coefficients.values(), model.matched_above, model.not_found_below]
+        if set(coefficients) != set(COEFFICIENTS) or not all(
+            isinstance(n, (int, float)) and math.isfinite(n) for n in numbers
+        ):
+            raise nonsense()
+        return model
+
+    def confidence(self, evidence: TrackEvidence) -> float:
+        """Estimated probability that the place is within 10 mm of the truth, 0..1."""
+        score = sum(self.coefficients[name] * value for name, value in terms(evidence).items())
+        return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
+
+    def verdict(self, evidence: TrackEvidence, beyond_mm: float) -> Tuple[float, str, str]:
+        """(confidence, status, reason) of a finding.
+
+        :param beyond_mm: how far outside the study's volume the place lies, 0 inside.
+        """
+        sure = self.confidence(evidence)
+        if beyond_mm > 0:
+            return min(sure, BEYOND), NOT_FOUND, OUTSIDE.format(beyond_mm)
+        doubts = _doubts(evidence)
+        said = f": {'; '.join(doubts[:2])}." if doubts else "."
+        if sure < self.not_found_below:
+            return sure, NOT_FOUND, f"No reliable place; the region may be outside this scan{said}"
+        if math.isfinite(evidence.chain_mm) and evidence.chain_mm > DISAGREE_MM:
+            sure = min(sure, self.matched_above - 0.01)
+        if sure < self.matched_above:
+            return sure, UNCERTAIN, f"Needs a look{said}"
+        return sure, MATCHED, ""
 
 
 def _doubts(evidence: TrackEvidence) -> List[str]:

@@ -10,6 +10,7 @@ Conventions: LPS mm.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from SAMv2Core.lesions import Lesion
 from SAMv2Core.search import SearchIndex, search_index
 from SAMv2Core.similarity import joint_vectors
 from SAMv2Core.subvoxel import refine
-from SAMv2Core.track_candidates import CYCLE_SCALE_MM, FARTHEST_MM, Candidate, common_place
+from SAMv2Core.track_candidates import Candidate, candidate_of, trust_of
 from SAMv2Core.uncertainty import RIVAL_RADIUS_MM
 
 Progress = Callable[[float, str], None]
@@ -121,20 +122,12 @@ def _propose_one(
     at_ends = balls.target.vectors(rows)
     similarity = (vectors * at_ends).sum(1).cpu().numpy()
     back = refine(balls.source, at_ends, balls.template[balls.back(at_ends)])
-    cycle = np.minimum(np.linalg.norm(back - points, axis=1), FARTHEST_MM)
-    good = np.exp(-0.5 * (cycle / CYCLE_SCALE_MM) ** 2)
+    cycle = np.linalg.norm(back - points, axis=1)
     anchor, n_fixed = _fixed_point(balls, center)
     votes = ends - (points - center)
-    place = common_place(votes, lesion.weights * good, anchor)
-    apart = np.minimum(np.linalg.norm(votes - place, axis=1), FARTHEST_MM)
-    return Candidate(
-        lps=place,
-        scatter_mm=float(lesion.weights @ apart),
-        cycle_error_mm=float(lesion.weights @ cycle),
-        fixed_points=n_fixed,
-        margin=_margin(balls, vectors[:1], place),
-        vote_confidence=float(lesion.weights @ (good * np.clip((similarity - 0.3) / 0.5, 0, 1))),
-    )
+    sure = trust_of(cycle) * np.clip((similarity - 0.3) / 0.5, 0, 1)
+    found = candidate_of(votes, lesion.weights, cycle, sure, anchor, n_fixed, margin=0.0)
+    return replace(found, margin=_margin(balls, vectors[:1], found.lps))
 
 
 def _fixed_point(balls: _Balls, center: np.ndarray) -> Tuple[Optional[np.ndarray], int]:

@@ -27,7 +27,7 @@ from SAMv2Core.match import beyond_mm, why_not_asked
 from SAMv2Core.search import search_index
 from SAMv2Core.similarity import joint_vectors
 from SAMv2Core.track_candidates import Candidate, propose
-from SAMv2Core.track_confidence import OUTSIDE, TrackEvidence, verdict
+from SAMv2Core.track_confidence import OUTSIDE, TrackEvidence, TrackUncertainty
 from SAMv2Core.track_consistency import CUT_MM, LESION_WEIGHT, VERIFIED_WEIGHT, StudyField, depth_mm, study_field
 from SAMv2Core.track_local import propose_nearby
 from SAMv2Core.uncertainty import MATCHED, NOT_FOUND, UNCERTAIN
@@ -110,16 +110,15 @@ def place_lesions(
     options = {n: [c for c in (direct.get(n), chained.get(n)) if c is not None] for n in asked}
     _look_near(emb_baseline, emb_study, lesions, options, expected)
     tell(0.97, "Comparing")
-    chosen = _choose(emb_baseline, emb_study, lesions, options, expected)
-    chosen = {n: _past_the_cut(emb_study, choice, expected.get(n)) for n, choice in chosen.items()}
-    for n, choice in chosen.items():
-        ways = [c.lps for c in (direct.get(n), chained.get(n)) if c is not None]
-        if len(ways) == 2:
-            chosen[n] = replace(choice, chain_mm=float(np.linalg.norm(ways[0] - ways[1])))
+    chosen = {
+        n: replace(_past_the_cut(emb_study, choice, expected.get(n)), chain_mm=_gap_mm(direct.get(n), chained.get(n)))
+        for n, choice in _choose(emb_baseline, emb_study, lesions, options, expected).items()
+    }
     chosen = _apart(emb_baseline, emb_study, lesions, chosen, decided, expected)
     tell(1.0, "Tracked")
+    uncertainty = TrackUncertainty.from_metadata(emb_study.calibration)
     return [
-        None if n in decided else _judge(emb_study, chosen.get(n), expected.get(n), refusals[n])
+        None if n in decided else _judge(emb_study, chosen.get(n), expected.get(n), refusals[n], uncertainty)
         for n in range(len(lesions))
     ]
 
@@ -198,6 +197,11 @@ def _off_mm(place: np.ndarray, expected: Optional[Tuple[np.ndarray, float]]) -> 
 
 def _explained(spread_mm: float) -> float:
     return EXPLAINED_MM + EXPLAINED_SPREADS * spread_mm
+
+
+def _gap_mm(one: Optional[Candidate], other: Optional[Candidate]) -> float:
+    """Distance between the ends of the two ways to a study; NaN when there is only one."""
+    return math.nan if one is None or other is None else float(np.linalg.norm(one.lps - other.lps))
 
 
 def _look_near(
@@ -320,7 +324,11 @@ def _rival(
 
 
 def _judge(
-    emb_study: Embedding, choice: Optional[_Choice], expected: Optional[Tuple[np.ndarray, float]], refusal: str
+    emb_study: Embedding,
+    choice: Optional[_Choice],
+    expected: Optional[Tuple[np.ndarray, float]],
+    refusal: str,
+    uncertainty: TrackUncertainty,
 ) -> Placed:
     """Evidence and verdict of a chosen place."""
     if choice is None:
@@ -339,7 +347,7 @@ def _judge(
         chain_mm=choice.chain_mm,
         depth_mm=float(depth_mm(emb_study.volume_grid, choice.lps[None])[0]),
     )
-    confidence, status, reason = verdict(evidence, beyond_mm(emb_study.volume_grid, choice.lps))
+    confidence, status, reason = uncertainty.verdict(evidence, beyond_mm(emb_study.volume_grid, choice.lps))
     if choice.note and status != NOT_FOUND:
         lead = "Needs a look: " if status == MATCHED else reason.rstrip(".") + "; "
         status, reason = UNCERTAIN, f"{lead}{choice.note}."

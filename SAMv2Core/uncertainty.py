@@ -9,6 +9,8 @@ A nearest neighbor always exists, also of anatomy that the query does not show, 
   between their result and the nearest neighbor's (mm);
 * *departure*: how far the result lies from where the whole body's matches expect it, in units of their spread
   (:mod:`SAMv2Core.body_map`);
+* *roughness*: how far the whole body's matches lie from a smooth map, typically (mm): it tells two scans of one patient
+  from those of two, where the same similarity, cycle and votes are worth less;
 * *edge*: whether the result lies at the end of the query's field of view, where missing anatomy collects.
 
 A logistic function turns them into a confidence in [0, 1], the estimated probability that the match is within
@@ -35,6 +37,10 @@ RIVAL_RADIUS_MM = 20.0
 EDGE_MM = 6.0
 """A result this close to the outer faces of the query's volume is at its edge."""
 
+OTHER_PATIENT_MM = 8.5
+"""Bodies whose matches are rougher than this are judged as those of two patients: rightly, or because the patient has
+changed that much. Simulated follow-ups stay below, pairs of patients above."""
+
 MAX_MARGIN = 0.3
 """More lead over the rival than this is no further evidence."""
 
@@ -55,6 +61,7 @@ class Evidence:
     :param at_edge: the result is in the outermost layer of the query's field of view.
     :param fell_back: fixed points were wanted, but too few survived or they contradicted each other.
     :param departure: distance from the expected place over its spread; NaN when nothing was expected.
+    :param roughness_mm: of the whole body's matches, the same for all points of two scans; NaN likewise.
     """
 
     similarity: float
@@ -66,6 +73,7 @@ class Evidence:
     at_edge: bool = False
     fell_back: bool = False
     departure: float = math.nan
+    roughness_mm: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -120,13 +128,17 @@ class UncertaintyModel:
     """Coefficients for results of nearest neighbors and of fixed points, and the cuts.
 
     They need sets of their own: the cycle says most about a nearest neighbor, but is itself a pair of single
-    neighbors, while the number of fixed points says most about what they found. A fixed-point match that fell back is
-    judged as a nearest neighbor. ``Testing/benchmarks/calibration.py`` fits the numbers.
+    neighbors, while the number of fixed points says most about what they found; and between the bodies of two patients
+    (:data:`OTHER_PATIENT_MM`) the best of votes are right less often than in a follow-up. A fixed-point match that fell
+    back is judged as a nearest neighbor. ``Testing/benchmarks/calibration.py`` fits the numbers.
     """
 
     nearest: Coefficients = Coefficients(bias=-6.1, similarity=9.2, margin=8.2, cycle=-2.0, edge=-0.5, fell_back=-1.3)
     fixed_point: Coefficients = Coefficients(
         bias=-4.1, similarity=4.4, margin=0.5, cycle=-0.35, fixed_points=1.1, residual=-0.7, agreement=-0.25, edge=-0.2
+    )
+    other_patient: Coefficients = Coefficients(
+        bias=-0.5, similarity=0.0, margin=0.0, cycle=-0.15, fixed_points=1.3, residual=-3.0, agreement=-0.45, edge=-0.4
     )
     matched_above: float = 0.7
     not_found_below: float = 0.2
@@ -137,23 +149,29 @@ class UncertaintyModel:
     def from_metadata(values: Mapping[str, Any]) -> UncertaintyModel:
         """Coefficients stored with a model, as ``dataclasses.asdict`` gives them; what is not named keeps its default.
 
+        ``track`` belongs to :mod:`SAMv2Core.track_confidence`.
+
         :raises ModelError: unknown names or values that are no finite numbers.
         """
         default = UncertaintyModel()
+        values = {name: value for name, value in values.items() if name != "track"}
         try:
             parts = {k: replace(getattr(default, k), **v) if isinstance(v, Mapping) else v for k, v in values.items()}
             model = replace(default, **parts)
-            numbers = [*asdict(model.nearest).values(), *asdict(model.fixed_point).values()]
+            sets = (model.nearest, model.fixed_point, model.other_patient)
+            numbers = [value for coefficients in sets for value in asdict(coefficients).values()]
         except (TypeError, AttributeError):
-            raise _nonsense() from None
+            raise nonsense() from None
         numbers += [v for v in vars(model).values() if not isinstance(v, Coefficients)]
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
-            raise _nonsense()
+            raise nonsense()
         return model
 
     def coefficients(self, evidence: Evidence) -> Coefficients:
         """The set that fits a result: of the fixed points when they gave it."""
-        return self.fixed_point if evidence.fixed_points > 0 and not evidence.fell_back else self.nearest
+        if evidence.fixed_points == 0 or evidence.fell_back:
+            return self.nearest
+        return self.other_patient if evidence.roughness_mm > OTHER_PATIENT_MM else self.fixed_point
 
     def confidence(self, evidence: Evidence) -> float:
         """Estimated probability that the match is right, 0..1."""
@@ -167,7 +185,8 @@ class UncertaintyModel:
         return evidence.similarity < self.min_similarity or (is_lost and by_neighbor)
 
 
-def _nonsense() -> ModelError:
+def nonsense() -> ModelError:
+    """The error for coefficients that are none."""
     return ModelError("The model's uncertainty coefficients make no sense.", "Import the model again.")
 
 
@@ -202,6 +221,7 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[str]:
         (-terms["edge"], "the result lies at the edge of the scan"),
         (-terms["fell_back"], "the surrounding places do not agree"),
         (-terms["departure"] if e.departure > 1.5 else 0.0, "the rest of the body points elsewhere"),
+        (0.4 if e.roughness_mm > OTHER_PATIENT_MM else 0.0, "the bodies differ as those of two patients do"),
         (0.3 * few, f"only {e.fixed_points} of the surrounding places agree"),
     ]
     if e.agreement_mm > 6:

@@ -46,7 +46,7 @@ def level_loss(
 ) -> Optional[Tuple[torch.Tensor, float]]:
     """Mean InfoNCE of both directions and the retrieval rate, or None when the views do not overlap.
 
-    :param maps: (2, C, d, h, w) L2-normalised features of the two views.
+    :param maps: (2, C, d, h, w) L2-normalised features of the two views, on any device; the geometry is on the CPU.
     """
     banks = [_bank(features, level, options.n_negatives, generator) for features, level in zip(maps, levels)]
     losses: List[torch.Tensor] = []
@@ -56,7 +56,7 @@ def level_loss(
         drawn = _anchors(pair, a, levels, options.n_anchors, generator)
         if drawn is None:
             continue
-        index, here, there, u = drawn
+        index, here, there, u = (part.to(maps.device) for part in drawn)
         anchors = maps[a].reshape(maps.shape[1], -1).T[index]
         positives = _positives(maps[b], anchors, u, levels[b], search_mm)
         logits = torch.cat(
@@ -98,7 +98,8 @@ def _bank(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     index = torch.nonzero(level.body.reshape(-1))[:, 0]
     index = index[torch.randperm(len(index), generator=generator)[:n]]
-    return features.reshape(features.shape[0], -1).T[index], level.points.reshape(-1, 3)[index]
+    vectors = features.reshape(features.shape[0], -1).T[index.to(features.device)]
+    return vectors, level.points.reshape(-1, 3)[index].to(features.device)
 
 
 def _anchors(pair: Pair, a: int, levels: Tuple[Level, Level], n: int, generator: torch.Generator):
@@ -127,7 +128,7 @@ def _positives(
     _, spacing, centre = level.box
     if search_mm <= 0:
         return F.normalize(sample_map(features, u, spacing, centre), dim=1)
-    steps = torch.tensor([-search_mm, 0.0, search_mm])
+    steps = torch.tensor([-search_mm, 0.0, search_mm], device=u.device)
     offsets = torch.cartesian_prod(steps, steps, steps)
     around = (u[:, None] + offsets).reshape(-1, 3)
     candidates = F.normalize(sample_map(features, around, spacing, centre), dim=1).view(len(u), len(offsets), -1)

@@ -28,11 +28,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from SAMv2Core.errors import InputError, OutputError, SAMv2Error, UsageError
+from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.files import output_error, write_json, write_text
 from SAMv2Core.models import load_model
 from Training.adareg import AdaRegOptions, PairResult, apply_results, register_pair
 from Training.bending import METHODS, check_method
+from Training.command import finish
 from Training.displaced import TRUTH, displace, read_truth
 from Training.index import Entry, Index, read_index, write_index
 from Training.round_training import train_round
@@ -51,6 +52,7 @@ class Plan:
     :param changes: ``key=value`` of the recipe.
     :param margins_mm: margin of round 0, factor per round, smallest.
     :param truth: file of true transforms, or None.
+    :param split: pairs of this split alone (and those without one); None takes all.
     """
 
     data: str
@@ -64,6 +66,7 @@ class Plan:
     margins_mm: Tuple[float, float, float]
     converged_mm: float
     truth: Optional[str]
+    split: Optional[str]
 
     def options(self, number: int) -> AdaRegOptions:
         """Of AdaReg in a round: the margin shrinks."""
@@ -78,7 +81,7 @@ def iterate(plan: Plan, out: Path) -> List[Dict[str, Any]]:
     :raises InputError: no unregistered pair, or none that passed. :raises ModelError: training failed.
     """
     index = read_index(plan.data)
-    pairs = [pair for pair in index.pairs(split=None) if pair[0].partner_matrix is None]
+    pairs = [pair for pair in index.pairs(plan.split) if pair[0].partner_matrix is None]
     if not pairs:
         raise InputError(
             f"{plan.data}: every CT-MR pair is registered already.", "Displace them to measure: --displace."
@@ -86,6 +89,7 @@ def iterate(plan: Plan, out: Path) -> List[Dict[str, Any]]:
     check_method(plan.deformable)
     _remember(plan, out)
     truths = read_truth(Path(plan.truth)) if plan.truth else {}
+    truths = {first.name: truths[first.name] for first, _ in pairs} if truths else {}
     rows = [row("initial", [], initial_errors(index, truths))] if truths else []
     start = plan.model
     previous: Dict[str, PairResult] = {}
@@ -237,6 +241,7 @@ def _parse(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--converged-mm", type=float, default=1.0)
     parser.add_argument("--displace", type=int, metavar="SEED", help="displace the aligned pairs first, to measure")
     parser.add_argument("--truth", type=Path, help="true transforms of a displaced index")
+    parser.add_argument("--split", choices=("train", "val"), help="register and train on these pairs alone")
     parser.add_argument("--fresh", action="store_true", help="throw away what is in OUT")
     return parser.parse_args(argv)
 
@@ -262,28 +267,20 @@ def _plan(args: argparse.Namespace) -> Plan:
         margins_mm=(args.margin_mm, args.margin_factor, LEAST_MARGIN_MM),
         converged_mm=args.converged_mm,
         truth=None if truth is None else str(truth),
+        split=args.split,
     )
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Exit codes as those of the command line ``samv2``; 130 when interrupted."""
     args = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> None:
         if args.fresh and (args.out / STATE).exists():
             shutil.rmtree(args.out)
         iterate(_plan(args), args.out)
-    except SAMv2Error as error:
-        logger.error("%s\n%s", error.cause, error.remedy)
-        return error.exit_code
-    except OSError as error:
-        wrapped: OutputError = output_error(args.out, error)
-        logger.error("%s\n%s", wrapped.cause, wrapped.remedy)
-        return wrapped.exit_code
-    except KeyboardInterrupt:
-        logger.error("Interrupted; run the same command again to go on.")
-        return 130
-    return 0
+
+    return finish(work, args.out)
 
 
 if __name__ == "__main__":

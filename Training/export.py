@@ -20,13 +20,14 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
-from SAMv2Core.checkpoints import export_official, load_state, save_network
-from SAMv2Core.errors import InputError, SAMv2Error, UsageError
+from SAMv2Core.checkpoints import export_official, load_state, read_checkpoint, save_network
+from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.files import PathLike
 from SAMv2Core.model_files import sha256_of, write_record
 from SAMv2Core.network import build_network
 from SAMv2Core.network.lite import LiteConfig
 from Training import lite
+from Training.command import finish
 from Training.engine.checkpoint import read_training
 
 
@@ -38,12 +39,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--name", help="default: the output's name")
     parser.add_argument("--facts", type=Path)
     args = parser.parse_args(argv)
-    try:
-        export(args.checkpoint, args.output, args.name, _read_facts(args.facts))
-    except SAMv2Error as error:
-        print(f"error: {error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return finish(lambda: export(args.checkpoint, args.output, args.name, _read_facts(args.facts)))
 
 
 def export(
@@ -56,7 +52,7 @@ def export(
     :raises OutputError: the file cannot be written.
     """
     output = Path(output)
-    state, architecture, steps = _weights(checkpoint)
+    state, architecture, steps = trained_state(checkpoint)
     if output.suffix == ".pth":
         if architecture == "lite":
             raise UsageError("The light network has no official layout.", "Export it as .safetensors.")
@@ -70,14 +66,31 @@ def export(
     write_record(output, sha256_of(output), f"trained by this project, {steps} steps", architecture)
 
 
-def _weights(path: PathLike) -> Tuple[Dict[str, torch.Tensor], str, int]:
-    """State dict, architecture and steps of a checkpoint of the engine, or of :mod:`Training.lite`'s own loop."""
-    stored = read_training(path, any_format=True)
-    if "recipe" in stored:
-        return stored["average"] or stored["net"], stored["recipe"]["network"]["architecture"], stored["step"]
-    if "average" in stored and "step" in stored:
-        return stored["average"], "lite", stored["step"]
-    raise InputError(f"{path} is not a training checkpoint.", "Give OUT/last.pt of a training run.")
+def load_trained(path: PathLike, architecture: str) -> torch.nn.Module:
+    """The network of a weights file or of a training checkpoint, in evaluation mode on the CPU.
+
+    :raises InputError: not readable, or of another architecture. :raises ModelError: weights that do not fit.
+    """
+    state, found, _ = trained_state(path)
+    if found != architecture:
+        raise InputError(f"{path} holds a network {found}.", f"Give one of {architecture}.")
+    net = build_network(found, _lite_config(state) if found == "lite" else None)
+    load_state(net, state, str(path))
+    return net.eval()
+
+
+def trained_state(path: PathLike) -> Tuple[Dict[str, torch.Tensor], str, int]:
+    """State dict (the average of the weights where there is one), architecture and steps of a training checkpoint.
+
+    Weights files are read too; their steps are 0.
+
+    :raises InputError, ModelError: not readable, or neither of these.
+    """
+    if Path(path).suffix != ".pt":
+        checkpoint = read_checkpoint(path)
+        return checkpoint.state, checkpoint.architecture, 0
+    stored = read_training(path)
+    return stored["average"] or stored["net"], stored["recipe"]["network"]["architecture"], stored["step"]
 
 
 def _lite_config(state: Mapping[str, torch.Tensor]) -> Optional[LiteConfig]:

@@ -1,10 +1,10 @@
 """Keeps the course of a light training as a small table and a picture.
 
-    python -m Training.learning_curve RUN/log.csv [...] --out Resources/Models/NAME.training [--validation V.csv]
+    python -m Training.learning_curve RUN/log.csv [...] --out Resources/Models/NAME.training
 
-Writes ``OUT.csv`` (means over 100 steps: losses, share of anchors retrieved, seconds per step; the error on validation
-scans where it was measured) and ``OUT.png``. Logs of several parts of one run are joined; where they overlap the later
-one counts. ``V.csv`` has the columns ``step,what,median_mm``, measured on validation scans.
+Writes ``OUT.csv`` and ``OUT.png``: means over 100 steps of the losses, of the time per step, and the figures of the
+validations (error at known points of held-out patients, retrieval). Logs of successive parts of one training are joined
+end to end; the hours count what was logged, not interruptions.
 """
 
 from __future__ import annotations
@@ -13,86 +13,105 @@ import argparse
 import csv
 import math
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 import numpy as np
 
+from SAMv2Core.errors import InputError
+from Training.engine.record import read_log
+
 INTERVAL = 100
-NAMES = ("coarse", "fine", "x_coarse", "x_fine", "semantic")
-TITLES = {"coarse": "coarse", "fine": "fine", "x_coarse": "coarse, two scans", "x_fine": "fine, two scans"}
+LOSSES = ("loss_coarse", "loss_fine", "loss_semantic")
+SPEED = "pairs_per_s"
+VALIDATION = "val_"
+LEFT_OUT = ("wait_share", "memory_gib")
+
+Row = Dict[str, float]
 
 
-def read_log(paths: List[Path]) -> Dict[int, Dict[str, float]]:
-    """Rows of ``Training.lite``'s logs by step: step, seconds, then ``name=value``."""
-    rows: Dict[int, Dict[str, float]] = {}
+def joined(paths: List[Path]) -> Dict[int, Row]:
+    """Figures by step of logs of the engine, each continuing where the one before ended.
+
+    :raises InputError: a log without rows.
+    """
+    rows: Dict[int, Row] = {}
+    offset = 0
     for path in paths:
-        with open(path, newline="", encoding="utf-8") as stream:
-            for step, _, *cells in csv.reader(stream):
-                values = dict(cell.split("=") for cell in cells)
-                rows[int(step)] = {name: float(value) for name, value in values.items()}
+        found = read_log(path)
+        if not found:
+            raise InputError(f"{path} holds no rows.", "Give the log.csv of a training run.")
+        for step, name, value in found:
+            if int(step) or not offset:  # a part's first validation repeats the last one of the part before
+                rows.setdefault(offset + int(step), {})[name] = float(value)
+        offset += int(found[-1][0])
     return dict(sorted(rows.items()))
 
 
-def thinned(rows: Dict[int, Dict[str, float]]) -> List[Dict[str, float]]:
-    """Means over :data:`INTERVAL` steps; NaN where a loss did not occur."""
-    columns = [*NAMES, *(f"{name}_rate" for name in NAMES[:4]), "step_s"]
-    result = []
+def thinned(rows: Dict[int, Row]) -> List[Row]:
+    """Means over :data:`INTERVAL` steps, and the hours so far; of validations the last one of the interval."""
+    names = sorted({name for row in rows.values() for name in row if name not in (*LEFT_OUT, "lr")})
+    result: List[Row] = []
+    hours, before = 0.0, 0
     for end in sorted({-(-step // INTERVAL) * INTERVAL for step in rows}):
-        part = [values for step, values in rows.items() if end - INTERVAL < step <= end]
-        row: Dict[str, float] = {"step": end}
-        for name in columns:
-            found = [v[name] for v in part if not math.isnan(v.get(name, math.nan))]
-            row[name] = round(float(np.mean(found)), 3) if found else math.nan
-        result.append(row)
+        part = {step: row for step, row in rows.items() if end - INTERVAL < step <= end}
+        for step, row in part.items():
+            if row.get(SPEED):
+                hours, before = hours + (step - before) / row[SPEED] / 3600, step
+        kept: Row = {"step": end, "hours": round(hours, 2)}
+        for name in names:
+            values = [row[name] for row in part.values() if not math.isnan(row.get(name, math.nan))]
+            if values:
+                kept[name] = round(values[-1] if name.startswith(VALIDATION) else float(np.mean(values)), 3)
+        result.append(kept)
     return result
 
 
-def draw(rows: List[Dict[str, float]], validation: List[Tuple[int, str, float]], path: Path) -> None:
-    """Retrieval in training, and the error on validation scans where it was measured."""
+def draw(rows: List[Row], path: Path) -> None:
+    """Losses, and the errors of the validations."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.2), dpi=100)
-    steps = [row["step"] for row in rows]
-    for name, title in TITLES.items():
-        axes.plot(steps, [100 * row[f"{name}_rate"] for row in rows], label=title, linewidth=1.2)
-    axes.set(xlabel="step", ylabel="anchors retrieved in training [%]", ylim=(0, None))
-    lines, names = axes.get_legend_handles_labels()
-    if validation:
-        right = axes.twinx()
-        for what in dict.fromkeys(what for _, what, _ in validation):
-            points = [(step, value) for step, kind, value in validation if kind == what]
-            (line,) = right.plot(*zip(*points), "k-o", markersize=4, label=f"validation: {what}")
-            lines.append(line)
-            names.append(line.get_label())
-        right.set(ylabel="median error [mm]", ylim=(0, None))
-    figure.tight_layout(rect=(0, 0, 1, 0.86))
-    figure.legend(lines, names, fontsize=8, loc="upper center", ncol=3, frameon=False)
+    right = axes.twinx()
+    for name in LOSSES:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*zip(*points), label=name.replace("_", ": "), linewidth=1.2)
+    errors = sorted({name for row in rows for name in row if name.startswith(VALIDATION) and name.endswith("_mm")})
+    for name, style in zip(errors, ("k-o", "k--o", "k-s", "k--s", "k-^", "k--^")):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        label = name[len(VALIDATION) : -len("_mm")].replace("_", ", ")
+        right.plot(*zip(*points), style, markersize=4, linewidth=1, label=f"held out: {label}")
+    axes.set(xlabel=f"step ({rows[-1]['hours']:.1f} hours in all)", ylabel="loss", ylim=(0, None))
+    right.set(ylabel="error [mm]", ylim=(0, None))
+    lines = axes.get_lines() + right.get_lines()
+    figure.tight_layout(rect=(0, 0, 1, 0.82))
+    figure.legend(
+        lines, [str(line.get_label()) for line in lines], fontsize=8, loc="upper center", ncol=3, frameon=False
+    )
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)
+
+
+def write_curve(logs: List[Path], out: str) -> None:
+    """``OUT.csv`` and ``OUT.png`` of successive logs."""
+    rows = thinned(joined(logs))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(f"{out}.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, Path(f"{out}.png"))
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="+", type=Path)
     parser.add_argument("--out", required=True, help="path without ending")
-    parser.add_argument("--validation", type=Path)
     args = parser.parse_args(argv)
-    validation: List[Tuple[int, str, float]] = []
-    if args.validation:
-        with open(args.validation, newline="", encoding="utf-8") as stream:
-            validation = [(int(r["step"]), r["what"], float(r["median_mm"])) for r in csv.DictReader(stream)]
-    rows = thinned(read_log(args.logs))
-    for row in rows:
-        measured = [error for step, _, error in validation if row["step"] - INTERVAL < step <= row["step"]]
-        row["validation_median_mm"] = measured[-1] if measured else math.nan
-    with open(f"{args.out}.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows([{k: "" if math.isnan(v) else v for k, v in row.items()} for row in rows])
-    draw(rows, validation, Path(f"{args.out}.png"))
+    write_curve(args.logs, args.out)
 
 
 if __name__ == "__main__":

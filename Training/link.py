@@ -1,11 +1,11 @@
 """Estimates where the points of one training scan lie in another, with the network as it is now.
 
-    python -m Training.link CHECKPOINT --data FOLDER --out maps.pt [--landmarks ROOT]
+    python -m Training.link WEIGHTS --data INDEX --out maps.pt
 
-One round of the iteration of :mod:`Training.cross_subject`: every ordered pair of torsos, and random pairs of the other
-groups, are matched forth and back on the coarse head; what returns is smoothed into a map. With ``--landmarks`` (the
-folder that ``Training.prepare`` was given), ``*.landmarks.json`` beside the scans join the matches with a high weight,
-and so do label centroids. The error of the maps at the landmarks *before* these join is logged.
+One round of the iteration of :mod:`Training.cross_subject`: ordered pairs of training CTs of one group (all of a small
+group, random ones of a large one) are matched forth and back on the coarse head; what returns is smoothed into a map.
+Landmarks beside the scans (``NAME.landmarks.json``) and label centroids join the matches with a high weight. The error
+of the maps at these points *before* they join is logged. WEIGHTS is a weights file, or a checkpoint of a light run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import find_objects, map_coordinates
 
+from SAMv2Core.files import atomic_path
 from SAMv2Core.network.lite import LiteNet
-from Training.augment import to_network_scale
 from Training.cross_subject import LATTICE_MM, CrossMap, fit_cross_map
+from Training.export import load_trained
+from Training.index import Entry, Index, read_index, to_network
 from Training.views import COARSE_MM, DETAIL_MM
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,8 @@ N_POINTS = 1000
 RETURN_MM = 20.0  # a match that comes back this near agrees with itself; the coarse voxels are 8 mm
 KNOWN_WEIGHT = 6.0  # of landmarks and label centroids, beside matches that weigh their cosine
 MIN_SURE = 0.75
-PAIRS = {"ct__train": None, "hn__train": 120, "ctmr__train": 30}
-"""Ordered pairs per group; None means all."""
+MIN_LABEL_VOXELS = 30
+MAX_PAIRS = 400  # ordered pairs of a group
 
 
 class Embedded(NamedTuple):
@@ -46,36 +48,41 @@ class Embedded(NamedTuple):
     known: Dict[str, np.ndarray]
 
 
-def embed(net: LiteNet, path: Path, landmark_root: Optional[Path]) -> Embedded:
-    """The coarse head of one prepared scan, on its body."""
-    stored = np.load(path)
-    hu4 = torch.from_numpy(stored["hu4"].astype(np.float32))
-    x = to_network_scale(hu4)[None, None]
+def embed(net: LiteNet, index: Index, entry: Entry) -> Embedded:
+    """The coarse head of one prepared CT, on its body."""
+    x = to_network(torch.from_numpy(index.array(entry.image_4mm).astype(np.float32)))[None, None]
     x = F.pad(x, [0, x.shape[4] % 2, 0, x.shape[3] % 2, 0, x.shape[2] % 2], mode="replicate")
     with torch.inference_mode():
         coarse = net.embed_context(x)[1][0]
-    body4 = torch.from_numpy(stored["body4"]).float()[None, None]
+    body4 = torch.from_numpy(index.array(entry.body_4mm).astype(np.float32))[None, None]
     body = F.interpolate(body4, size=tuple(coarse.shape[1:]), mode="nearest")[0, 0] > 0.5
     points = torch.nonzero(body).flip(1).numpy() * COARSE_MM + (COARSE_MM - DETAIL_MM) / 2
-    lattice = tuple(int(np.ceil(n * DETAIL_MM / LATTICE_MM)) + 1 for n in stored["hu"].shape)
-    known = _known_points(stored, path.stem, landmark_root)
-    return Embedded(coarse[:, body].T.bfloat16(), points, lattice, known)  # type: ignore[arg-type]
+    lattice = tuple(int(np.ceil(n * DETAIL_MM / LATTICE_MM)) + 1 for n in entry.shape_zyx)
+    return Embedded(coarse[:, body].T.bfloat16(), points, lattice, known_points(index, entry))  # type: ignore[arg-type]
 
 
-def _known_points(stored, name: str, root: Optional[Path]) -> Dict[str, np.ndarray]:
-    """Sure landmarks and whole labels' centroids, mm from voxel 0; names carry the group, as label ids do not."""
+def landmark_path(entry: Entry) -> Path:
+    """Where a scan's hand-placed landmarks lie, if it has any."""
+    source = Path(entry.source)
+    return source.with_name(source.name.split(".")[0] + ".landmarks.json")
+
+
+def known_points(index: Index, entry: Entry) -> Dict[str, np.ndarray]:
+    """Sure landmarks beside the scan and whole labels' centroids, (3,) x, y, z mm from voxel 0, by name."""
     known: Dict[str, np.ndarray] = {}
-    path = root / f"{name.replace('__', '/')}.landmarks.json" if root else None
-    if path is not None and path.exists():
-        for key, entry in json.loads(path.read_text())["landmarks"].items():
-            if entry["sure"] >= MIN_SURE:
-                known[key] = np.array(entry["lps"]) - stored["origin"]
-    if "labels" in stored.files:
-        for label in np.unique(stored["labels"])[1:]:
-            index = np.argwhere(stored["labels"] == label)
-            cut = index[:, 0].min() <= 1 or index[:, 0].max() >= stored["labels"].shape[0] - 2
-            if len(index) > 30 and not cut:
-                known[f"{name.split('__')[0]} label {label}"] = index.mean(0)[::-1] * DETAIL_MM
+    path = landmark_path(entry)
+    if path.exists():
+        for key, landmark in json.loads(path.read_text(encoding="utf-8"))["landmarks"].items():
+            if landmark["sure"] >= MIN_SURE:
+                known[key] = entry.grid.to_ijk(np.array([landmark["lps"]]))[0] * DETAIL_MM
+    if entry.labels is not None:
+        labels = np.asarray(index.array(entry.labels))
+        for label, box in enumerate(find_objects(labels), start=1):
+            if box is None or box[0].start <= 1 or box[0].stop >= labels.shape[0] - 1:
+                continue  # cut by the first or last slice: no meaningful centroid
+            voxels = np.argwhere(labels[box] == label)
+            if len(voxels) > MIN_LABEL_VOXELS:
+                known[f"label {label}"] = (voxels.mean(0) + [s.start for s in box])[::-1] * DETAIL_MM
     return known
 
 
@@ -114,49 +121,57 @@ def _errors(cross_map: CrossMap, points_a: np.ndarray, points_b: np.ndarray) -> 
     return [float(e) for e in np.linalg.norm(moved - points_b, axis=1)[trusted]]
 
 
-def choose_pairs(folder: Path, rng: np.random.Generator) -> List[Tuple[Path, Path]]:
-    """All ordered pairs of torsos, random ones of the other groups."""
-    pairs: List[Tuple[Path, Path]] = []
-    for group, n in PAIRS.items():
-        paths = sorted(folder.glob(f"{group}*.npz"))
-        every = [(a, b) for a in paths for b in paths if a != b]
-        pairs += every if n is None else [every[i] for i in rng.permutation(len(every))[:n]]
-    return pairs
+def choose_pairs(index: Index, rng: np.random.Generator) -> List[Tuple[Entry, Entry]]:
+    """Pairs of training CTs of one group, both directions of each; :data:`MAX_PAIRS` of a large group, at random."""
+    entries = index.select(split="train", modality="ct")
+    pairs: Dict[Tuple[str, str], Tuple[Entry, Entry]] = {}
+    for group in sorted({entry.group for entry in entries}):
+        members = [entry for entry in entries if entry.group == group]
+        every = [(a, b) for n, a in enumerate(members) for b in members[n + 1 :]]
+        for a, b in [every[i] for i in rng.permutation(len(every))[: MAX_PAIRS // 2]]:
+            pairs[a.name, b.name], pairs[b.name, a.name] = (a, b), (b, a)
+    return list(pairs.values())
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    net = LiteNet()
-    net.load_state_dict(torch.load(args.checkpoint, map_location="cpu", weights_only=True)["average"])
-    net.eval()
-    rng = np.random.default_rng(args.seed)
-    embedded: Dict[Path, Embedded] = {}
+    make_links(args.weights, read_index(args.data), args.out, args.seed)
+    return 0
+
+
+def make_links(weights: Path, index: Index, out: Path, seed: int = 0) -> None:
+    """Write the maps of all chosen pairs, as :func:`Training.scans.load_links` reads them.
+
+    :raises InputError: no CTs in the index. :raises ModelError: weights of another network.
+    """
+    net = load_trained(weights, "lite")
+    rng = np.random.default_rng(seed)
+    embedded: Dict[str, Embedded] = {}
     maps: Dict[str, Dict[str, torch.Tensor]] = {}
-    errors: List[float] = []
-    # Both directions, because a pair of views needs both.
-    pairs = dict.fromkeys(p for a, b in choose_pairs(args.data, rng) for p in ((a, b), (b, a)))
-    for n, (first, second) in enumerate(pairs):
-        for path in (first, second):
-            if path not in embedded:
-                embedded[path] = embed(net, path, args.landmarks)
-        cross_map, found = link(embedded[first], embedded[second], rng)
-        errors += found
+    errors: Dict[str, List[float]] = {}
+    pairs = choose_pairs(index, rng)
+    for n, pair in enumerate(pairs):
+        for entry in pair:
+            if entry.name not in embedded:
+                embedded[entry.name] = embed(net, index, entry)  # type: ignore[arg-type]
+        cross_map, found = link(embedded[pair[0].name], embedded[pair[1].name], rng)
+        errors.setdefault(pair[0].group, []).extend(found)
         if cross_map is not None:
             target, support = torch.from_numpy(cross_map.target), torch.from_numpy(cross_map.support)
-            maps[f"{first.stem}|{second.stem}"] = {"target": target, "support": support}
-        if (n + 1) % 50 == 0:
+            maps[f"{pair[0].name}|{pair[1].name}"] = {"target": target, "support": support}
+        if (n + 1) % 100 == 0:
             logger.info("%d of %d pairs, %d maps", n + 1, len(pairs), len(maps))
-    torch.save(maps, args.out)
-    if errors:
-        logger.info("known points: %d, median error %.1f mm", len(errors), float(np.median(errors)))
-    return 0
+    with atomic_path(out) as temporary:
+        torch.save(maps, temporary)
+    for group, found in errors.items():
+        if found:
+            logger.info("%s: %d known points, median error %.1f mm", group, len(found), float(np.median(found)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Intensity augmentation of the paper's recipes, for a batch of patches at once on the device (sec. 3.4 and 4.1).
 
 AggSAM's aggressive contrast augmentation makes the network look at shape instead of gray values: a random monotone
-curve, sometimes upside down, maps the intensities inside the body; then blur and noise. Every random choice is drawn on
-the CPU (:func:`draw_intensity`), so that a patch looks the same wherever it is computed.
+curve, sometimes upside down, maps the intensities inside the body; then blur and noise. Every random choice but the
+noise's grain is drawn on the CPU (:func:`draw_intensity`), so that a patch looks the same wherever it is computed.
 
 Patches are (N, 1, D, H, W) float32 on the network's scale [-50, 205].
 """
@@ -33,6 +33,8 @@ class IntensityOptions:
     :param body_only: the curve leaves what is outside the body as it is.
     :param blur_mm: range of the standard deviation of the Gaussian blur.
     :param noise: range of the standard deviation of the noise, on the scale of 255 levels.
+    :param synthetic: probability that a view is synthesized from the scan's labels (:mod:`Training.synthetic_patches`;
+        ours, not the paper's).
     """
 
     curve: float = 0.0
@@ -42,6 +44,7 @@ class IntensityOptions:
     body_only: bool = True
     blur_mm: Tuple[float, float] = (0.0, 0.0)
     noise: Tuple[float, float] = (0.0, 0.001)
+    synthetic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.curve_points[0] < 2 or self.curve_points[1] < self.curve_points[0]:
@@ -94,13 +97,17 @@ def draw_curve(rng: np.random.Generator, options: IntensityOptions) -> np.ndarra
 
 
 def apply_intensity(
-    patches: torch.Tensor, body: Optional[torch.Tensor], draws: Sequence[IntensityDraw], spacing_mm: float
+    patches: torch.Tensor, body: Optional[torch.Tensor], draws: Sequence[IntensityDraw], spacing_mm: Sequence[float]
 ) -> torch.Tensor:
-    """Augment (N, 1, D, H, W) patches, one draw each; ``body`` is (N, 1, D, H, W) bool or None."""
+    """Augment (N, 1, D, H, W) patches, one draw each.
+
+    :param body: (N, 1, D, H, W) bool, where curves act; None: everywhere.
+    :param spacing_mm: of each patch's voxels in its scan: a blur in millimeters is wider in a magnified patch.
+    """
     curves = [draw.curve for draw in draws]
     if any(curve is not None for curve in curves):
         patches = _apply_curves(patches, body, curves, [draw.own_range for draw in draws])
-    sigma = [draw.blur_mm / spacing_mm for draw in draws]
+    sigma = [draw.blur_mm / spacing for draw, spacing in zip(draws, spacing_mm)]
     if max(sigma) > 0.2:  # below, the taps round to a single one
         patches = blur(patches, sigma)
     if any(draw.noise > 0 for draw in draws):

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 from Training.index import AIR, Entry, Index, to_network
 from Training.patch_intensity import IntensityDraw, IntensityOptions, apply_intensity, draw_intensity
+from Training.synthetic_patches import synthetic_crop
 
 LATTICE_MM = 2.0
 SMALLEST_ZYX = (8, 32, 32)
@@ -200,9 +201,13 @@ def make_view(
     """
     draw = draw_intensity(rng, intensity)
     image, first = _cut(reader(entry.image), pose, size_zyx, options.spacing_mm, AIR)
-    body = None
-    if draw.curve is not None and intensity.body_only:
-        body = torch.from_numpy(_cut(reader(entry.body), pose, size_zyx, options.spacing_mm, 0)[0] > 0)
+    inside, _ = _cut(reader(entry.body), pose, size_zyx, options.spacing_mm, 0)
+    body = torch.from_numpy(inside > 0) if draw.curve is not None and intensity.body_only else None
+    if intensity.synthetic > 0 and rng.random() < intensity.synthetic:
+        organs = None
+        if entry.labels is not None:
+            organs, _ = _cut(reader(entry.labels), pose, size_zyx, options.spacing_mm, 0)
+        image = synthetic_crop(image, inside > 0, organs, entry.modality, rng)
     levels = []
     labels = None
     for stride in (FINE_STRIDE, COARSE_STRIDE):
@@ -268,7 +273,7 @@ def render(views: Sequence[View]) -> torch.Tensor:
     if any(view.body is not None for view in views):
         masks = [None if view.body is None else _resample(view.body.float(), view) > 0.5 for view in views]
         body = torch.cat([torch.ones_like(patches[:1], dtype=torch.bool) if m is None else m for m in masks])
-    return apply_intensity(patches, body, [view.intensity for view in views], LATTICE_MM)
+    return apply_intensity(patches, body, [view.intensity for view in views], [view.spacing_mm for view in views])
 
 
 def _resample(values: torch.Tensor, view: View) -> torch.Tensor:

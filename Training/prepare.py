@@ -29,6 +29,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO
 
 from SAMv2Core.errors import InputError, MemoryLimitError, OutputError, SAMv2Error
 from SAMv2Core.files import output_error, write_text
+from Training.command import finish
 from Training.index import INDEX_NAME, Entry, read_index, to_line, write_index
 from Training.jobs import Job, unique
 from Training.layouts import LAYOUTS, find_jobs
@@ -226,16 +227,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="processes; default %(default)s"
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        prepare(args.sources, args.out, args.layout, args.jobs, sys.stderr)
-    except SAMv2Error as error:
-        logger.error("%s\n%s", error.cause, error.remedy)
-        return error.exit_code
-    except KeyboardInterrupt:
-        logger.error("Interrupted; run the same command again to go on.")
-        return 130
-    return 0
+    return finish(lambda: prepare(args.sources, args.out, args.layout, args.jobs, sys.stderr), args.out)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ def draw_registered_pair(
         pose = draw_pose(entry, point, rng, options, size)
         jitter = rng.uniform(-1, 1, 3) * recipe.registered.jitter_voxels * LATTICE_MM
         poses.append(Pose(pose.center + jitter, pose.matrix, pose.scale))
+    # Code: positives are places of the MR's body; what surrounds a limb is the same everywhere.
     mr_view = make_view(
-        reader, mr, poses[0], rng, options, recipe.intensity, size,
+        reader, mr, poses[0], rng, replace(options, voxels="body"), recipe.intensity, size,
         to_common=lambda lps: mr_to_ct(reader, ct, mr, lps),
         beyond=lambda lps: ~ct.grid.contains(mr_to_ct(reader, ct, mr, lps)),
     )  # fmt: skip

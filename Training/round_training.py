@@ -56,7 +56,7 @@ def _check_finished(last: Path) -> None:
     """:raises ModelError: the run was stopped before its last step."""
     from Training.engine.checkpoint import read_training
 
-    stored = read_training(last, any_format=True)
+    stored = read_training(last)
     wanted = stored.get("recipe", {}).get("run", {}).get("steps", 0)
     if stored.get("step", wanted) < wanted:
         raise ModelError(f"Training stopped at step {stored['step']} of {wanted}.", "Run the same command to go on.")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Protocol, Sequence, Tuple
+from typing import Dict, Optional, Protocol, Tuple
 
 import numpy as np
 import torch
@@ -84,28 +82,6 @@ class ScanLink:
         return moved, sample_scan(self.support, LATTICE_MM, points, 0.0) >= 1.0
 
 
-def load_scans(folder: str, group_weights: Dict[str, float]) -> List[Scan]:
-    """Scans of the named groups (file name prefixes); within a group, weight grows with the root of the body size."""
-    scans: List[Scan] = []
-    for group, total in group_weights.items():
-        members = []
-        for path in sorted(glob.glob(os.path.join(folder, f"{group}*.npz"))):
-            with np.load(path) as stored:
-                index = np.argwhere(stored["body4"] > 0)[:, ::-1].astype(np.float32)
-                if len(index) < 500:
-                    continue
-                labels = stored["labels"] if "labels" in stored.files else None
-                name = os.path.basename(path)[:-4]
-                modality = "mr" if name.endswith("_mr") else "ct"
-                arrays = (stored["hu"], stored["hu4"], stored["body4"])
-                members.append(Scan(name, *arrays, index, labels, group, 0.0, modality, stored["origin"]))
-        sizes = np.array([len(scan.body_index) ** 0.5 for scan in members])
-        for scan, size in zip(members, sizes):
-            scan.weight = float(total * size / sizes.sum())
-        scans += members
-    return scans
-
-
 def load_links(path: str) -> Dict[Tuple[str, str], ScanLink]:
     """Cross-subject maps written by the iteration step, by (name of A, name of B)."""
     stored = torch.load(path, weights_only=True)
@@ -113,20 +89,6 @@ def load_links(path: str) -> Dict[Tuple[str, str], ScanLink]:
         tuple(key.split("|")): ScanLink(value["target"].numpy(), value["support"].numpy())
         for key, value in stored.items()
     }
-
-
-def registered_links(scans: Sequence[Scan]) -> Dict[Tuple[str, str], Link]:
-    """Both directions of every pair ``NAME_ct``, ``NAME_mr`` that shares its world coordinates."""
-    links: Dict[Tuple[str, str], Link] = {}
-    by_name = {scan.name: scan for scan in scans}
-    for scan in scans:
-        other = by_name.get(scan.name[:-3] + {"_ct": "_mr", "_mr": "_ct"}.get(scan.name[-3:], "?"))
-        if other is None or scan.origin is None or other.origin is None:
-            continue
-        matrix = torch.eye(4)
-        matrix[:3, 3] = torch.from_numpy(scan.origin - other.origin).float()
-        links[scan.name, other.name] = RegisteredLink(matrix, other.body4)
-    return links
 
 
 def random_body_point(scan: Scan, rng: np.random.Generator) -> np.ndarray:

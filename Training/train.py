@@ -19,8 +19,9 @@ from typing import Any, List, Optional
 
 import yaml
 
-from SAMv2Core.errors import OutputError, SAMv2Error, UsageError
+from SAMv2Core.errors import OutputError, UsageError
 from SAMv2Core.files import write_text
+from Training.command import finish
 from Training.engine.checkpoint import last_checkpoint
 from Training.engine.recipe import Recipe, as_mapping, load_recipe, recipe_names
 from Training.index import Index, read_index
@@ -31,12 +32,7 @@ logger = logging.getLogger("Training")
 def main(argv: Optional[List[str]] = None) -> int:
     """Train; the exit codes are those of the command line ``samv2`` (0, 2 usage, 3 data, 4 model, 6 not finite)."""
     options = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        return _train(options)
-    except SAMv2Error as error:
-        print(f"error: {error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
+    return finish(lambda: _train(options), options.out)
 
 
 def _parse(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -56,7 +52,7 @@ def _parse(argv: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     changes = list(options.set)
     changes += [f"run.{name}={getattr(options, name)}" for name in ("steps", "accumulate") if getattr(options, name)]
     recipe = load_recipe(options.recipe, changes)
@@ -70,7 +66,6 @@ def _train(options: argparse.Namespace) -> int:
         write_text(options.out / "recipe.yaml", yaml.safe_dump(as_mapping(recipe), sort_keys=False))
     finished = run.train()
     logger.info("%s at step %d", "stopped" if finished.stopped else "done", finished.step)
-    return 0
 
 
 def make_task(recipe: Recipe, index: Index, seed: int, precision: str = "fp32") -> Any:

@@ -33,9 +33,11 @@ class ViewOptions:
     :param context_size: crop of the context branch at 4 mm.
     :param detail_size: crop of the detail branch at 2 mm; a multiple of 8.
     :param rotation: largest rotation about each axis.
-    :param scale: range of the isotropic scale; each axis varies by a further 5 %.
-    :param deformation_mm: standard deviation of the displacement at the control points.
+    :param scale: range of the isotropic scale.
+    :param stretch: each axis varies by up to this share more.
+    :param deformation_mm: largest standard deviation of the displacement at the control points.
     :param control_mm: distance of the control points.
+    :param bulk_mm: the same of a second, coarser displacement, ``bulk_control_mm`` apart: build and posture.
     :param shift_mm: largest offset (x, y, z) between the centres of the two views.
     :param cut_probability: probability that one end of a view is cut off along z (field of view).
     :param other_contrast: probability that a view is shown in the contrast of another modality or sequence.
@@ -45,8 +47,11 @@ class ViewOptions:
     detail_size: Tuple[int, int, int] = (40, 56, 56)
     rotation: float = 15.0
     scale: Tuple[float, float] = (0.8, 1.25)
+    stretch: float = 0.05
     deformation_mm: float = 6.0
     control_mm: float = 48.0
+    bulk_mm: float = 0.0
+    bulk_control_mm: float = 110.0
     shift_mm: Tuple[float, float, float] = (80.0, 60.0, 90.0)
     cut_probability: float = 0.5
     other_contrast: float = 0.0
@@ -95,17 +100,26 @@ def crop_coordinates(size_zyx: Tuple[int, int, int], spacing: float, offset: tor
 def draw_map(rng: np.random.Generator, centre: np.ndarray, options: ViewOptions) -> ViewMap:
     """Draw rotation, scale and displacement for a view centred at ``centre`` (x, y, z mm in the scan)."""
     angles = np.deg2rad(rng.uniform(-options.rotation, options.rotation, 3))
-    matrix = _rotation(angles) @ np.diag(rng.uniform(*options.scale) * rng.uniform(0.95, 1.05, 3))
+    scales = rng.uniform(*options.scale) * rng.uniform(1 - options.stretch, 1 + options.stretch, 3)
+    matrix = _rotation(angles) @ np.diag(scales)
     extent = np.array(options.context_size[::-1]) * CONTEXT_MM
-    n_control = np.ceil(extent / options.control_mm).astype(int) + 1
-    amplitude = options.deformation_mm * rng.uniform(0, 1)
-    field = rng.normal(0, amplitude, (1, 3, *n_control[::-1]))
+    field = _draw_field(rng, extent, options.control_mm, options.deformation_mm)
+    if options.bulk_mm > 0:
+        bulk = _draw_field(rng, extent, options.bulk_control_mm, options.bulk_mm)
+        field = field + F.interpolate(bulk, size=field.shape[2:], mode="trilinear", align_corners=True)
     return ViewMap(
         torch.tensor(centre, dtype=torch.float32),
         torch.tensor(matrix, dtype=torch.float32),
-        torch.tensor(field, dtype=torch.float32),
+        field,
         torch.tensor(extent, dtype=torch.float32),
     )
+
+
+def _draw_field(rng: np.random.Generator, extent: np.ndarray, control_mm: float, largest_mm: float) -> torch.Tensor:
+    """(1, 3, d, h, w) random displacements in mm at control points over the extent (x, y, z mm)."""
+    n_control = np.ceil(extent / control_mm).astype(int) + 1
+    amplitude = largest_mm * rng.uniform(0, 1)
+    return torch.tensor(rng.normal(0, amplitude, (1, 3, *n_control[::-1])), dtype=torch.float32)
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -145,8 +159,8 @@ def sample_map(vectors: torch.Tensor, u: torch.Tensor, spacing: float, offset: t
 
     The map's voxels lie at ``crop_coordinates(shape, spacing, offset)``.
     """
-    size = torch.tensor(vectors.shape[:0:-1], dtype=torch.float32)
-    grid = ((u - offset) / spacing * 2 / size).view(1, 1, 1, -1, 3)
+    size = torch.tensor(vectors.shape[:0:-1], dtype=torch.float32, device=u.device)
+    grid = ((u - offset.to(u.device)) / spacing * 2 / size).view(1, 1, 1, -1, 3)
     out = F.grid_sample(vectors[None], grid, padding_mode="border", align_corners=False)
     return out[0, :, 0, 0].T
 

@@ -1,10 +1,12 @@
 """``samv2 register``: the transform that aligns a moving scan to a fixed one, from many matches.
 
-The transform, or its inverse, starts other programs where fields of view differ::
+The transform, or its inverse, starts other programs where fields of view differ. They do best with the scan of the
+smaller field of view as their fixed one, here the MR, so they get the inverse. elastix wants a file of two lines::
 
-    samv2 register --fixed CT.nii.gz --moving MR.nii.gz --output T.tfm
-    antsRegistration ... --initial-moving-transform T.tfm
-    elastix -f CT.nii.gz -m MR.nii.gz -t0 T.tfm ...           (elastix 5.1 and later read ITK's files)
+    samv2 register --fixed CT.nii.gz --moving MR.nii.gz --output T.tfm --inverse I.tfm
+    antsRegistration --initial-moving-transform I.tfm ...                     (fixed MR.nii.gz, moving CT.nii.gz)
+    printf '(Transform "File")\\n(TransformFileName "I.tfm")\\n' > start.txt   (elastix 5.1 and later)
+    elastix -f MR.nii.gz -m CT.nii.gz -t0 start.txt ...
 """
 
 from __future__ import annotations

@@ -19,10 +19,11 @@ from SAMv2Core.markups import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
-    from SAMv2Core.simulate import SimulatedFollowUp
+    from SAMv2Core.simulate import SimulatedFollowUp, SimulationOptions
 
 N_BODY_POINTS = 50
 GROWTH = (0.6, 1.6)
+KERNELS = {"soft": {"blur_mm": (0.8, 1.5)}, "sharp": {"sharpen": (0.5, 1.2)}}
 FILES = ("follow_up.nii.gz", "displacement.nii.gz", "points.csv", "truth.json")
 
 
@@ -56,9 +57,49 @@ def add_subparser(subparsers: Any) -> None:
     parser.add_argument(
         "--vanish", type=float, default=0.1, metavar="SHARE", help="share of these that disappear; default: %(default)s"
     )
+    _add_changes(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0; same seed, same follow-up")
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
+
+
+def _add_changes(parser: Any) -> None:
+    group = parser.add_argument_group(
+        "changes", "beside those always made: posture, size, elastic deformation, contrast, noise, window"
+    )
+    length = common.positive_float
+    group.add_argument("--breathing", type=length, metavar="MM", help="the diaphragm moves down by this much")
+    group.add_argument(
+        "--weight", type=length, metavar="MM", help="weight gained or lost: how far the skin moves at most"
+    )
+    group.add_argument("--slice-thickness", type=length, metavar="MM", help="of the follow-up; default: the baseline's")
+    group.add_argument("--kernel", choices=sorted(KERNELS), help="another reconstruction kernel")
+    group.add_argument(
+        "--field-of-view",
+        nargs=3,
+        type=length,
+        metavar=("X", "Y", "Z"),
+        help="shares of the baseline's box that are scanned, along its axes",
+    )
+    group.add_argument("--table", action="store_true", help="a couch under the patient")
+
+
+def simulation_options(args: Any) -> SimulationOptions:
+    """The changes that always happen, and those asked for.
+
+    :raises UsageError: a number that makes no sense.
+    """
+    from SAMv2Core.simulate import FOLLOW_UP
+
+    asked = {
+        "breathing_mm": args.breathing,
+        "weight_mm": args.weight,
+        "slice_thickness_mm": args.slice_thickness,
+        "field_of_view": args.field_of_view and tuple(args.field_of_view),
+        "table": args.table or None,
+        **KERNELS.get(args.kernel, {}),
+    }
+    return dataclasses.replace(FOLLOW_UP, **{name: value for name, value in asked.items() if value is not None})
 
 
 def run(session: Session) -> None:
@@ -68,6 +109,7 @@ def run(session: Session) -> None:
 
     args = session.args
     inputs = [args.image, args.lesions]
+    options = simulation_options(args)
     session.declare(inputs)  # before the folder is made
     folder = open_folder(args.output)
     paths = {name: folder / name for name in FILES}
@@ -77,8 +119,8 @@ def run(session: Session) -> None:
         lesions = read_lesions(args.lesions) if args.lesions else []
         points = as_points(lesions) or spread_through_body(volume, args.modality_image, args.seed)
     with session.stage("simulate", 0.1, 0.8):
-        options = LesionOptions(tuple(args.growth), args.vanish)
-        result = simulate_follow_up(volume, seed=args.seed, lesions=lesions, lesion_options=options)
+        fates = LesionOptions(tuple(args.growth), args.vanish)
+        result = simulate_follow_up(volume, options, args.seed, lesions, fates)
     moved = followed(points, result)
     with session.stage("write", 0.8, 1.0):
         s.write_volume(result.volume, paths["follow_up.nii.gz"], session.inputs)

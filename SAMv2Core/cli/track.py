@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
@@ -52,6 +54,12 @@ def add_subparser(subparsers: Any) -> None:
         "the tracks, new and vanished lesions are listed, diameters are measured",
     )
     parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="move each place found, by some millimeters, to where the scan at its full resolution looks most like the "
+        "baseline (scans of one modality)",
+    )
+    parser.add_argument(
         "--output", required=True, metavar="OUT.csv", type=csv_to_write, help=f"table to write: {','.join(COLUMNS)}"
     )
     parser.add_argument("--markups", metavar="DIR", help="folder for one point list (.mrk.json) per scan")
@@ -78,8 +86,10 @@ def run(session: Session) -> None:
         session.report.add_file("lesions", args.lesions, n_lesions=len(lesions))
         volumes = {name: common.read_input(session, name) for name in ("baseline", *names)}
     embeddings = _embed_all(session, volumes)
-    with session.stage("track", 0.8, 0.95) as progress:
+    with session.stage("track", 0.8, 0.93) as progress:
         findings = s.track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
+    if args.refine:
+        findings = _refine(session, findings, lesions, list(volumes.values()), [emb.modality for emb in embeddings])
     assignments: List[Assignment] = []
     if any(segmentations):
         findings, assignments = _assign(session, findings, segmentations, [volumes[name] for name in names])
@@ -120,6 +130,26 @@ def _embed_all(session: Session, volumes: Dict[str, s.Volume]) -> List[s.Embeddi
         common.embed(session, model, name, volume, low + n * step, low + (n + 1) * step)
         for n, (name, volume) in enumerate(volumes.items())
     ]
+
+
+def _refine(
+    session: Session,
+    findings: List[s.Finding],
+    lesions: Sequence[Lesion],
+    volumes: Sequence[s.Volume],
+    modalities: Sequence[str],
+) -> List[s.Finding]:
+    """The findings with their places refined by the scans; as they are when these are of two modalities."""
+    from SAMv2Core.track_refinement import refine_findings
+
+    if len(set(modalities)) > 1:
+        session.warn("--refine compares brightness, which says nothing between CT and MR: places stay as tracked.")
+        return findings
+    with session.stage("refine", 0.93, 0.95):
+        refined = refine_findings(findings, lesions, volumes[0], volumes[1:])
+    moved = [float(np.linalg.norm(a.lps - b.lps)) for a, b in zip(findings, refined) if a is not b]
+    session.results["refined"] = {"moved": len(moved), "median_mm": _number(float(np.median(moved)) if moved else None)}
+    return refined
 
 
 def _assign(

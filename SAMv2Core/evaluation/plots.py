@@ -71,6 +71,7 @@ def plot_errors(
         axes.set_xticks(range(1, len(shown) + 1), names, rotation=40, ha="right", fontsize=8)
         if max(float(errors.max()) for _, errors in shown) > 50:
             axes.set_yscale("symlog", linthresh=10)
+            axes.yaxis.set_major_formatter("{x:g}")
     axes.set(ylabel=ylabel)
     axes.set_ylim(bottom=0)
     _save(figure, path, inputs)

@@ -70,10 +70,12 @@ def _interval(interval: Optional[Sequence[float]], unit: str) -> str:
 
 
 def landmark_tables(lines: Sequence[Mapping[str, Any]]) -> str:
-    """One row per features, method and relation of the scans; then mean errors per landmark."""
+    """One row per features, method and relation of the scans (of several ones); then mean errors per landmark."""
     rows = []
     for line in lines:
         for relation, found in line["relations"].items():
+            if relation != "all" and found["n"] == line["relations"]["all"]["n"]:
+                continue  # every pair is of this kind: the same figures again
             statuses = found["statuses"]
             counts = [str(statuses[name]) for name in ("matched", "uncertain", "not_found")]
             everything = found["all"]

@@ -23,7 +23,7 @@ def addCheckerboard(fixedNode, movingNode, squares: int = SQUARES):
     :param squares: number of squares along the longest in-plane side.
     """
     fixed = _scaled(slicer.util.arrayFromVolume(fixedNode), fixedNode)
-    moving = _resampled(movingNode, fixedNode)
+    moving = _resampled(_scaled(slicer.util.arrayFromVolume(movingNode), movingNode), movingNode, fixedNode)
     size = max(1, int(np.ceil(max(fixed.shape) / squares)))
     index = [np.arange(n) // size for n in fixed.shape]
     odd = (index[0][:, None, None] + index[1][None, :, None] + index[2][None, None, :]) % 2 == 1
@@ -33,18 +33,43 @@ def addCheckerboard(fixedNode, movingNode, squares: int = SQUARES):
     node = slicer.util.addVolumeFromArray(board, ijkToRAS, slicer.mrmlScene.GenerateUniqueName(name))
     node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
+    node.SetAttribute(conversion.ATTRIBUTE_MADE, "1")
     node.GetDisplayNode().SetAutoWindowLevel(False)
     node.GetDisplayNode().SetWindowLevelMinMax(0.0, 1.0)
     results.placeBeside(node, fixedNode)
     return node
 
 
-def _resampled(movingNode, fixedNode) -> np.ndarray:
-    """The moving volume's scaled values on the fixed grid (z, y, x), NaN outside; trilinear, through the scene."""
+def addResampled(fixedNode, movingNode):
+    """A copy of the moving volume on the fixed volume's voxels.
+
+    What the moving one does not show becomes its smallest value. Trilinear; whole numbers stay whole numbers.
+    """
+    values = slicer.util.arrayFromVolume(movingNode)
+    found = _resampled(values.astype(np.float32), movingNode, fixedNode)
+    found = np.where(np.isfinite(found), found, values.min())
+    if values.dtype.kind in "iu":
+        found = np.clip(np.rint(found), np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
+    name = slicer.mrmlScene.GenerateUniqueName(texts.resampledName(movingNode.GetName(), fixedNode.GetName()))
+    ijkToRAS = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
+    node = slicer.util.addVolumeFromArray(found.astype(values.dtype), ijkToRAS, name)
+    node.SetAttribute(conversion.ATTRIBUTE_MADE, "1")
+    node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    display = movingNode.GetDisplayNode()
+    if display is not None:
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
+    results.placeBeside(node, movingNode)
+    return node
+
+
+def _resampled(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
+    """The moving volume's values on the fixed grid (z, y, x), NaN outside; trilinear, through the scene."""
     from scipy.ndimage import affine_transform
 
     if conversion.isUnderNonLinearTransform(movingNode) or conversion.isUnderNonLinearTransform(fixedNode):
-        return _resampledThroughDeformation(movingNode, fixedNode)
+        return _resampledThroughDeformation(values, movingNode, fixedNode)
     worldFromFixed = (
         conversion.worldFromNodeMatrix(fixedNode) @ conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
     )
@@ -52,17 +77,15 @@ def _resampled(movingNode, fixedNode) -> np.ndarray:
         conversion.worldFromNodeMatrix(movingNode) @ conversion.LPS_FROM_RAS @ conversion.ijkToLPS(movingNode)
     )
     movingFromFixed = np.linalg.inv(worldFromMoving) @ worldFromFixed
-    values = _scaled(slicer.util.arrayFromVolume(movingNode), movingNode)
     shape = slicer.util.arrayFromVolume(fixedNode).shape
     reverse = movingFromFixed[:3, :3][::-1, ::-1]  # index order (k, j, i) instead of (i, j, k)
     return affine_transform(values, reverse, movingFromFixed[:3, 3][::-1], shape, order=1, cval=np.nan)
 
 
-def _resampledThroughDeformation(movingNode, fixedNode) -> np.ndarray:
+def _resampledThroughDeformation(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
     """The same where a transform is not linear: slice by slice, every voxel carried through the scene."""
     from scipy.ndimage import map_coordinates
 
-    values = _scaled(slicer.util.arrayFromVolume(movingNode), movingNode)
     shape = slicer.util.arrayFromVolume(fixedNode).shape
     fixedRAS = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(fixedNode)
     movingIJK = np.linalg.inv(conversion.LPS_FROM_RAS @ conversion.ijkToLPS(movingNode))
@@ -99,23 +122,41 @@ def hasUsedPoints(transformNode) -> bool:
 
 
 def addUsedPoints(transformNode, fixedNode, movingNode) -> Tuple[Any, Any]:
-    """Two point lists, one in each volume: corresponding points have the same label; (fixed list, moving list)."""
+    """Two point lists, one in each volume: corresponding points have the same label; (fixed list, moving list).
+
+    Pairs farther apart than twice the median have the color of uncertain matches; descriptions say how far.
+    """
     pairs = json.loads(transformNode.GetAttribute(ATTRIBUTE_POINTS))
+    residuals = _residuals(pairs, fixedNode, movingNode)
+    far = residuals > 2 * np.median(residuals)
     lists = []
     for volumeNode, key in ((fixedNode, "fixed"), (movingNode, "moving")):
         name = slicer.mrmlScene.GenerateUniqueName(texts.usedPointsName(volumeNode.GetName()))
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetTextScale(0)
+        node.GetDisplayNode().SetSelectedColor(*results.COLOR_MATCHED)
+        node.GetDisplayNode().SetColor(*results.COLOR_UNCERTAIN)
         # In the volume's own frame and under its transform: the points stay on the anatomy when that changes.
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         with slicer.util.NodeModify(node):
             for n, point in enumerate(np.array(pairs[key]).reshape(-1, 3) * [-1, -1, 1]):
-                node.AddControlPoint(vtk.vtkVector3d(*point), str(n + 1))
+                index = node.AddControlPoint(vtk.vtkVector3d(*point), str(n + 1))
+                node.SetNthControlPointDescription(index, f"residual_mm={residuals[n]:.1f}")
+                node.SetNthControlPointSelected(index, not far[n])
         node.SetLocked(True)
         results.placeBeside(node, volumeNode, asChild=True)
         lists.append(node)
     return lists[0], lists[1]
+
+
+def _residuals(pairs: dict, fixedNode, movingNode) -> np.ndarray:
+    """(n,) mm in the world between the points of each pair, as the scans lie now."""
+    fixed, moving = (
+        conversion.volumeLPSToWorld(node, np.array(pairs[key]).reshape(-1, 3))
+        for node, key in ((fixedNode, "fixed"), (movingNode, "moving"))
+    )
+    return np.linalg.norm(fixed - moving, axis=1)
 
 
 def addCropROI(fixedNode, movingNode, crop, cropOf: str):
@@ -152,6 +193,7 @@ def addCroppedVolume(fixedNode, movingNode, crop, cropOf: str):
     ijkToRAS[:3, 3] += ijkToRAS[:3, :3] @ low
     name = slicer.mrmlScene.GenerateUniqueName(texts.croppedName(owner.GetName()))
     node = slicer.util.addVolumeFromArray(part, ijkToRAS, name)
+    node.SetAttribute(conversion.ATTRIBUTE_MADE, "1")
     node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
     results.placeBeside(node, owner)

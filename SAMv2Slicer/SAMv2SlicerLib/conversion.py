@@ -31,6 +31,9 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _MODALITIES = {"CT": "ct", "MR": "mr"}
 
+ATTRIBUTE_MADE = "SAMv2.made"
+"""Marks volumes that the module made from others."""
+
 
 def flipRASAndLPS(points) -> np.ndarray:
     """Points (..., 3) from RAS to LPS or back."""

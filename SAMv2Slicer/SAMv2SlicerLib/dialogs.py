@@ -1,6 +1,9 @@
-"""File dialogs, the same for PythonQt (which returns a text) and other bindings (text and filter)."""
+"""File dialogs, the same for PythonQt (which returns a text) and other bindings (text and filter); the wait cursor."""
 
 from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator
 
 import qt
 
@@ -22,3 +25,16 @@ def chooseFolder(parent, title: str) -> str:
 
 def _path(answer) -> str:
     return str(answer[0] if isinstance(answer, tuple) else answer or "")
+
+
+@contextmanager
+def waitCursor() -> Iterator[None]:
+    """The wait cursor while something takes a second or two in the main thread.
+
+    Not slicer.util's, because that one lets events in, and with them the user's next click.
+    """
+    qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+    try:
+        yield
+    finally:
+        qt.QApplication.restoreOverrideCursor()

@@ -9,7 +9,7 @@ signature because volumes are embedded in their own frame (see conversion.py). N
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Set, Tuple
 
 import slicer
 import vtk
@@ -49,6 +49,8 @@ class EmbeddingStore(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._entries: Dict[str, _Entry] = {}
         self._onStale = onStale
+        self._stale: Set[str] = set()
+        """IDs of volumes whose embedding became invalid and was not renewed yet."""
 
     def get(self, volumeNode) -> Dict[Tuple[str, str], Any]:
         """The volume's valid embeddings by (model name, modality asked for); empty when there are none."""
@@ -69,10 +71,16 @@ class EmbeddingStore(VTKObservationMixin):
             entry = self._entries[volumeNode.GetID()] = _Entry(signature)
             self._observe(volumeNode)
         entry.embeddings[(model, modality)] = embedding
+        self._stale.discard(volumeNode.GetID())
         return True
+
+    def isStale(self, volumeNode) -> bool:
+        """Whether the volume was modified since it was embedded."""
+        return volumeNode.GetID() in self._stale
 
     def drop(self, volumeNodeID: str) -> None:
         """Forget a volume (it was removed from the scene)."""
+        self._stale.discard(volumeNodeID)
         if self._entries.pop(volumeNodeID, None) is not None:
             for observed, event, method, *_ in self.Observations:
                 if observed.GetID() == volumeNodeID:
@@ -82,6 +90,7 @@ class EmbeddingStore(VTKObservationMixin):
         """Forget everything and observe nothing: memory is released with the scene."""
         self.removeObservers()
         self._entries.clear()
+        self._stale.clear()
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
@@ -98,5 +107,6 @@ class EmbeddingStore(VTKObservationMixin):
         if entry is None or entry.signature == signatureOf(volumeNode):
             return
         self.drop(volumeNode.GetID())
+        self._stale.add(volumeNode.GetID())
         if self._onStale is not None:
             self._onStale(volumeNode)

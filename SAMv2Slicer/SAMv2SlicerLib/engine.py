@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import sys
 import threading
 import time
@@ -20,10 +19,20 @@ import numpy as np
 
 from SAMv2Core.errors import ModelError
 from SAMv2Core.volume import Volume
+from SAMv2SlicerLib.lesion_engine import (
+    LesionInput,
+    TrackedStudy,
+    VerifiedInput,
+    coreLesion,
+    coreVerified,
+    trackedStudy,
+)
 
 AUTO = "auto"
 FASTEST_CREDIBLE_RATE = 2e7
 """Voxels per second; a GPU embeds a torso CT of 7 million voxels in about a second."""
+
+__all__ = ["Computed", "Engine", "LesionInput", "Options", "TrackedStudy", "VerifiedInput", "VolumeInput"]
 
 EmbeddingKey = Tuple[str, str]
 Progress = Callable[[float, str], None]
@@ -63,28 +72,6 @@ class Computed:
     fresh: Tuple[Tuple[VolumeInput, EmbeddingKey, Any], ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class LesionInput:
-    """A lesion of the baseline, in its volume's LPS mm.
-
-    :param placesLPS: (n, 3) places that stand for the lesion (ends of its diameter, voxels of its segment), or None.
-    """
-
-    label: str
-    centerLPS: np.ndarray
-    diameterMm: float
-    placesLPS: Optional[np.ndarray] = None
-
-
-@dataclass(frozen=True, eq=False)
-class VerifiedInput:
-    """What the user decided on a lesion: where it is in a follow-up (by index), volume LPS, or that it is not there."""
-
-    label: str
-    followUp: int
-    lps: Optional[np.ndarray]
-
-
 class Engine:
     """Models and their use. One instance per logic; methods are called from one thread at a time."""
 
@@ -94,6 +81,12 @@ class Engine:
         self._lock = threading.Lock()
         self.usesDiskCache = True
         """Keep embeddings in the user's cache folder, where the command line looks, too."""
+        self.memoryLimitGiB: Optional[float] = None
+        """The most that embedding may use; None for SAMv2Core's choice."""
+        self.startsPerAxis: Optional[int] = None
+        """L of the fixed-point method; None for SAMv2Core's choice."""
+        self.matchedAbove: Optional[float] = None
+        """Matches with less confidence are uncertain; None for what came with the model."""
         self.voxelsPerSecond: Dict[str, float] = {}
         """Measured on this machine per device, for honest estimates; empty until the first embedding."""
 
@@ -130,8 +123,27 @@ class Engine:
         pair = self.embed((template, query), options, _partOf(progress, 0.0, share))
         part = _partOf(progress, share, 1 - share, text)
         part(0.0, "")
-        matches = SAMv2Core.match(*pair.embeddings, pointsLPS, method=method, progress=part)
+        options, uncertainty = self._knobs(pair.embeddings[1])
+        matches = SAMv2Core.match(
+            *pair.embeddings, pointsLPS, method=method, progress=part, options=options, uncertainty=uncertainty
+        )
         return Computed(matches, pair.embeddings, pair.fresh)
+
+    def _knobs(self, queryEmbedding: Any) -> Tuple[Any, Any]:
+        """(FixedPointOptions, UncertaintyModel) of SAMv2Core, each None for its defaults."""
+        from dataclasses import replace
+
+        from SAMv2Core.fixed_point import FixedPointOptions
+        from SAMv2Core.uncertainty import UncertaintyModel
+
+        starts, above = self.startsPerAxis, self.matchedAbove
+        options = (
+            None if starts is None else FixedPointOptions(starts_per_axis=starts | 1)
+        )  # an odd number has a middle
+        if above is None:
+            return options, None
+        model = UncertaintyModel.from_metadata(queryEmbedding.calibration)
+        return options, replace(model, matched_above=above, not_found_below=min(model.not_found_below, above))
 
     def follow(
         self, template: VolumeInput, query: VolumeInput, pointLPS: np.ndarray, options: Options, text: str, progress
@@ -190,8 +202,12 @@ class Engine:
         options: Options,
         text: str,
         progress: Progress,
+        segmented: Sequence[Optional[Sequence[Any]]] = (),
     ) -> Computed:
-        """Find lesions in follow-ups: per follow-up {label: Finding of SAMv2Core}, positions in its volume LPS."""
+        """Find lesions in follow-ups: a :class:`TrackedStudy` each.
+
+        :param segmented: per follow-up the lesions segmented in it (SAMv2Core's, volume LPS), None for none.
+        """
         from SAMv2Core.track import track
 
         share = _embeddingShare(baseline, *followUps)
@@ -201,15 +217,12 @@ class Engine:
         findings = track(
             found.embeddings[0],
             list(found.embeddings[1:]),
-            [_coreLesion(item) for item in lesions],
-            verified=[_coreVerified(item) for item in verified],
+            [coreLesion(item) for item in lesions],
+            verified=[coreVerified(item) for item in verified],
             progress=part,
         )
-        perStudy: List[Dict[str, Any]] = [{} for _ in followUps]
-        for finding in findings:
-            if finding.study > 0:  # study 0 is the baseline
-                perStudy[finding.study - 1][finding.label] = finding
-        return Computed(perStudy, found.embeddings, found.fresh)
+        studies = [trackedStudy(findings, n + 1, parts) for n, parts in enumerate(segmented or [None] * len(followUps))]
+        return Computed(studies, found.embeddings, found.fresh)
 
     def colors(self, volume: VolumeInput, options: Options, text: str, progress: Progress) -> Computed:
         """An embedding's main directions as ((d, h, w, 3) uint8, ijk to volume LPS)."""
@@ -292,7 +305,9 @@ class Engine:
         model = self.loadedModel(name, device)
         started = time.monotonic()
         cache = diskCache() if self.usesDiskCache else None
-        embedding = model.embed(item.volume, modality=item.modality, progress=progress, cache=cache)
+        embedding = model.embed(
+            item.volume, modality=item.modality, progress=progress, max_memory_gib=self.memoryLimitGiB, cache=cache
+        )
         elapsed = max(time.monotonic() - started, 1e-3)
         rate = embedding.input_grid.n_voxels / elapsed
         if rate < FASTEST_CREDIBLE_RATE:  # faster ones came from the disk
@@ -331,22 +346,6 @@ def _partOf(progress: Progress, start: float, length: float, prefix: str = "") -
         progress(start + length * min(max(fraction, 0.0), 1.0), joined)
 
     return report
-
-
-def _coreVerified(item: VerifiedInput) -> Any:
-    from SAMv2Core.track import Verified
-
-    return Verified(item.label, item.followUp + 1, item.lps)  # SAMv2Core counts the baseline as study 0
-
-
-def _coreLesion(item: LesionInput) -> Any:
-    """The lesion as SAMv2Core wants it; a diameter of nothing is one that is not known."""
-    from SAMv2Core.lesions import lesion_at, lesion_of_samples
-
-    diameter = item.diameterMm if math.isfinite(item.diameterMm) and item.diameterMm > 0 else None
-    if item.placesLPS is None:
-        return lesion_at(item.label, item.centerLPS, diameter)
-    return lesion_of_samples(item.label, item.placesLPS, diameter, item.centerLPS)
 
 
 def torchState() -> str:

@@ -15,7 +15,7 @@ import slicer
 import slicer.util
 
 from SAMv2SlicerLib import conversion, lesion_list, results, studies
-from SAMv2SlicerLib.point_result import REJECTED, PointResult
+from SAMv2SlicerLib.point_result import NEW, REJECTED, PointResult
 
 BASELINE = "baseline"
 """Status of a lesion in its baseline, where it was marked and not searched."""
@@ -88,7 +88,9 @@ def findings(lesionListNode, order: Sequence[Any] = ()) -> List[List[Finding]]:
     for n, lesion in enumerate(lesion_list.lesionsIn(lesionListNode)):
         row = []
         for volume in volumes:
-            if volume is baseline:
+            if volume is baseline and lesion.centerWorld is None:
+                where = ("", -1, None, None, math.nan, False)  # new in a follow-up
+            elif volume is baseline:
                 isMeasured = math.isfinite(lesion.diameterMm) and not lesion.isEstimated
                 where = (lesionListNode.GetID(), n, lesion.centerWorld, None, lesion.diameterMm, isMeasured, True)
             else:
@@ -146,6 +148,16 @@ def lengthOf(lineNode) -> float:
 def decidedUIDs(lesionListNode) -> set:
     """Tracking UIDs of the lesions that the user decided on in any follow-up."""
     return {finding.uid for row in findings(lesionListNode) for finding in row if finding.decision}
+
+
+def newElsewhere(lesionListNode, volumeIDs) -> set:
+    """Tracking UIDs of the lesions that are new in other studies than these."""
+    return {
+        finding.uid
+        for row in findings(lesionListNode)
+        for finding in row
+        if finding.result is not None and finding.result.presence == NEW and finding.volumeID not in volumeIDs
+    }
 
 
 def verified(lesionListNode) -> List[Tuple[str, str, Optional[np.ndarray]]]:

@@ -2,8 +2,9 @@
 
 Users mark lesions as they like (lesion_sources.py); this list, made beside the baseline volume, remembers for each of
 them a Tracking UID, which its findings in all studies refer to (also in DICOM reports), its size, and which mark it
-came from. It is hidden in the views because the marks themselves are there. The findings in a follow-up are a matched
-list (results.py) of this list, whose points name the Tracking UID as their template point.
+came from. A lesion that is new in a follow-up has a UID there, too, and no position. The list is hidden in the views
+because the marks themselves are there. The findings in a follow-up are a matched list (results.py) of this list, whose
+points name the Tracking UID as their template point.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Lesion:
     :param uid: its Tracking UID.
     :param key: which mark it came from, see lesion_sources.MarkedLesion.
     :param label: unique within the list.
+    :param centerWorld: (3,) world RAS, None for a lesion that the baseline does not have.
     :param isEstimated: the size was computed, not measured by a person.
     :param endsLPS: (2, 3) world LPS of a measured diameter, or None.
     """
@@ -39,7 +41,7 @@ class Lesion:
     uid: str
     key: str
     label: str
-    centerWorld: np.ndarray
+    centerWorld: Optional[np.ndarray]
     diameterMm: float = math.nan
     isEstimated: bool = False
     endsLPS: Optional[np.ndarray] = None
@@ -98,8 +100,8 @@ def lesionsIn(listNode) -> List[Lesion]:
     """The lesions of a list, in order."""
     if listNode is None:
         return []
-    found = []
-    for n in conversion.definedPointIndices(listNode):
+    found, defined = [], set(conversion.definedPointIndices(listNode))
+    for n in range(listNode.GetNumberOfControlPoints()):
         facts = factsOf(listNode.GetNthControlPointDescription(n) or "")
         if "lesion" not in facts:
             continue
@@ -109,7 +111,7 @@ def lesionsIn(listNode) -> List[Lesion]:
                 uid=facts["lesion"],
                 key=facts.get("source", ""),
                 label=listNode.GetNthControlPointLabel(n),
-                centerWorld=conversion.pointWorld(listNode, n),
+                centerWorld=conversion.pointWorld(listNode, n) if n in defined else None,
                 diameterMm=toFloat(facts.get("diameter_mm")),
                 isEstimated=facts.get("estimated") == "yes",
                 endsLPS=ends.reshape(2, 3) if ends.shape == (6,) and np.isfinite(ends).all() else None,
@@ -147,19 +149,38 @@ def _fromMark(mark: MarkedLesion, uid: str, taken: Dict[str, int]) -> Lesion:
     )
 
 
-def write(listNode, planned: Sequence[PlannedLesion], decidedUIDs) -> Tuple[str, ...]:
-    """Make the list hold the planned lesions, in order; those whose mark is gone stay only if the user decided on them.
+def planNew(listNode, taken: Sequence[str], parts: Sequence[Tuple[str, str]]) -> List[Lesion]:
+    """Lesions that the baseline does not have, each with the UID that it had before.
 
+    :param taken: labels of the other lesions; :param parts: (key, label) of what is segmented and belongs to none.
+    """
+    known = {lesion.key: lesion.uid for lesion in lesionsIn(listNode)}
+    counts = dict.fromkeys(taken, 1)
+    found = []
+    for key, label in parts:
+        counts[label] = counts.get(label, 0) + 1
+        unique = label if counts[label] == 1 else f"{label} ({counts[label]})"
+        found.append(Lesion(known.get(key) or newTrackingUID(), key, unique, None))
+    return found
+
+
+def write(listNode, planned: Sequence[PlannedLesion], new: Sequence[Lesion], keptUIDs) -> Tuple[str, ...]:
+    """Make the list hold the planned and the new lesions, in order.
+
+    :param keptUIDs: lesions that stay although their mark is gone: the user decided on them.
     :return: Tracking UIDs of the lesions that were dropped.
     """
-    wanted = [item.lesion for item in planned]
+    wanted = [*(item.lesion for item in planned), *new]
     present = {lesion.uid for lesion in wanted}
     orphans = [lesion for lesion in lesionsIn(listNode) if lesion.uid not in present]
-    kept = [lesion for lesion in orphans if lesion.uid in decidedUIDs]
+    kept = [lesion for lesion in orphans if lesion.uid in keptUIDs]
     with slicer.util.NodeModify(listNode):
         listNode.RemoveAllControlPoints()
         for lesion in [*wanted, *kept]:
-            index = listNode.AddControlPointWorld([float(x) for x in lesion.centerWorld], lesion.label)
+            center = (0.0, 0.0, 0.0) if lesion.centerWorld is None else lesion.centerWorld
+            index = listNode.AddControlPointWorld([float(x) for x in center], lesion.label)
+            if lesion.centerWorld is None:
+                listNode.UnsetNthControlPointPosition(index)
             listNode.SetNthControlPointDescription(index, lesion.toDescription())
     return tuple(lesion.uid for lesion in orphans if lesion not in kept)
 

@@ -70,6 +70,7 @@ def _addLine(listNode, volumeNode, finding, ends) -> str:
     node.SetNodeReferenceID(results.ROLE_QUERY, volumeNode.GetID())
     node.SetAttribute(lesion_findings.ATTRIBUTE_LESION, finding.uid)
     node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().GetTextProperty().SetBackgroundOpacity(0.5)  # readable over bone, too
     for end in ends:
         node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in end)))
     results.placeBeside(node, volumeNode, asChild=True)

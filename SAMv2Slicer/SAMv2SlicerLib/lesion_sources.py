@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import slicer
@@ -16,9 +16,11 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from SAMv2Core.lesions import lesions_from_segmentation
+from SAMv2Core.errors import InputError
+from SAMv2Core.geometry import Grid
+from SAMv2Core.lesions import Lesion, lesions_from_segmentation
 from SAMv2Core.volume import Volume
-from SAMv2SlicerLib import conversion
+from SAMv2SlicerLib import conversion, texts
 from SAMv2SlicerLib.point_result import factsOf, toFloat
 
 SOURCE_CLASSES = ("vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsLineNode", "vtkMRMLSegmentationNode")
@@ -84,7 +86,43 @@ def _fromLine(node) -> List[MarkedLesion]:
 
 def _fromSegmentation(node) -> List[MarkedLesion]:
     """One lesion per segment, or per separate part of a segment; sizes are the longest diameters in a slice."""
+    return [
+        MarkedLesion(
+            key=key,
+            label=label,
+            centerWorld=_toWorld(node, lesion.center_lps[None])[0],
+            diameterMm=lesion.diameter_mm or math.nan,
+            isEstimated=True,
+            samplesWorld=_toWorld(node, lesion.points_lps),
+        )
+        for key, label, lesion in _partsOf(node)
+    ]
+
+
+def partsIn(node, volumeNode) -> List[Tuple[str, Lesion]]:
+    """(key, lesion in volume LPS) of everything segmented in a follow-up.
+
+    :raises InputError: a part lies outside the volume: it was drawn on another one.
+    """
     found = []
+    for key, label, lesion in _partsOf(node):
+        center, places = (
+            conversion.worldToVolumeLPS(volumeNode, _toWorld(node, points))
+            for points in (lesion.center_lps[None], lesion.points_lps)
+        )
+        found.append((key, Lesion(label, center[0], lesion.diameter_mm, places, lesion.weights)))
+    grid = Grid(slicer.util.arrayFromVolume(volumeNode).shape, conversion.ijkToLPS(volumeNode))
+    outside = [lesion.label for _, lesion in found if not grid.contains(lesion.center_lps)[0]]
+    if outside:
+        raise InputError(
+            texts.foreignSegmentsCause(node.GetName(), volumeNode.GetName(), outside[0]),
+            texts.foreignSegmentsRemedy(),
+        )
+    return found
+
+
+def _partsOf(node) -> Iterator[Tuple[str, str, Lesion]]:
+    """(key, label, lesion in the segmentation's LPS) of each segment, or of each separate part of one."""
     segmentation = node.GetSegmentation()
     for n in range(segmentation.GetNumberOfSegments()):
         segmentID = segmentation.GetNthSegmentID(n)
@@ -92,19 +130,10 @@ def _fromSegmentation(node) -> List[MarkedLesion]:
         if volume is None or not volume.array.any():
             continue
         lesions = lesions_from_segmentation(volume)
+        name = segmentation.GetNthSegment(n).GetName()
         for part, lesion in enumerate(lesions):
-            name = segmentation.GetNthSegment(n).GetName()
-            found.append(
-                MarkedLesion(
-                    key=f"{node.GetID()}:{segmentID}:{part}",
-                    label=name if len(lesions) == 1 else f"{name} {part + 1}",
-                    centerWorld=_toWorld(node, lesion.center_lps[None])[0],
-                    diameterMm=lesion.diameter_mm or math.nan,
-                    isEstimated=True,
-                    samplesWorld=_toWorld(node, lesion.points_lps),
-                )
-            )
-    return found
+            label = name if len(lesions) == 1 else f"{name} {part + 1}"
+            yield f"{node.GetID()}:{segmentID}:{part}", label, lesion
 
 
 def _segmentVolume(node, segmentID: str) -> Optional[Volume]:

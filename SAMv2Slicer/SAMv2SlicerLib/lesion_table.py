@@ -33,9 +33,11 @@ CSV_COLUMNS = (
     "status",
     "diameter_mm",
     "decision",
+    "segmented",
     "scan",
 )
-"""The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, and the volume's date and name."""
+"""The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, what a segmentation of the study
+says, and the volume's date and name."""
 
 AS_MARKED = results.PointResult("", results.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
 """What ``samv2 track`` says of a lesion in its baseline."""
@@ -78,6 +80,7 @@ def _asDict(number: int, finding) -> dict:
         "status": result.status,
         "diameter_mm": _known(finding.sizeMm),
         "decision": finding.decision,
+        "segmented": result.presence,
         "scan": studies.titleOf(volume),
     }
 
@@ -98,6 +101,12 @@ def writeCSV(path: str, lesionListNode, order: Sequence[Any] = ()) -> int:
         for row in rows:
             writer.writerow({key: _text(value) for key, value in row.items()})
     return len(rows)
+
+
+def asText(lesionListNode, order: Sequence[Any] = ()) -> List[str]:
+    """All findings as lines with tabs between the cells, the first one with the columns' names."""
+    rows = [[_text(row[name]) for name in CSV_COLUMNS] for row in rowsFor(lesionListNode, order)]
+    return ["\t".join(cell.replace("\t", " ") for cell in row) for row in [list(CSV_COLUMNS), *rows]]
 
 
 def _text(value) -> str:

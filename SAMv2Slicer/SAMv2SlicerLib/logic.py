@@ -141,18 +141,22 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         device: str = "auto",
         progress: Optional[Progress] = None,
         modality: str = "auto",
+        segmentations: Optional[Sequence[Any]] = None,
     ):
         """Find the lesions of a baseline volume in later volumes of the patient.
 
         :param followUps: scalar volume nodes (or IDs, or names) in time order.
         :param lesions: what marks them, a node, ID or name or a list of these: point lists, line markups (diameters),
             segmentations (one lesion per segment).
+        :param segmentations: per follow-up the segmentation node of its lesions, or None: sizes come from it, and new,
+            vanished and merged lesions are told. By default those that were chosen in the panel.
         :return: the table node with position, similarity, cycle error, confidence, status and size per study; the
             findings themselves are one point list per follow-up. Findings that the user accepted, moved or rejected
             are kept and help to find the others.
         """
         sources = list(lesions) if isinstance(lesions, (list, tuple)) else [lesions]
-        return self._finish(self.tracker.start(baseline, followUps, sources, model, device, modality), progress)
+        job = self.tracker.start(baseline, followUps, sources, model, device, modality, segmentations=segmentations)
+        return self._finish(job, progress)
 
     # --- for the panel: start now, handle later -------------------------------------------------------------------
 
@@ -250,20 +254,6 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             onEnd,
         )
 
-    def startDownload(self, name: str, onEnd=None) -> Job:
-        """Begin to fetch a released model into the user's models folder; the job's value is its ModelInfo."""
-        from SAMv2Core.models import download
-
-        prefix = texts.progressDownload(name)  # here, because translating is for the main thread
-
-        def work(progress: Progress):
-            return download(name, lambda fraction, text: progress(fraction, f"{prefix}: {text}"))
-
-        job = self.worker.submit(name, work, None, onEnd, prefix)
-        if self.onWake is not None:
-            self.onWake()
-        return job
-
     def modalityOf(self, volumeNode) -> str:
         """``"ct"``, ``"mr"`` or empty, from an embedding or DICOM; nothing is computed for it."""
         found = next(iter(self.store.get(volumeNode).values()), None)
@@ -311,7 +301,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         elif node is None:
             raise InputError(texts.noPointsCause(None), texts.noPointsRemedy())
         elif not node.IsA(className):
-            raise InputError(texts.notPointsCause(node.GetName()), texts.notPointsRemedy())
+            raise InputError(*texts.wrongNode(node.GetName(), className))
         return node
 
     def keepEmbeddings(self, computed: engine.Computed) -> None:
@@ -342,9 +332,9 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def isWriting(self) -> bool:
         return SAMv2SlicerLogic._writing > 0
 
-    def hasEmbedding(self, volumeNode) -> bool:
-        """Whether a first match on this volume needs no embedding."""
-        return bool(self.store.get(volumeNode))
+    def hasEmbedding(self, volumeNode, model: str = "auto") -> bool:
+        """Whether a first match on this volume, by this model, needs no embedding."""
+        return any(model in (engine.AUTO, name) for name, _ in self.store.get(volumeNode))
 
     def volumeInputs(
         self, nodes, modalities: Sequence[str], options: engine.Options, isVoxelsNeeded: bool = False
@@ -368,9 +358,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return inputs
 
     def submit(self, name: str, work, commit, onEnd) -> Job:
+        """Queue work that needs PyTorch; see :class:`worker.Job`."""
         if engine.torchState() != "ready":
             raise ModelError(texts.noTorchCause(), texts.noTorchRemedy())
-        job = self.worker.submit(name, work, commit, onEnd, texts.progressStarting())
+        return self.submitPlain(name, work, commit, onEnd, texts.progressStarting())
+
+    def submitPlain(self, name: str, work, commit, onEnd, text: str) -> Job:
+        """Queue work that needs no PyTorch (downloads)."""
+        job = self.worker.submit(name, work, commit, onEnd, text)
         if self.onWake is not None:
             self.onWake()
         return job

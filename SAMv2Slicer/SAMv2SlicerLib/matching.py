@@ -13,7 +13,7 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2SlicerLib import conversion, results, texts
+from SAMv2SlicerLib import conversion, frames, results, texts
 from SAMv2SlicerLib.undo import Action
 
 MOVED_MM = 1e-3
@@ -126,6 +126,7 @@ class MatchCommit:
             listNode = results.ensureMatchList(pointsNode, templateNode, queryNode)
             results.writeMatches(listNode, labels, found, self._request.lock)
             results.describeOrigin(listNode, embedding, self._request.method)
+            frames.remember(listNode)
         key = "live:" + ",".join(self._request.pointIDs) if self._request.live else None
         self._logic.undoStack.push(listAction(self._logic, listNode, before, texts.actionMatch(len(labels)), key))
         return listNode

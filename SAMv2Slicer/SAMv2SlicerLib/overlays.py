@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 import slicer
@@ -10,6 +10,7 @@ import slicer.util
 
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import conversion, engine, results, texts
+from SAMv2SlicerLib.added_nodes import addUndoably
 from SAMv2SlicerLib.matching import matchRequest
 from SAMv2SlicerLib.worker import Job
 
@@ -64,8 +65,16 @@ class SimilarityMapCommit:
         queryNode = slicer.mrmlScene.GetNodeByID(self._queryID)
         if queryNode is None:
             raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
-        node = conversion.addVolumeNode(computed.results, slicer.mrmlScene.GenerateUniqueName(self._name))
+        (node,) = addUndoably(self._logic, texts.actionAdd(self._name), lambda: self._add(computed.results))
+        return node
+
+    def _add(self, volume) -> Tuple[Any, ...]:
+        queryNode = slicer.mrmlScene.GetNodeByID(self._queryID)
+        if queryNode is None:
+            return ()
+        node = conversion.addVolumeNode(volume, slicer.mrmlScene.GenerateUniqueName(self._name))
         node.SetAndObserveTransformNodeID(queryNode.GetTransformNodeID())
+        node.SetAttribute(conversion.ATTRIBUTE_MADE, "1")
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
@@ -74,7 +83,7 @@ class SimilarityMapCommit:
         display.SetApplyThreshold(True)
         display.SetThreshold(0.3, 1.0)
         results.placeBeside(node, queryNode, asChild=True)
-        return node
+        return (node,)
 
 
 class ColorsCommit:
@@ -93,11 +102,17 @@ class ColorsCommit:
         volumeNode = slicer.mrmlScene.GetNodeByID(self._volumeID)
         if volumeNode is None:
             raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
-        colors, ijkToLPS = computed.results
+        (node,) = addUndoably(self._logic, texts.actionAdd(self._name), lambda: self._add(*computed.results))
+        return node
+
+    def _add(self, colors: np.ndarray, ijkToLPS: np.ndarray) -> Tuple[Any, ...]:
+        volumeNode = slicer.mrmlScene.GetNodeByID(self._volumeID)
+        if volumeNode is None:
+            return ()
         name = slicer.mrmlScene.GenerateUniqueName(self._name)
         ijkToRAS = conversion.LPS_FROM_RAS @ ijkToLPS
         node = slicer.util.addVolumeFromArray(np.ascontiguousarray(colors), ijkToRAS, name, "vtkMRMLVectorVolumeNode")
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         node.CreateDefaultDisplayNodes()
         results.placeBeside(node, volumeNode, asChild=True)
-        return node
+        return (node,)

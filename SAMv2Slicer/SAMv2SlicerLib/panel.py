@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Set
 
 import qt
 import slicer
@@ -18,10 +18,11 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import Cancelled, SAMv2Error
-from SAMv2SlicerLib import engine, texts
+from SAMv2SlicerLib import conversion, embedding_rates, engine, setup_dependencies, texts
 from SAMv2SlicerLib.parameters import SAMv2SlicerParameterNode
 from SAMv2SlicerLib.shortcuts import Shortcuts
-from SAMv2SlicerLib.states import PanelState
+from SAMv2SlicerLib.states import OFFER_CONTINUE, PanelState
+from SAMv2SlicerLib.tabs.footer import Footer
 from SAMv2SlicerLib.tabs.header import Header
 from SAMv2SlicerLib.tabs.match import MatchTab
 from SAMv2SlicerLib.tabs.register import RegisterTab
@@ -30,8 +31,9 @@ from SAMv2SlicerLib.tabs.track import TrackTab
 logger = logging.getLogger(__name__)
 
 TIMER_MS = 15
-GRANT_SECONDS = 0.004
-"""Time per timer event that the worker may hold Python's lock for sure, see worker.py."""
+GRANT_SECONDS, GRANT_LONG_SECONDS = 0.004, 0.010
+"""Time per timer event that the worker may hold Python's lock for sure, see worker.py; the longer one while it has been
+busy for a while, since each of the network's many steps waits for the lock."""
 
 REFRESH_MS = 40
 """Events of a drag are gathered this long before the panel is redrawn."""
@@ -61,7 +63,11 @@ class Panel(VTKObservationMixin):
         self.refreshTimer = qt.QTimer()
         self.refreshTimer.interval = REFRESH_MS
         self.refreshTimer.timeout.connect(self.onRefreshTimer)
+        self._accepted: Set[str] = set()
+        """Warnings about other patients that the user has seen and accepted in this scene."""
+        self._offer = ""
         self.header = Header(ui, self)
+        self.footer = Footer(ui, self)
         self.matchTab = MatchTab(ui, self)
         self.trackTab = TrackTab(ui, self)
         self.registerTab = RegisterTab(ui, self)
@@ -69,9 +75,11 @@ class Panel(VTKObservationMixin):
         self.shortcuts = Shortcuts(root, self)
         ui.undoButton.clicked.connect(self.onUndo)
         ui.redoButton.clicked.connect(self.onRedo)
-        ui.copyLogButton.clicked.connect(self.onCopyReport)
+        ui.statusActionButton.clicked.connect(self.onStatusAction)
+        ui.statusActionButton.visible = False
         ui.tabWidget.currentChanged.connect(self.onTabChanged)
         ui.progressBar.visible = False
+        embedding_rates.restore(logic.engine)
         logic.onWake = self.wake
         logic.onStale = self.onStale
         logic.onMatched = self.matchTab.onMatched
@@ -95,6 +103,8 @@ class Panel(VTKObservationMixin):
                 self.addObserver(scene, event, self.onSceneChanged)
         self.connectParameters()
         self.shortcuts.connect()
+        if engine.torchState() != "ready" and setup_dependencies.isPending():
+            self.say(texts.setupPending())
         self.refresh()
 
     def exit(self) -> None:
@@ -134,6 +144,7 @@ class Panel(VTKObservationMixin):
             tab.forget()
         self.disconnectParameters()
         self._message = ""
+        self._accepted.clear()
 
     def cleanup(self) -> None:
         """The module is being unloaded or reloaded."""
@@ -173,7 +184,18 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def onStale(self, volumeNode) -> None:
-        self.say(texts.stateStale(volumeNode.GetName()))
+        self.clearMessage()
+        self.log(texts.stateStale(volumeNode.GetName()))
+        self.refresh()
+
+    def onStatusAction(self, checked=False) -> None:
+        """Do what the status line offers."""
+        self.clearMessage()
+        if self._offer == OFFER_CONTINUE:
+            self._accepted.update(self.currentTab().warnings())
+            self.refresh()
+        elif self._offer:
+            self.currentTab().review.selectNext()
 
     def wake(self) -> None:
         """There is work for the timer."""
@@ -182,11 +204,16 @@ class Panel(VTKObservationMixin):
 
     def onTimer(self) -> None:
         """Store what is finished, show progress; stop when nothing is left."""
-        isBusy = self.logic.tick(GRANT_SECONDS)
+        job = self.logic.worker.currentJob()
+        isLong = job is not None and job.elapsed() > SHOW_LIVE_AFTER_SECONDS
+        isBusy = self.logic.tick(GRANT_LONG_SECONDS if isLong else GRANT_SECONDS)
         if isBusy:
             self._showProgress()
         else:
             self.timer.stop()
+            embedding_rates.store(self.logic.engine)
+            if self.parameters is not None and not self.ui.resolvedDeviceLabel.text:
+                self.header.showDevice()  # the first job has loaded PyTorch
             self.refresh()
 
     def onRefreshTimer(self) -> None:
@@ -203,9 +230,6 @@ class Panel(VTKObservationMixin):
         name = self.logic.undoStack.redo()
         if name is not None:
             self.say(texts.stateRedone(name))
-
-    def onCopyReport(self, checked=False) -> None:
-        qt.QApplication.clipboard().setText(self.header.report() + "\n" + self.ui.logTextEdit.plainText)
 
     # --- work ----------------------------------------------------------------------------------------------------
 
@@ -254,8 +278,21 @@ class Panel(VTKObservationMixin):
         """Show a message in the status line until the next one, and keep it in the log."""
         self._message = message
         if message:
-            self.ui.logTextEdit.appendPlainText(time.strftime("%H:%M:%S ") + message)
+            self.log(message)
         self.refresh()
+
+    def log(self, message: str) -> None:
+        """Keep a message in the log only."""
+        self.ui.logTextEdit.appendPlainText(time.strftime("%H:%M:%S ") + message)
+
+    def unacceptedMismatch(self, nodeA, nodesB) -> str:
+        """The first warning, not accepted yet, that two scans belong to different patients; empty without one."""
+        texts_ = (conversion.patientMismatch(nodeA, node) for node in nodesB)
+        return next((text for text in texts_ if text and text not in self._accepted), "")
+
+    def firstStale(self, nodes) -> str:
+        """Name of the first volume that was modified since it was embedded; empty without one."""
+        return next((node.GetName() for node in nodes if node is not None and self.logic.store.isStale(node)), "")
 
     def showError(self, error: BaseException) -> None:
         """An error in the status line: cause and remedy; what was not foreseen goes to Slicer's log with its trace."""
@@ -294,6 +331,11 @@ class Panel(VTKObservationMixin):
         self.ui.statusLabel.text = message or state.text
         self.ui.setUpButton.visible = state.setUpVisible
         self.ui.sampleDataButton.visible = state.sampleVisible
+        self._offer = state.offer
+        self.ui.statusActionButton.visible = bool(state.offer)
+        self.ui.statusActionButton.text = texts.offerText(state.offer)
+        self.ui.statusActionButton.toolTip = texts.offerTip(state.offer)
+        self.ui.statusActionButton.accessibleName = texts.offerText(state.offer)
         if not isBusy:
             self.ui.progressBar.visible = False
         undo, redo = self.logic.undoStack.nextUndo(), self.logic.undoStack.nextRedo()

@@ -5,6 +5,7 @@ shows them. Names of parameters and of enumeration members are stored in scenes;
 """
 
 from enum import Enum
+from typing import Annotated
 
 from slicer import (
     vtkMRMLDisplayableNode,
@@ -13,10 +14,14 @@ from slicer import (
     vtkMRMLScalarVolumeNode,
 )
 from slicer.i18n import tr as _
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 AUTO = "auto"
 """Value of the parameters ``model`` and ``device`` that leaves the choice to SAMv2Core."""
+
+DEFAULT_STARTS, DEFAULT_MATCHED_ABOVE = 5, 0.7
+"""Those of SAMv2Core (FixedPointOptions, UncertaintyModel), written down because reading them there takes torch; a test
+compares."""
 
 
 class MatchMethod(Enum):
@@ -68,6 +73,8 @@ class SAMv2SlicerParameterNode:
     matchWhileClicking: match at once whatever is placed or dragged.
     baselineVolume, followUpVolumes: the scan in which lesions are marked, and later ones in time order.
     lesionSources: point lists, lines and segmentations that mark the lesions.
+    startsPerAxis, matchedAbove: L of the fixed points, and the confidence from which on a match is no longer uncertain.
+    memoryLimitGB: the most that embedding may use, 0 for SAMv2Core's choice.
     lockMatches: matches can only be dragged after they were unlocked one by one.
     """
 
@@ -90,11 +97,15 @@ class SAMv2SlicerParameterNode:
     transformType: TransformType = TransformType.RIGID
     createCropROI: bool = False
     createCroppedVolume: bool = False
+    createResampledVolume: bool = False
     deformable: bool = False
 
     model: str = AUTO
     device: str = AUTO
     templateModality: ModalityChoice = ModalityChoice.AUTO
     queryModality: ModalityChoice = ModalityChoice.AUTO
+    startsPerAxis: Annotated[int, WithinRange(1, 9)] = DEFAULT_STARTS
+    matchedAbove: Annotated[float, WithinRange(0.25, 0.99)] = DEFAULT_MATCHED_ABOVE
+    memoryLimitGB: Annotated[float, WithinRange(0, 1024)] = 0.0
     useDiskCache: bool = True
     useKeyboard: bool = True

@@ -15,6 +15,12 @@ MATCHED, UNCERTAIN, NOT_FOUND = "matched", "uncertain", "not_found"
 ACCEPTED, MOVED, REJECTED = "accepted", "moved", "rejected"
 """What a user can decide about a match; empty is: nothing yet."""
 
+SEGMENTED, VANISHED, MERGED, NEW = "segmented", "vanished", "merged", "new"
+"""What a segmentation of the follow-up says about a lesion's place; empty where there is none."""
+
+LOOKED_AT = (VANISHED, MERGED, NEW)
+"""What a person should look at, however sure the place is."""
+
 
 @dataclass(frozen=True)
 class PointResult:
@@ -24,6 +30,7 @@ class PointResult:
     :param status: ``matched``, ``uncertain`` or ``not_found`` as the matcher judged it, also after an edit.
     :param decision: the user accepted, moved (or placed) or rejected it; a rerun keeps it. Empty without a decision.
     :param diameterMm: size of a lesion as the tracker proposes it; NaN when not known.
+    :param presence: what a segmentation of the study says: lesion there, vanished, merged with another, or new.
     :param proposed: where the matcher put it, world LPS mm; None when nowhere. Stays when the point is moved.
     """
 
@@ -36,6 +43,7 @@ class PointResult:
     decision: str = ""
     reason: str = ""
     diameterMm: float = math.nan
+    presence: str = ""
     proposed: Optional[Tuple[float, ...]] = None
 
     @property
@@ -45,7 +53,7 @@ class PointResult:
 
     @property
     def needsALook(self) -> bool:
-        return self.status != MATCHED and not self.edited
+        return (self.status != MATCHED or self.presence in LOOKED_AT) and not self.edited
 
     def toDescription(self) -> str:
         """One line for the control point's description, see the module's text."""
@@ -56,6 +64,7 @@ class PointResult:
             "fixed_points": str(self.fixedPoints),
             "confidence": _number(self.confidence, 3),
             "diameter_mm": _number(self.diameterMm, 1),
+            "presence": self.presence,
             "template_point": self.templatePoint,
             "decision": self.decision,
             "proposed": "" if self.proposed is None else " ".join(f"{x:.3f}" for x in self.proposed),
@@ -80,6 +89,7 @@ class PointResult:
             decision=facts.get("decision", ""),
             reason=facts.get("reason", ""),
             diameterMm=toFloat(facts.get("diameter_mm")),
+            presence=facts.get("presence", ""),
             proposed=proposed if len(proposed) == 3 and all(map(math.isfinite, proposed)) else None,
         )
 

@@ -26,11 +26,13 @@ class Extras:
 
     :param cropROI: a box around what both scans show; :param croppedVolume: a copy of the larger scan, cropped to it.
     :param deformation: refine the alignment by a deformation, as a grid transform node.
+    :param resampled: a copy of the moving scan on the voxels of the fixed one.
     """
 
     cropROI: bool = False
     croppedVolume: bool = False
     deformation: bool = False
+    resampled: bool = False
 
 
 class RegistrationCommit:
@@ -117,7 +119,26 @@ class RegistrationCommit:
             additions.append(
                 deformable.Refinement(self._fixedID, self._movingID, deformation.vectors, deformation.grid.ijk_to_lps)
             )
+        if self._extras.resampled:
+            additions.append(_Resampled(self._fixedID, self._movingID))
         return additions
+
+
+class _Resampled:
+    """The moving volume as it now lies, on the fixed grid; can be removed and added again."""
+
+    def __init__(self, fixedID: str, movingID: str) -> None:
+        self._ids, self._nodeID = (fixedID, movingID), ""
+
+    def add(self) -> None:
+        nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in self._ids]
+        if all(node is not None for node in nodes):
+            self._nodeID = comparison.addResampled(*nodes).GetID()
+
+    def remove(self) -> None:
+        node = slicer.mrmlScene.GetNodeByID(self._nodeID) if self._nodeID else None
+        if node is not None:
+            results.removeNode(node)
 
 
 class _FromCrop:

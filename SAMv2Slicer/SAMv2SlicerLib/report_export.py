@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2SlicerLib import conversion, lesion_findings, lesion_list, texts
+from SAMv2SlicerLib import conversion, lesion_findings, lesion_list, results, texts
 from SAMv2SlicerLib.structured_report import ReportedLesion, Study, writeReport
 
 
@@ -63,8 +63,9 @@ def _modelOf(lesionListNode) -> str:
 
 
 def _reported(lesionListNode, finding: lesion_findings.Finding) -> Optional[ReportedLesion]:
-    """What the report says about one finding; None where the lesion has no position."""
-    if finding.world is None:
+    """What the report says about one finding; None where the lesion has no position, or is not there any more."""
+    isGone = finding.result is not None and finding.result.presence == results.VANISHED
+    if finding.world is None or isGone:
         return None
     volumeNode = slicer.mrmlScene.GetNodeByID(finding.volumeID)
     ends = _endsWorld(lesionListNode, finding)
@@ -72,7 +73,7 @@ def _reported(lesionListNode, finding: lesion_findings.Finding) -> Optional[Repo
         label=finding.label,
         trackingUID=finding.uid,
         position=tuple(conversion.worldToVolumeLPS(volumeNode, finding.world)[0]),
-        status=finding.status,
+        status="new" if finding.result is not None and finding.result.presence == results.NEW else finding.status,
         decision=finding.decision,
         diameterMm=finding.sizeMm if math.isfinite(finding.sizeMm) else None,
         ends=None if ends is None else tuple(tuple(p) for p in conversion.worldToVolumeLPS(volumeNode, ends)),

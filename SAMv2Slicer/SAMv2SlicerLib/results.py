@@ -18,10 +18,14 @@ from SAMv2SlicerLib import conversion, texts
 from SAMv2SlicerLib.point_result import (
     ACCEPTED,
     MATCHED,
+    MERGED,
     MOVED,
+    NEW,
     NOT_FOUND,
     REJECTED,
+    SEGMENTED,
     UNCERTAIN,
+    VANISHED,
     PointResult,
 )
 
@@ -29,7 +33,19 @@ ROLE_POINTS = "SAMv2.points"
 ROLE_TEMPLATE = "SAMv2.template"
 ROLE_QUERY = "SAMv2.query"
 
-__all__ = ["ACCEPTED", "MATCHED", "MOVED", "NOT_FOUND", "REJECTED", "UNCERTAIN", "PointResult"]
+__all__ = [
+    "ACCEPTED",
+    "MATCHED",
+    "MERGED",
+    "MOVED",
+    "NEW",
+    "NOT_FOUND",
+    "REJECTED",
+    "SEGMENTED",
+    "UNCERTAIN",
+    "VANISHED",
+    "PointResult",
+]
 
 # Okabe and Ito's blue and orange: distinguishable in all common color vision deficiencies.
 COLOR_MATCHED = (0.0, 0.45, 0.70)
@@ -173,6 +189,13 @@ def setResult(listNode, index: int, result: PointResult) -> None:
     """Write the facts of a match; its color follows."""
     listNode.SetNthControlPointDescription(index, result.toDescription())
     listNode.SetNthControlPointSelected(index, not result.needsALook)
+
+
+def updateSize(listNode, templatePoint: str, diameterMm: float, presence: str) -> None:
+    """Write what is known about a lesion's size and presence, leaving place and judgment as they are."""
+    index = indexOfTemplatePoint(listNode, templatePoint)
+    if index >= 0:
+        setResult(listNode, index, replace(resultAt(listNode, index), diameterMm=diameterMm, presence=presence))
 
 
 def decide(listNode, index: int, decision: str) -> None:

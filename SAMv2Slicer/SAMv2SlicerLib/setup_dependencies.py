@@ -22,7 +22,7 @@ from typing import Any, List, Optional
 import slicer
 import slicer.util
 
-from SAMv2SlicerLib import texts
+from SAMv2SlicerLib import dialogs, engine, texts
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ FREE_BYTES_NEEDED = 8 * 2**30
 
 KEPT_PACKAGES = ("numpy", "scipy", "SimpleITK", "vtk")
 """What Slicer is built with; another version in its place breaks Slicer."""
+
+EXTENSION = "PyTorch"
+PENDING_SETTING = "SAMv2/SetUpPending"
 
 CONSENT_VARIABLE = "SAMV2_ALLOW_INSTALL"
 
@@ -61,14 +64,44 @@ def setUp(ask=None) -> str:
     try:
         logic = pyTorchUtilsLogic()
         if logic is None:
-            return texts.setupExtensionMissing()
-        with slicer.util.WaitCursor() if hasattr(slicer.util, "WaitCursor") else _nothing():
+            return _installExtension()
+        setPending(False)
+        with dialogs.waitCursor():
+            if engine.torchState() == "broken":
+                logic.uninstallTorch()
             logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={MINIMUM_TORCH}")
     except Exception as error:
         logger.exception("PyTorch could not be installed")
         return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
     importlib.invalidate_caches()
     return _checked()
+
+
+def _installExtension() -> str:
+    """Install the PyTorch extension (consent was given); a text for the status line."""
+    manager = getattr(slicer.app, "extensionsManagerModel", lambda: None)()
+    if manager is None or not hasattr(manager, "installExtensionFromServer"):
+        return texts.setupExtensionMissing()
+    wasInteractive, manager.interactive = manager.interactive, False  # no dialogs of its own
+    try:
+        with dialogs.waitCursor():
+            isInstalled = manager.installExtensionFromServer(EXTENSION, False)
+    finally:
+        manager.interactive = wasInteractive
+    if not isInstalled:
+        return texts.setupExtensionMissing()
+    setPending(True)
+    return texts.setupRestart()
+
+
+def setPending(pending: bool) -> None:
+    """Remember, beyond a restart, that setting up is to go on."""
+    slicer.app.userSettings().setValue(PENDING_SETTING, "1" if pending else "0")
+
+
+def isPending() -> bool:
+    """Whether Slicer was to be restarted in the middle of setting up."""
+    return str(slicer.app.userSettings().value(PENDING_SETTING, "0")) == "1"
 
 
 def installOptional(requirement: str, question: str, ask=None) -> str:
@@ -176,13 +209,3 @@ def _slicerPackaging() -> Optional[Any]:
 def _numbers(version: str):
     """Leading numbers of a version for comparison: "2.13.0+cpu" is (2, 13, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
-
-
-class _nothing:
-    """A context manager that does nothing."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused) -> None:
-        return None

@@ -14,6 +14,9 @@ class Facts:
 
     :param torch: ``"ready"``, ``"missing"`` or ``"broken"``.
     :param patientMismatch: a text when the two volumes belong to different patients.
+    :param stale: name of a volume that was modified since it was embedded.
+    :param moved: name of a volume that was moved since the matches that are shown were found.
+    :param registered: what the selected output transform says of itself, empty without a result.
     :param secondsToEmbed: estimate for the volumes not embedded yet; None when nothing was measured so far.
     """
 
@@ -34,6 +37,9 @@ class Facts:
     needALook: int = 0
     matched: int = 0
     patientMismatch: str = ""
+    stale: str = ""
+    moved: str = ""
+    registered: str = ""
     lesions: int = 0
     followUps: int = 0
 
@@ -43,6 +49,7 @@ class PanelState:
     """What to show.
 
     :param glyph: one character in front of the text, together with it, never alone.
+    :param offer: what the button beside the text does: OFFER_CONTINUE, OFFER_REVIEW or nothing.
     :param actionTip: tooltip of the action button; says what is missing when it is disabled.
     """
 
@@ -54,7 +61,10 @@ class PanelState:
     actionTip: str
     setUpVisible: bool = False
     sampleVisible: bool = False
+    offer: str = ""
 
+
+OFFER_CONTINUE, OFFER_REVIEW = "continue", "review"
 
 GLYPH_BUSY, GLYPH_OK, GLYPH_LOOK, GLYPH_MISSING = "\N{HOURGLASS}", "\N{CHECK MARK}", "?", "!"
 
@@ -79,11 +89,12 @@ def matchState(facts: Facts) -> PanelState:
             setUpVisible=facts.torch != "ready",
             sampleVisible=facts.volumes == 0,
         )
-    if facts.patientMismatch:
-        return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, facts.placed > 0, _tip(facts))
+    attention = _attention(facts, action, facts.placed > 0, _tip(facts), texts.stateMoved)
+    if attention is not None:
+        return attention
     if facts.needALook:
         text = texts.stateNeedsALook(facts.needALook, facts.matched)
-        return PanelState("uncertain", GLYPH_LOOK, text, action, facts.placed > 0, _tip(facts))
+        return PanelState("uncertain", GLYPH_LOOK, text, action, facts.placed > 0, _tip(facts), offer=OFFER_REVIEW)
     if facts.matched:
         return PanelState(
             "matched", GLYPH_OK, texts.stateAllMatched(facts.matched), action, facts.placed > 0, _tip(facts)
@@ -115,6 +126,18 @@ def _blocked(facts: Facts):
     return None
 
 
+def _attention(facts: Facts, action: str, enabled: bool, tip: str, movedText) -> Optional[PanelState]:
+    """What comes before all results: another patient, changed voxels, a moved scan."""
+    if facts.patientMismatch:
+        text = facts.patientMismatch
+        return PanelState("otherPatient", GLYPH_LOOK, text, action, enabled, tip, offer=OFFER_CONTINUE)
+    if facts.stale:
+        return PanelState("stale", GLYPH_LOOK, texts.stateStale(facts.stale), action, enabled, tip)
+    if facts.moved:
+        return PanelState("moved", GLYPH_LOOK, movedText(facts.moved), action, enabled, tip)
+    return None
+
+
 def _tip(facts: Facts) -> str:
     if facts.placed == 0:
         return f"{texts.noPointsCause(facts.points)} {texts.noPointsRemedy()}"
@@ -135,8 +158,16 @@ def registerState(facts: Facts) -> PanelState:
         cause, remedy = texts.sameRegistrationVolumeCause(), texts.sameRegistrationVolumeRemedy()
     else:
         text = texts.stateReadyToRegister(facts.query, facts.template)
-        if facts.patientMismatch:
-            return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, True, text)
+        attention = _attention(facts, action, True, text, texts.stateMoved)
+        if attention is not None:
+            return attention
+        if facts.registered == "uncertain":
+            shown = texts.stateAlignedUncertain(facts.query, facts.template)
+            return PanelState("uncertain", GLYPH_LOOK, shown, action, True, text)
+        if facts.registered:
+            return PanelState(
+                "registered", GLYPH_OK, texts.stateAligned(facts.query, facts.template), action, True, text
+            )
         return PanelState("ready", GLYPH_OK, text, action, True, text)
     return PanelState("incomplete", GLYPH_MISSING, f"{cause} {remedy}", action, False, f"{cause} {remedy}")
 
@@ -161,11 +192,12 @@ def trackState(facts: Facts) -> PanelState:
     if missing is not None:
         text = " ".join(missing)
         return PanelState("incomplete", GLYPH_MISSING, text, action, False, text)
-    if facts.patientMismatch:
-        return PanelState("otherPatient", GLYPH_LOOK, facts.patientMismatch, action, True, texts.tipTrack())
+    attention = _attention(facts, action, True, texts.tipTrack(), texts.stateMovedStudy)
+    if attention is not None:
+        return attention
     if facts.needALook:
         text = texts.stateFindingsNeedALook(facts.needALook, facts.matched)
-        return PanelState("uncertain", GLYPH_LOOK, text, action, True, texts.tipTrack())
+        return PanelState("uncertain", GLYPH_LOOK, text, action, True, texts.tipTrack(), offer=OFFER_REVIEW)
     if facts.matched:
         return PanelState("matched", GLYPH_OK, texts.stateTracked(facts.matched), action, True, texts.tipTrack())
     return PanelState("ready", GLYPH_OK, texts.stateReadyToTrack(), action, True, texts.tipTrack())

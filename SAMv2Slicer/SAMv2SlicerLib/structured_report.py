@@ -25,7 +25,13 @@ REQUIREMENT = "highdicom>=0.22"
 SCHEME = "99SAMV2"
 """Coding scheme of the two evaluations that no standard scheme has codes for."""
 
-STATUS_WORDS = {"matched": "Matched", "uncertain": "Uncertain", "not_found": "Not found", "baseline": "Baseline"}
+STATUS_WORDS = {
+    "matched": "Matched",
+    "uncertain": "Uncertain",
+    "not_found": "Not found",
+    "baseline": "Baseline",
+    "new": "New",
+}
 DECISION_WORDS = {"": "Not reviewed", "accepted": "Accepted", "moved": "Corrected by hand", "rejected": "Rejected"}
 SERIES_NUMBER = 9127
 CODE_LENGTH = 16

@@ -6,10 +6,14 @@ import datetime
 import re
 from typing import Any, List, Optional, Sequence
 
+import slicer
+import slicer.util
+
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import conversion, texts
 
 ATTRIBUTE_DATE = "SAMv2.studyDate"
+ROLE_SEGMENTATION = "SAMv2.lesionSegmentation"
 
 
 def dateOf(volumeNode) -> str:
@@ -32,6 +36,18 @@ def setDate(volumeNode, text: str) -> None:
     if text.strip() and not date:
         raise InputError(texts.notADateCause(text), texts.notADateRemedy())
     volumeNode.SetAttribute(ATTRIBUTE_DATE, date or None)
+
+
+def segmentationOf(volumeNode):
+    """The segmentation that was chosen as the one of a study's lesions, or None."""
+    return volumeNode.GetNodeReference(ROLE_SEGMENTATION)
+
+
+def setSegmentation(volumeNode, segmentationNode) -> None:
+    """Remember which segmentation shows a study's lesions; None for none."""
+    nodeID = segmentationNode.GetID() if segmentationNode is not None else None
+    if volumeNode.GetNodeReferenceID(ROLE_SEGMENTATION) != nodeID:
+        volumeNode.SetNodeReferenceID(ROLE_SEGMENTATION, nodeID)
 
 
 def normalizedDate(text: str) -> str:
@@ -62,7 +78,32 @@ def daysSince(baselineNode, volumeNode) -> Optional[int]:
     return (second - first).days
 
 
-def titleOf(volumeNode) -> str:
+def titleOf(volumeNode, separator: str = " ") -> str:
     """How a study is named in tables: its date and the volume's name."""
     date = dateOf(volumeNode)
-    return f"{date} {volumeNode.GetName()}" if date else volumeNode.GetName()
+    return f"{date}{separator}{volumeNode.GetName()}" if date else volumeNode.GetName()
+
+
+def ofSamePatient(volumeNode) -> List[Any]:
+    """The other scalar volumes of a volume's patient in the subject hierarchy, in scene order; none without a patient.
+
+    What the module made itself (maps, crops, checkerboards) is no study.
+    """
+    patient = _patientItem(volumeNode)
+    if not patient:
+        return []
+    return [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene=volumeNode.GetScene())
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and node is not volumeNode
+        and not node.GetAttribute(conversion.ATTRIBUTE_MADE)
+        and _patientItem(node) == patient
+    ]
+
+
+def _patientItem(volumeNode) -> int:
+    """Subject hierarchy item of the patient that a volume belongs to, 0 without one."""
+    hierarchy = conversion.subjectHierarchy(volumeNode.GetScene()) if volumeNode is not None else None
+    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
+    return hierarchy.GetItemAncestorAtLevel(item, "Patient") if item else 0

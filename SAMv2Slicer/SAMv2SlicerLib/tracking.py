@@ -8,13 +8,22 @@ whatever was closed or deleted meanwhile ends in an error that leaves the scene 
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import slicer
 from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import InputError
-from SAMv2SlicerLib import conversion, engine, lesion_findings, lesion_list, lesion_sources, lesion_table, texts
+from SAMv2SlicerLib import (
+    conversion,
+    engine,
+    lesion_findings,
+    lesion_list,
+    lesion_sources,
+    lesion_table,
+    studies,
+    texts,
+)
 from SAMv2SlicerLib.corrections import CorrectionWatcher
 from SAMv2SlicerLib.tracking_commit import TrackCommit, TrackRequest
 from SAMv2SlicerLib.worker import Job
@@ -54,6 +63,7 @@ class LesionTracker(VTKObservationMixin):
         modality: str = "auto",
         lock: bool = True,
         onEnd=None,
+        segmentations: Optional[Sequence[Any]] = None,
     ) -> Job:
         """Begin to track; the job's value is the table node. Parameters as in ``SAMv2SlicerLogic.trackLesions``."""
         logic = self._logic
@@ -64,14 +74,18 @@ class LesionTracker(VTKObservationMixin):
             raise InputError(texts.noFollowUpCause(), texts.noFollowUpRemedy())
         if baselineNode in nodes:
             raise InputError(texts.sameStudyCause(baselineNode.GetName()), texts.sameStudyRemedy())
-        request = self._request(baselineNode, nodes, [self._source(item) for item in lesions], lock)
+        given = [logic.resolve(item, "vtkMRMLScalarVolumeNode") for item in followUps]
+        segmented = self._segmented(given, segmentations)
+        sources = [self._source(item) for item in lesions]
+        request = self._request(baselineNode, nodes, sources, [segmented.get(node.GetID()) for node in nodes], lock)
+        parts = [None if found is None else [lesion for _, lesion in found] for found in request.segmented]
         options = engine.Options(model, device)
         volumes = logic.volumeInputs([baselineNode, *nodes], [modality] * (1 + len(nodes)), options)
         text = texts.progressTracking(len(request.inputs), len(nodes))
         return logic.submit(
             text,
             lambda progress: logic.engine.track(
-                volumes[0], volumes[1:], request.inputs, request.verified, options, text, progress
+                volumes[0], volumes[1:], request.inputs, request.verified, options, text, progress, parts
             ),
             TrackCommit(logic, self, request),
             onEnd,
@@ -88,7 +102,22 @@ class LesionTracker(VTKObservationMixin):
         name = reference if isinstance(reference, str) else getattr(reference, "GetName", lambda: "?")()
         raise InputError(texts.notLesionsCause(name), texts.notLesionsRemedy())
 
-    def _request(self, baselineNode, followUpNodes, sources, lock: bool) -> TrackRequest:
+    def _segmented(self, followUpNodes, segmentations: Optional[Sequence[Any]]) -> Dict[str, Any]:
+        """{volume ID: [(key, lesion)] segmented in it}; None means those that were chosen for the volumes."""
+        if segmentations is None:
+            segmentations = [studies.segmentationOf(node) for node in followUpNodes]
+        if len(segmentations) != len(followUpNodes):
+            raise InputError(
+                texts.segmentationCountCause(len(segmentations), len(followUpNodes)), texts.segmentationCountRemedy()
+            )
+        found = {}
+        for volumeNode, item in zip(followUpNodes, segmentations):
+            if item:
+                node = self._logic.resolve(item, "vtkMRMLSegmentationNode")
+                found[volumeNode.GetID()] = lesion_sources.partsIn(node, volumeNode)
+        return found
+
+    def _request(self, baselineNode, followUpNodes, sources, segmented, lock: bool) -> TrackRequest:
         listNode = lesion_list.findLesionList(baselineNode)
         planned = lesion_list.plan(listNode, lesion_sources.marksIn(sources))
         if not planned:
@@ -107,6 +136,7 @@ class LesionTracker(VTKObservationMixin):
             planned=tuple(planned),
             inputs=tuple(_lesionInput(item, baselineNode) for item in planned),
             verified=tuple(verified),
+            segmented=tuple(segmented),
             lock=lock,
         )
 

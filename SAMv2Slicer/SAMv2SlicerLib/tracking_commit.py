@@ -5,26 +5,30 @@ Everything is checked again before the first write, because minutes may lie betw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2SlicerLib import conversion, engine, lesion_findings, lesion_list, lesion_table, results, texts
+from SAMv2SlicerLib import conversion, engine, frames, lesion_findings, lesion_list, lesion_table, results, texts
 from SAMv2SlicerLib.undo import Action
 
 
 @dataclass(frozen=True)
 class TrackRequest:
-    """What was asked, by IDs and values only; ``planned`` in the order of ``inputs``."""
+    """What was asked, by IDs and values only; ``planned`` in the order of ``inputs``.
+
+    :param segmented: per follow-up [(key, lesion of SAMv2Core in volume LPS)] of its segmentation, None without one.
+    """
 
     baselineID: str
     followUpIDs: Tuple[str, ...]
     planned: Tuple[lesion_list.PlannedLesion, ...]
     inputs: Tuple[engine.LesionInput, ...]
     verified: Tuple[engine.VerifiedInput, ...]
+    segmented: Tuple[Optional[List[Tuple[str, Any]]], ...]
     lock: bool
 
 
@@ -48,10 +52,17 @@ class TrackCommit:
         before = Snapshot.of(baselineNode)
         with logic.writing():
             listNode = lesion_list.ensureLesionList(baselineNode)
-            decided = lesion_findings.decidedUIDs(listNode)
-            dropped = lesion_list.write(listNode, request.planned, decided)
+            kept = lesion_findings.decidedUIDs(listNode)
+            kept |= lesion_findings.newElsewhere(listNode, request.followUpIDs)
+            new = [lesion for study in self._newLesions(listNode, computed.results, kept) for lesion, _ in study]
+            dropped = lesion_list.write(listNode, request.planned, new, kept)
+            newByStudy = self._newLesions(
+                listNode, computed.results, kept
+            )  # with the Tracking UIDs that are in the list now
             for n, node in enumerate(nodes):
-                self._writeStudy(listNode, baselineNode, node, computed.results[n], computed.embeddings[1 + n])
+                study, embedding = computed.results[n], computed.embeddings[1 + n]
+                matched = self._writeStudy(listNode, baselineNode, node, study, embedding)
+                _writeNew(matched, node, newByStudy[n], request.lock)
             for matched in lesion_list.findingsOf(listNode):
                 for uid in dropped:
                     results.removeMatch(matched, uid)
@@ -63,23 +74,76 @@ class TrackCommit:
         logic.undoStack.push(snapshotAction(logic, name, before, Snapshot.of(baselineNode)))
         return table
 
-    def _writeStudy(self, listNode, baselineNode, volumeNode, found: Dict[str, Any], embedding) -> None:
-        """One follow-up's matched list; ``found`` has a Finding of SAMv2Core per label."""
+    def _newLesions(self, listNode, found, keptUIDs) -> List[List[Tuple[lesion_list.Lesion, Any]]]:
+        """Per follow-up (lesion, its segmented part) of what belongs to no lesion of the baseline."""
+        keys: List[List[Tuple[str, Any]]] = []
+        for parts, study in zip(self._request.segmented, found):
+            new = study.assignment.new if study.assignment is not None else ()
+            keys.append([(key, part) for key, part in parts or () if any(part is item for item in new)])
+        wanted = [(key, part.label) for study in keys for key, part in study]
+        planned = {item.lesion.uid: item.lesion.label for item in self._request.planned}
+        others = [
+            lesion.label
+            for lesion in lesion_list.lesionsIn(listNode)
+            if lesion.uid in keptUIDs and lesion.uid not in planned and lesion.key not in dict(wanted)
+        ]
+        lesions = lesion_list.planNew(listNode, [*planned.values(), *others], wanted)
+        remaining = iter(lesions)
+        return [[(next(remaining), part) for _, part in study] for study in keys]
+
+    def _writeStudy(self, listNode, baselineNode, volumeNode, study: engine.TrackedStudy, embedding) -> Any:
+        """One follow-up's matched list."""
         name = texts.findingsListName(volumeNode.GetName())
         matched = results.ensureMatchList(listNode, baselineNode, volumeNode, name)
         labels, written = [], []
         for item in self._request.planned:
-            finding = found.get(item.lesion.label)
+            finding = study.findings.get(item.lesion.label)
             if finding is None:
                 continue
             result = results.PointResult.fromMatch(item.lesion.uid, finding)
+            result = replace(result, presence=_presence(item.lesion.label, finding, study.assignment))
             world = None
             if finding.lps is not None and result.status != results.NOT_FOUND:
                 world = conversion.volumeLPSToWorld(volumeNode, np.asarray(finding.lps))[0]
             labels.append(item.lesion.label)
             written.append((result, world))
-        results.writeMatches(matched, labels, written, self._request.lock)
+        kept = results.writeMatches(matched, labels, written, self._request.lock)
+        for label, (result, _) in zip(labels, written):
+            if label in kept:  # the position stays the user's; what is segmented there is news all the same
+                results.updateSize(matched, result.templatePoint, result.diameterMm, result.presence)
         results.describeOrigin(matched, embedding, "track")
+        frames.remember(matched)
+        return matched
+
+
+def _presence(label: str, finding: Any, assignment: Any) -> str:
+    """What the study's segmentation says about a lesion's place."""
+    if assignment is None or finding.lps is None:
+        return ""
+    if label in assignment.parts:
+        return results.SEGMENTED
+    return results.MERGED if label in assignment.merged else results.VANISHED
+
+
+def _writeNew(matched, volumeNode, new, lock: bool) -> None:
+    """Put the lesions that are new in a study into its matched list; those that are no longer new leave it."""
+    uids = {lesion.uid for lesion, _ in new}
+    for n in reversed(range(matched.GetNumberOfControlPoints())):
+        result = results.resultAt(matched, n)
+        if result is not None and result.presence == results.NEW and result.templatePoint not in uids:
+            results.removeMatch(matched, result.templatePoint)
+    labels, written = [], []
+    for lesion, part in new:
+        result = results.PointResult(
+            lesion.uid,
+            results.MATCHED,
+            reason=texts.reasonNew(),
+            diameterMm=part.diameter_mm,
+            presence=results.NEW,
+        )
+        labels.append(lesion.label)
+        written.append((result, conversion.volumeLPSToWorld(volumeNode, part.center_lps)[0]))
+    results.writeMatches(matched, labels, written, lock)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Accuracy of a model on the validation scans, as one Markdown table.
 
     python -m Testing.benchmarks.accuracy [--model NAME|FILE] [--data ../shared/data] [--report R.json] [--quick]
-        [--heads fine=1,coarse=2,semantic=0] [--mind]
+        [--heads fine=1,coarse=2,semantic=0] [--ablation] [--mind]
 
 Rows, each for the nearest neighbor, the paper's fixed points, and what `match` does by default (fixed points, and the
 whole body's matches say where to expect the point):
@@ -9,7 +9,12 @@ whole body's matches say where to expect the point):
 * *between patients, torso*: hand-placed landmarks (``sure`` of at least 0.75) of the ``ct/val`` scans, found from every
   other scan with landmarks (``ct/val`` and ``ct/train``; the train scans were seen in training, the queries were not);
 * *between patients, neck*: centroids of organ contours of ``hn/val``, all ordered pairs;
-* *simulated follow-up*: random body points of the ``ct/val`` scans, ``simulate.FOLLOW_UP``, truth known.
+* *simulated follow-up*: random body points of the ``ct/val`` scans, ``simulate.FOLLOW_UP``, truth known;
+* *MR in CT of one patient* (models of both): random body points of the MR of each ``ctmr/val`` pair; the truth is the
+  pairs' own alignment, good to a few millimeters.
+
+``--ablation`` (50 points a follow-up) gives the rows of the paper's Table 3: appearance alone, with the semantic head,
+with fixed points, all.
 
 ``found`` is the share of points with a status other than ``not_found``; errors count *all* points (the best candidate
 of a point that was not found is counted too), so that refusing hard points does not flatter. A left-right confusion is
@@ -21,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -34,15 +39,39 @@ from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
 from SAMv2Core.volume import Volume, read_volume
 from Testing.benchmarks.common import find_data, parse_options, publish
 
-METHODS: Dict[str, Dict[str, object]] = {
-    "nearest": {"method": "nearest"},
-    "fixed-point": {"method": "fixed-point", "expect": False},
-    "default": {"method": "fixed-point"},
-}
+
+class Variant(NamedTuple):
+    """A row of the table: how points are matched.
+
+    :param options: of :func:`SAMv2Core.match.match`.
+    :param heads: weights of the heads' cosines, None for the model's own.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    heads: Optional[Mapping[str, float]] = None
+
+
+METHODS = (
+    Variant("nearest", {"method": "nearest"}),
+    Variant("fixed-point", {"method": "fixed-point", "expect": False}),
+    Variant("default", {"method": "fixed-point"}),
+)
+APPEARANCE = {"fine": 1.0, "coarse": 2.0, "semantic": 0.0}
+WITH_SEMANTIC = {"fine": 1.0, "coarse": 2.0, "semantic": 1.5}  # a third of the sum, as in the paper
+ABLATION = (
+    Variant("appearance", {"method": "nearest"}, APPEARANCE),
+    Variant("+ semantic", {"method": "nearest"}, WITH_SEMANTIC),
+    Variant("appearance + fixed points", {"method": "fixed-point", "expect": False}, APPEARANCE),
+    Variant("+ semantic + fixed points (SAM++)", {"method": "fixed-point", "expect": False}, WITH_SEMANTIC),
+    Variant("appearance + fixed points + expectation (default)", {"method": "fixed-point"}, APPEARANCE),
+    Variant("all", {"method": "fixed-point"}, WITH_SEMANTIC),
+)
 Features = Union[Model, MindFeatures]
 
 MIN_SURE = 0.75
-N_SIMULATED_POINTS = 200
+N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
+N_MR_POINTS = 100
 
 
 class Trial(NamedTuple):
@@ -84,95 +113,117 @@ def mirrored(label: str) -> Optional[str]:
     return None
 
 
-def run_pair(
-    experiment: str,
-    templates: Dict[str, Embedding],
-    queries: Dict[str, Embedding],
-    pair: tuple,
-    points: Dict[str, np.ndarray],
-    truth: Dict[str, np.ndarray],
-) -> List[Trial]:
-    """All common points of one ordered pair, by both methods."""
-    template, query = pair
-    labels = [label for label in points if label in truth]
-    if not labels:
-        return []
-    trials = []
-    for method, options in METHODS.items():
-        asked = np.array([points[n] for n in labels])
-        found = match(templates[template], queries[query], asked, **options)  # type: ignore[arg-type]
-        for label, result in zip(labels, found):
-            place = result.query_lps if result.query_lps is not None else result.candidate_lps
-            place = np.full(3, np.inf) if place is None else np.asarray(place)
-            error = float(np.linalg.norm(place - truth[label]))
-            other = truth.get(mirrored(label) or "")
-            confused = None if other is None else bool(np.linalg.norm(place - other) < error)
-            trials.append(
-                Trial(experiment, method, template, query, label, error, result.status, result.confidence, confused)
-            )
-    return trials
+class Asked(NamedTuple):
+    """The points of one ordered pair of scans, LPS mm by label, and where they truly lie."""
+
+    template: str
+    query: str
+    points: Mapping[str, np.ndarray]
+    truth: Mapping[str, np.ndarray]
 
 
-def between_torsos(model: Features, data: Path) -> List[Trial]:
+class Experiment(NamedTuple):
+    """Scans, embedded, and what is looked for in them."""
+
+    name: str
+    embeddings: Mapping[str, Embedding]
+    asked: List[Asked]
+
+    def run(self, variants: Sequence[Variant]) -> List[Trial]:
+        """Every point by every variant, one after the other: a search index lives as long as its embedding."""
+        return [trial for variant in variants for trial in self._run(variant)]
+
+    def _run(self, variant: Variant) -> Iterator[Trial]:
+        embeddings = {name: reweighed(embedding, variant.heads) for name, embedding in self.embeddings.items()}
+        for asked in self.asked:
+            labels = [label for label in asked.points if label in asked.truth]
+            if not labels:
+                continue
+            points = np.array([asked.points[label] for label in labels])
+            found = match(embeddings[asked.template], embeddings[asked.query], points, **variant.options)
+            for label, result in zip(labels, found):
+                place = result.candidate_lps if result.query_lps is None else result.query_lps
+                place = np.full(3, np.inf) if place is None else np.asarray(place)
+                error = float(np.linalg.norm(place - asked.truth[label]))
+                other = asked.truth.get(mirrored(label) or "")
+                confused = None if other is None else bool(np.linalg.norm(place - other) < error)
+                facts = (self.name, variant.name, asked.template, asked.query, label)
+                yield Trial(*facts, error, result.status, result.confidence, confused)
+
+
+def reweighed(embedding: Embedding, heads: Optional[Mapping[str, float]]) -> Embedding:
+    """The embedding with other weights of its heads, scaled to sum to 1; those it lacks are left out."""
+    if heads is None:
+        return embedding
+    present = {head.name: heads.get(head.name, 0.0) for head in embedding.heads}
+    total = sum(present.values())
+    return dataclasses.replace(embedding, head_weights={name: weight / total for name, weight in present.items()})
+
+
+def between_torsos(model: Features, data: Path) -> Experiment:
     """Hand-placed landmarks of the validation torsos from every other scan."""
-    paths = sorted((data / "ct" / "val").glob("*.landmarks.json")) + sorted(
-        (data / "ct/train").glob("*.landmarks.json")
-    )
+    paths = [p for part in ("val", "train") for p in sorted((data / "ct" / part).glob("*.landmarks.json"))]
     landmarks = {p.name.split(".")[0]: load_landmarks(p) for p in paths}
     embeddings = {
         p.name.split(".")[0]: model.embed(read_volume(p.with_name(p.name.replace(".landmarks.json", ".nii.gz"))), "ct")
         for p in paths
     }
     queries = [p.name.split(".")[0] for p in paths if p.parent.name == "val"]
-    pairs = [(t, q) for q in queries for t in landmarks if t != q]
-    experiment = "between patients, torso"
-    return [
-        trial
-        for pair in pairs
-        for trial in run_pair(experiment, embeddings, embeddings, pair, landmarks[pair[0]], landmarks[pair[1]])
-    ]
+    asked = [Asked(t, q, landmarks[t], landmarks[q]) for q in queries for t in landmarks if t != q]
+    return Experiment("between patients, torso", embeddings, asked)
 
 
-def between_necks(model: Features, data: Path) -> List[Trial]:
+def between_necks(model: Features, data: Path) -> Experiment:
     """Organ centroids, all ordered pairs of validation necks."""
-    paths = [p for p in sorted((data / "hn" / "val").glob("*.nii.gz")) if "_labels" not in p.name]
-    names = [p.name.split(".")[0] for p in paths]
-    embeddings = {n: model.embed(read_volume(p), "ct") for n, p in zip(names, paths)}
+    paths = {p.name.split(".")[0]: p for p in sorted((data / "hn/val").glob("*.nii.gz")) if "_labels" not in p.name}
+    embeddings = {name: model.embed(read_volume(path), "ct") for name, path in paths.items()}
     centroids = {
-        n: label_centroids(read_volume(p.with_name(p.name.replace(".nii.gz", "_labels.nii.gz"))))
-        for n, p in zip(names, paths)
+        name: label_centroids(read_volume(path.with_name(path.name.replace(".nii.gz", "_labels.nii.gz"))))
+        for name, path in paths.items()
     }
-    pairs = [(t, q) for t in names for q in names if t != q]
-    experiment = "between patients, neck"
-    return [
-        trial
-        for pair in pairs
-        for trial in run_pair(experiment, embeddings, embeddings, pair, centroids[pair[0]], centroids[pair[1]])
-    ]
+    asked = [Asked(t, q, centroids[t], centroids[q]) for t in paths for q in paths if t != q]
+    return Experiment("between patients, neck", embeddings, asked)
 
 
-def simulated_follow_ups(model: Features, data: Path, n_points: int = N_SIMULATED_POINTS) -> List[Trial]:
+def simulated_follow_ups(model: Features, data: Path, n_points: int = N_SIMULATED_POINTS) -> Experiment:
     """Random body points of each validation torso in its simulated follow-up."""
-    trials: List[Trial] = []
+    embeddings: Dict[str, Embedding] = {}
+    asked: List[Asked] = []
     for seed, path in enumerate(p for p in sorted((data / "ct" / "val").glob("*.nii.gz"))):
         baseline = read_volume(path)
         follow_up = simulate_follow_up(baseline, FOLLOW_UP, seed=seed)
         name = path.name.split(".")[0]
-        template, query = model.embed(baseline, "ct"), model.embed(follow_up.volume, "ct")
-        body = np.argwhere(template.body)
-        drawn = body[np.random.default_rng(seed).choice(len(body), n_points, replace=False)]
-        points = template.fine.grid.to_lps(drawn[:, ::-1])
+        template = model.embed(baseline, "ct")
+        embeddings.update({name: template, f"{name}, follow-up": model.embed(follow_up.volume, "ct")})
+        points = random_body_points(template, n_points, seed)
         moved, inside = follow_up.map_points(points)
         labels = [f"point {n}" for n in np.flatnonzero(inside)]
-        trials += run_pair(
-            "simulated follow-up",
-            {name: template},
-            {"follow-up": query},
-            (name, "follow-up"),
-            dict(zip(labels, points[inside])),
-            dict(zip(labels, moved[inside])),
-        )
-    return trials
+        truth = dict(zip(labels, moved[inside]))
+        asked.append(Asked(name, f"{name}, follow-up", dict(zip(labels, points[inside])), truth))
+    return Experiment("simulated follow-up", embeddings, asked)
+
+
+def mr_in_ct(model: Features, data: Path) -> Experiment:
+    """Random body points of each validation MR in the CT of the same patient, as their authors aligned them."""
+    embeddings: Dict[str, Embedding] = {}
+    asked: List[Asked] = []
+    for seed, path in enumerate(sorted((data / "ctmr" / "val").glob("*_mr.nii.gz"))):
+        name = path.name[: -len("_mr.nii.gz")]
+        mr = model.embed(read_volume(path), "mr")
+        ct = model.embed(read_volume(path.with_name(f"{name}_ct.nii.gz")), "ct")
+        embeddings.update({f"{name} mr": mr, f"{name} ct": ct})
+        points = random_body_points(mr, N_MR_POINTS, seed)
+        points = points[ct.volume_grid.contains(points)]
+        places = {f"point {n}": point for n, point in enumerate(points)}
+        asked.append(Asked(f"{name} mr", f"{name} ct", places, places))
+    return Experiment("MR in CT of one patient", embeddings, asked)
+
+
+def random_body_points(embedding: Embedding, n: int, seed: int) -> np.ndarray:
+    """(n, 3) LPS mm of voxels of the body, drawn without replacement."""
+    body = np.argwhere(embedding.body)
+    drawn = body[np.random.default_rng(seed).choice(len(body), n, replace=False)]
+    return embedding.fine.grid.to_lps(drawn[:, ::-1])
 
 
 def summarize(trials: Iterable[Trial]) -> List[Dict[str, object]]:
@@ -223,28 +274,35 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def with_heads(model: Model, text: Optional[str]) -> Model:
-    """The model with other weights of its heads, ``fine=1,coarse=2,semantic=0``; as it is without a text."""
-    if not text:
-        return model
-    weights = {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
-    return Model(model.net, dataclasses.replace(model.info, head_weights=weights), model.device)
+def parse_heads(text: Optional[str]) -> Optional[Dict[str, float]]:
+    """``fine=1,coarse=2,semantic=0`` as a mapping."""
+    return {n: float(v) for n, v in (part.split("=") for part in text.split(","))} if text else None
 
 
-def all_trials(features: Features, data: Path, quick: bool) -> List[Trial]:
-    """All experiments with these features."""
-    trials = between_torsos(features, data)
-    trials += simulated_follow_ups(features, data, 50 if quick else N_SIMULATED_POINTS)
-    return trials if quick else trials + between_necks(features, data)
+def experiments(
+    features: Features, data: Path, quick: bool, with_mr: bool, n_points: int = N_SIMULATED_POINTS
+) -> Iterator[Experiment]:
+    """All experiments with these features, one at a time: their embeddings take memory."""
+    yield between_torsos(features, data)
+    yield simulated_follow_ups(features, data, n_points)
+    if not quick:
+        yield between_necks(features, data)
+    if with_mr:
+        yield mr_in_ct(features, data)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    args = parse_options(argv, __doc__, "torso and simulated follow-up with 50 points only", mind=True)
+    args = parse_options(argv, __doc__, "torso and simulated follow-up with 50 points only", accuracy=True)
     data = find_data(args.data)
-    model = with_heads(load_model(args.model), args.heads)
-    trials = all_trials(model, data, args.quick)
+    model = load_model(args.model)
+    heads = parse_heads(args.heads)
+    variants = ABLATION if args.ablation else tuple(variant._replace(heads=heads) for variant in METHODS)
+    both = "mr" in model.info.modalities
+    n_points = N_QUICK_POINTS if args.quick or args.ablation else N_SIMULATED_POINTS
+    trials = [t for e in experiments(model, data, args.quick, both, n_points) for t in e.run(variants)]
     if args.mind:
-        trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in all_trials(MindFeatures(), data, args.quick)]
+        for experiment in experiments(MindFeatures(), data, args.quick, both, n_points):
+            trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in experiment.run(METHODS)]
         trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together
     rows = summarize(trials)
     publish(args, model, to_markdown(rows), rows, trials)

@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
 
 from SAMv2Core.embed import Model
 
@@ -20,17 +22,20 @@ def find_data(argument: Optional[str]) -> Path:
 
 
 def parse_options(
-    argv: Optional[List[str]], description: Optional[str], quick: str, mind: bool = False
+    argv: Optional[List[str]], description: Optional[str], quick: str, accuracy: bool = False
 ) -> argparse.Namespace:
-    """``--model``, ``--data``, ``--report`` and ``--quick``, which is explained by ``quick``; ``--mind`` on request."""
+    """``--model``, ``--data``, ``--report``, ``--quick`` (``quick`` explains it); the accuracy table's on request."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lite-ct")
     parser.add_argument("--data")
     parser.add_argument("--report", help="JSON with the table and every trial")
     parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0 (ablation)")
-    if mind:
-        parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too, without training (convexAdam)")
+    if accuracy:
+        parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0")
+        parser.add_argument(
+            "--ablation", action="store_true", help="rows of the paper's Table 3 instead of the methods"
+        )
+        parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too (convexAdam)")
     return parser.parse_args(argv)
 
 
@@ -43,3 +48,49 @@ def publish(
     if options.report:
         facts = {"model": options.model, "sha256": model.info.sha256, "rows": rows}
         Path(options.report).write_text(json.dumps({**facts, "trials": [t._asdict() for t in trials]}, indent=1))
+
+
+N_BINS = 10
+
+
+def expected_calibration_error(confidence: Any, is_right: Any) -> float:
+    """Mean of |share right - mean confidence| over ten bins of confidence, weighted by their sizes."""
+    sure, right = np.asarray(confidence, dtype=float), np.asarray(is_right, dtype=float)
+    bins = np.minimum((sure * N_BINS).astype(int), N_BINS - 1)
+    gaps = [np.mean(bins == n) * abs(right[bins == n].mean() - sure[bins == n].mean()) for n in np.unique(bins)]
+    return float(sum(gaps))
+
+
+def reliability_plot(lines: Mapping[str, Sequence[Tuple[float, bool]]], path: str, title: str) -> None:
+    """Share of right results against confidence, dots as large as they are many; perfect ones lie on the diagonal.
+
+    :param lines: name -> (confidence, whether it was right) of every result.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(6, 7), height_ratios=(3, 1), sharex=True)
+    above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, results in lines.items():
+        if not results:
+            continue
+        sure, right = (np.array(column, dtype=float) for column in zip(*results))
+        bins = np.minimum((sure * N_BINS).astype(int), N_BINS - 1)
+        used = [n for n in range(N_BINS) if np.any(bins == n)]
+        label = f"{name}: n {len(sure)}, ECE {expected_calibration_error(sure, right):.3f}"
+        at, share = [sure[bins == n].mean() for n in used], [right[bins == n].mean() for n in used]
+        (line,) = above.plot(at, share, linewidth=1)
+        # Area by number: what three results say is chance.
+        sizes = [1 + 400 * np.mean(bins == n) for n in used]
+        above.scatter(at, share, sizes, color=line.get_color(), alpha=0.7, label=label)
+        below.hist(sure, bins=N_BINS, range=(0, 1), histtype="step")
+    above.set(ylabel="share within 10 mm", title=title)
+    legend = above.legend(fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_sizes([30])
+    below.set(xlabel="confidence", ylabel="results")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

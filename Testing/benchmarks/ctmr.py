@@ -1,7 +1,8 @@
 """CT with MR of one patient, registered by ours and by others: error, honesty, time and memory in one table.
 
-    python -m Testing.benchmarks.ctmr [--model NAME|FILE] [--set val] [--draws 10] [--methods ours,sitk,...]
-                                      [--swapped 1] [--report R.json] [--data ../shared/data]
+    python -m Testing.benchmarks.ctmr [--model NAME|FILE] [--set val] [--draws 10] [--draws-ct-fixed N]
+        [--methods "ours;ants, MR fixed;..."] [--crops "40 %"] [--first-draw 0] [--swapped 1] [--table-only]
+        [--trials FILE.jsonl] [--cache FOLDER] [--report R.json] [--data FOLDER]
 
 Each MR of ``ctmr/<set>`` is moved by a random rotation of up to 20 degrees per axis about its center and a translation
 of up to 60 mm per axis (its header only), whole or cropped to 40 % of its slices anywhere. The truth is its authors'
@@ -10,15 +11,20 @@ lattice of 10 mm of body points inside the MR; a program that gave up counts wit
 
 ``ours`` registers from embeddings and volumes, ``ours (matches)`` from embeddings alone; the others are those of
 ``SAMv2Core.evaluation.baselines``, each with the MR and with the CT as their fixed image. *Swapped*: every MR against
-every other patient's CT, where nothing should be called registered. Time is the registration's alone (ours from cached
-embeddings, their own time below the table); memory is the peak of a process that does one method's trials, the
-libraries and the volumes included.
+every other patient's CT, where nothing should be called registered. Time is the registration's alone, ours from
+embeddings that are at hand (``--cache`` keeps them between runs), with CPU seconds beside, since the wall's depend on
+what else runs. Memory is the peak of a process that does one method's trials, libraries and volumes included.
+
+With ``--trials`` finished trials are kept in a file and not run again, since the whole takes hours; ours carry the
+weights' SHA-256 and a digest of the code that registers, and count for no other. ``--table-only`` runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
+import hashlib
 import json
 import multiprocessing
 import resource
@@ -29,6 +35,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+import SAMv2Core
+from SAMv2Core.cache import Cache
 from SAMv2Core.embed import Model
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.evaluation.baselines import BASELINES, directed, prepare
@@ -45,6 +53,18 @@ from Testing.benchmarks.common import find_data
 ROTATION_DEG, TRANSLATION_MM = 20.0, 60.0
 CROPS = {"whole": 1.0, "40 %": 0.4}
 GRID_MM = 10.0
+REGISTERING = (
+    "register",
+    "registration",
+    "hypotheses",
+    "intensity",
+    "pose_search",
+    "pose_refinement",
+    "correspondence",
+    "robust",
+    "least_squares",
+    "sampling",
+)
 METHODS = ("ours", "ours (matches)", *(f"{name}, {which} fixed" for name in BASELINES for which in ("MR", "CT")))
 
 
@@ -66,12 +86,35 @@ class Trial(NamedTuple):
     mr: str
     crop: str
     draw: int
-    tre_mm: float
-    start_mm: float
+    tre_mm: Optional[float]
+    start_mm: Optional[float]
     status: str
     seconds: float
     embedding_s: float
+    memory_gib: float
     facts: Dict[str, Any]
+    cpu_s: Optional[float] = None
+    version: str = ""  # of ours, see code_version
+
+    @property
+    def key(self) -> Tuple[Any, ...]:
+        return (self.method, self.ct, self.mr, self.crop, self.draw, self.version)
+
+
+def is_ours(method: str) -> bool:
+    return method.startswith("ours")
+
+
+def code_version(model: str) -> str:
+    """What ours depends on: the weights, and the code that registers without its comments and docstrings."""
+    digest = hashlib.sha256(model_of(model).info.sha256.encode())
+    for name in REGISTERING:
+        tree = ast.parse((Path(SAMv2Core.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = None
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=16)
@@ -112,63 +155,94 @@ def model_of(name: str) -> Model:
 
 
 @functools.lru_cache(maxsize=16)
-def ct_embedding(model: str, folder: str, name: str) -> Any:
-    return model_of(model).embed(scan(folder, name, "ct"), "ct")
+def ct_embedding(model: str, folder: str, name: str, cache: Optional[str] = None) -> Any:
+    return embedding_of(model, scan(folder, name, "ct"), "ct", cache)
 
 
-def ours(case: Case, mr: Volume, model: str, refine: str) -> Tuple[np.ndarray, str, float, float, Dict[str, Any]]:
-    """CT fixed, MR moving: matrix from CT to MR, status, times, facts for the error analysis."""
+def embedding_of(model: str, volume: Volume, modality: str, cache: Optional[str]) -> Any:
+    return model_of(model).embed(volume, modality, cache=Cache(cache) if cache else None)
+
+
+class Clock:
+    """Seconds since it was made, the wall's and this process's."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def read(self) -> Tuple[float, float]:
+        return time.perf_counter() - self._start[0], time.process_time() - self._start[1]
+
+
+Outcome = Tuple[np.ndarray, str, Tuple[float, float], float, Dict[str, Any]]
+
+
+def ours(case: Case, mr: Volume, model: str, cache: Optional[str], refine: str) -> Outcome:
+    """CT fixed, MR moving: matrix from CT to MR, status, times, time to embed, facts for the error analysis."""
     ct = scan(case.folder, case.ct, "ct")
-    fixed = ct_embedding(model, case.folder, case.ct)
+    fixed = ct_embedding(model, case.folder, case.ct, cache)
     start = time.perf_counter()
-    moving = model_of(model).embed(mr, "mr")
-    embedded = time.perf_counter()
+    moving = embedding_of(model, mr, "mr", cache)
+    embedding_s, clock = time.perf_counter() - start, Clock()
     found = register(fixed, moving, fixed_volume=ct, moving_volume=mr, refine=refine)
-    seconds = time.perf_counter() - embedded
+    seconds = clock.read()
     release_index(moving)
     report = found.to_report()
     facts = {key: report[key] for key in ("inliers", "consistent", "overlap", "intensity", "reasons")}
-    return found.matrix, found.status, seconds, embedded - start, facts
+    return found.matrix, found.status, seconds, embedding_s, facts
 
 
-def theirs(case: Case, mr: Volume, method: str) -> Tuple[np.ndarray, str, float]:
+def theirs(case: Case, mr: Volume, method: str) -> Outcome:
     name, which = method.split(", ")
     ct = scan(case.folder, case.ct, "ct")
     prepare(name)
-    start = time.perf_counter()
+    clock = Clock()
     try:
         matrix, _ = directed(BASELINES[name], ct, mr, fixed_is_smaller=which.startswith("MR"))
         status = "–"
     except UnreliableResultError:
         matrix, status = np.eye(4), "gave up"
-    return matrix, status, time.perf_counter() - start
+    return matrix, status, clock.read(), 0.0, {}
 
 
-def run_method(job: Tuple[str, str, Sequence[Case]]) -> Tuple[List[Trial], float]:
-    """All trials of one method in this process; and its peak memory in GiB."""
-    method, model, cases = job
-    trials = []
+def run_method(
+    method: str, model: str, cases: Sequence[Case], path: Optional[str], cache: Optional[str]
+) -> List[Trial]:
+    """The trials of one method in this process, each appended to the file as soon as it is done."""
+    trials, version = [], code_version(model) if is_ours(method) else ""
     for case in cases:
         mr, motion = moved_mr(case)
-        embedding_s, facts = 0.0, {}
-        if method.startswith("ours"):
-            refine = "off" if "matches" in method else "auto"
-            matrix, status, seconds, embedding_s, facts = ours(case, mr, model, refine)
+        if is_ours(method):
+            outcome = ours(case, mr, model, cache, "off" if "matches" in method else "auto")
         else:
-            matrix, status, seconds = theirs(case, mr, method)
-        tre = start = float("nan")
+            outcome = theirs(case, mr, method)
+        matrix, status, (seconds, cpu_s), embedding_s, facts = outcome
+        tre = start = None
         if case.ct == case.mr:
             points = target_points(mr)
             truth = transform_points(np.linalg.inv(motion), points)
             tre = float(residuals_mm(np.linalg.inv(matrix), points, truth).mean())
             start = float(np.linalg.norm(points - truth, axis=1).mean())
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         place = (case.ct, case.mr, case.crop, case.draw)
-        trials.append(Trial(method, *place, tre, start, status, seconds, embedding_s, facts))
-        print(f"{method}: {place} {tre:.1f} mm, {status}, {seconds:.1f} s", flush=True)
-    return trials, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        times = (seconds, embedding_s, memory)
+        trials.append(Trial(method, *place, tre, start, status, *times, facts, cpu_s, version))
+        if path is not None:
+            with open(path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(trials[-1]._asdict()) + "\n")
+        shown = "another patient" if tre is None else f"{tre:.1f} mm"
+        print(f"{method}: {place} {shown}, {status}, {seconds:.1f} s", flush=True)
+    return trials
 
 
-def summarize(trials: Sequence[Trial], memory: Dict[str, float]) -> List[Dict[str, Any]]:
+def finished_trials(path: Optional[str]) -> List[Trial]:
+    """Trials of earlier runs; a line that was cut off is not one."""
+    if path is None or not Path(path).exists():
+        return []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [Trial(**json.loads(line)) for line in lines if line.endswith("}")]
+
+
+def summarize(trials: Sequence[Trial]) -> List[Dict[str, Any]]:
     """One row per crop and method."""
     rows = []
     for crop in CROPS:
@@ -178,6 +252,7 @@ def summarize(trials: Sequence[Trial], memory: Dict[str, float]) -> List[Dict[st
                 continue
             tre = np.array([t.tre_mm for t in own])
             called = [t.tre_mm for t in own if t.status == "registered"]
+            cpu = [t.cpu_s for t in own if t.cpu_s is not None]
             swapped = [t.status for t in trials if t.method == method and t.crop == crop and t.ct != t.mr]
             rows.append(
                 {
@@ -188,11 +263,12 @@ def summarize(trials: Sequence[Trial], memory: Dict[str, float]) -> List[Dict[st
                     "median_mm": float(np.median(tre)),
                     "p90_mm": float(np.percentile(tre, 90)),
                     "above_20": float((tre > 20).mean()),
-                    "registered": len(called) / len(own) if method.startswith("ours") else None,
+                    "registered": len(called) / len(own) if is_ours(method) else None,
                     "of_these_15": float((np.array(called) <= 15).mean()) if called else None,
                     "swapped_not_registered": float(np.mean([s != "registered" for s in swapped])) if swapped else None,
                     "seconds": float(np.median([t.seconds for t in own])),
-                    "memory_gib": memory[method],
+                    "cpu_s": float(np.median(cpu)) if cpu else None,
+                    "memory_gib": max(t.memory_gib for t in own),
                 }
             )
     return rows
@@ -201,25 +277,40 @@ def summarize(trials: Sequence[Trial], memory: Dict[str, float]) -> List[Dict[st
 def to_markdown(rows: Sequence[Dict[str, Any]]) -> str:
     lines = [
         "| MR | method | n | median TRE | 90 % | > 20 mm | registered | of these ≤ 15 mm | swapped: not registered "
-        "| time | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| time | CPU time | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         shares = [row[n] for n in ("above_20", "registered", "of_these_15", "swapped_not_registered")]
         shown = ["–" if share is None else f"{share:.0%}".replace("%", " %") for share in shares]
         lengths = [f"{row['median_mm']:.1f} mm", f"{row['p90_mm']:.1f} mm"]
-        costs = [f"{row['seconds']:.1f} s", f"{row['memory_gib']:.1f} GiB"]
+        cpu = "–" if row["cpu_s"] is None else f"{row['cpu_s']:.1f} s"
+        costs = [f"{row['seconds']:.1f} s", cpu, f"{row['memory_gib']:.1f} GiB"]
         lines.append(f"| {' | '.join([row['MR'], row['method'], str(row['n']), *lengths, *shown, *costs])} |")
     return "\n".join(lines)
 
 
-def cases_of(folder: Path, draws: int, swapped: int) -> Tuple[List[Case], List[Case]]:
+def pairs_to_markdown(trials: Sequence[Trial]) -> str:
+    """Median error of each pair: where the images, or the alignment that is taken as truth, set the limit."""
+    pairs = sorted({t.mr for t in trials if t.ct == t.mr})
+    lines = [f"| MR | method | {' | '.join(pairs)} |", "|" + (2 + len(pairs)) * "---|"]
+    for crop in CROPS:
+        for method in METHODS:
+            tre = [[t.tre_mm for t in trials if (t.method, t.crop, t.ct, t.mr) == (method, crop, p, p)] for p in pairs]
+            if any(tre):
+                shown = [f"{np.median(values):.1f} mm" if values else "–" for values in tre]
+                lines.append(f"| {' | '.join([crop, method, *shown])} |")
+    return "\n".join(lines)
+
+
+def cases_of(folder: Path, draws: Sequence[int], crops: Sequence[str], swapped: int) -> Tuple[List[Case], List[Case]]:
     """Right pairs, and (for ours) pairs of different patients."""
     names = sorted(path.name[: -len("_ct.nii.gz")] for path in folder.glob("*_ct.nii.gz"))
-    right = [Case(str(folder), name, name, crop, draw) for name in names for crop in CROPS for draw in range(draws)]
+    # Draw by draw, so that a run cut short has seen all pairs.
+    right = [Case(str(folder), name, name, crop, draw) for draw in draws for name in names for crop in crops]
     wrong = [
         Case(str(folder), ct, mr, crop, draw)
-        for mr in names for ct in names if ct != mr for crop in CROPS for draw in range(swapped)
+        for mr in names for ct in names if ct != mr for crop in crops for draw in draws[:swapped]
     ]  # fmt: skip
     return right, wrong
 
@@ -231,23 +322,38 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--set", default="val", choices=("train", "val"))
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--swapped", type=int, default=1, help="draws per pair of different patients")
+    parser.add_argument("--draws-ct-fixed", type=int, help="of the others with the CT fixed (default: as --draws)")
     parser.add_argument("--methods", default=";".join(METHODS), help="of the table, separated by semicolons")
+    parser.add_argument("--crops", default=";".join(CROPS))
+    parser.add_argument("--first-draw", type=int, default=0, help="settings are tried on other draws than the table's")
+    parser.add_argument("--trials", help="JSON lines; trials in it are not run again")
+    parser.add_argument("--cache", help="folder where embeddings are kept")
+    parser.add_argument("--table-only", action="store_true", help="of what --trials holds")
     parser.add_argument("--report", help="JSON with the table and every trial")
     args = parser.parse_args(argv)
-    right, wrong = cases_of(find_data(args.data) / "ctmr" / args.set, args.draws, args.swapped)
+    draws = range(args.first_draw, args.first_draw + args.draws)
+    folder = find_data(args.data) / "ctmr" / args.set
+    right, wrong = cases_of(folder, draws, args.crops.split(";"), args.swapped)
+    known = {trial.key: trial for trial in finished_trials(args.trials)}
+    version = code_version(args.model) if any(map(is_ours, args.methods.split(";"))) else ""
     trials: List[Trial] = []
-    memory: Dict[str, float] = {}
     for method in args.methods.split(";"):
-        cases = [*right, *wrong] if method.startswith("ours") else right
-        # A process of its own: its peak memory is the method's, and one library cannot disturb another.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            done, memory[method] = pool.apply(run_method, ((method, args.model, cases),))
-        trials += done
-    rows = summarize(trials, memory)
+        cases = [*right, *wrong] if is_ours(method) else right
+        if method.endswith("CT fixed") and args.draws_ct_fixed is not None:
+            cases = [case for case in cases if case.draw < args.first_draw + args.draws_ct_fixed]
+        own = version if is_ours(method) else ""
+        keys = {case: (method, case.ct, case.mr, case.crop, case.draw, own) for case in cases}
+        trials += [known[key] for key in keys.values() if key in known]
+        missing = [case for case, key in keys.items() if key not in known]
+        if missing and not args.table_only:
+            # A process of its own: its peak memory is the method's, and one library cannot disturb another.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                trials += pool.apply(run_method, (method, args.model, missing, args.trials, args.cache))
+    rows = summarize(trials)
     print(f"\nModel {args.model}, ctmr/{args.set}, {args.draws} draws\n")
-    print(to_markdown(rows))
+    print(f"{to_markdown(rows)}\n\n{pairs_to_markdown(trials)}")
     embedding = [t.embedding_s for t in trials if t.embedding_s]
-    if embedding:
+    if embedding and not args.cache:
         print(f"\nEmbedding an MR: {np.median(embedding):.1f} s")
     if args.report:
         content = {"model": args.model, "rows": rows, "trials": [t._asdict() for t in trials]}

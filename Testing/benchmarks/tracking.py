@@ -1,49 +1,60 @@
 """Lesion tracking on simulated follow-ups, in the form of the paper's Table 3 (arXiv 2311.15111).
 
     python -m Testing.benchmarks.tracking [--model NAME|FILE] [--data ../shared/data] [--report R.json] [--quick]
-                                          [--plot reliability.png] [--cache DIR] [--fit | --time | --fates]
+                                          [--plot reliability.png] [--cache DIR] [--cases FILE] [--mind]
+                                          [--time | --fates]
 
 Scans, lesions and follow-ups: :mod:`Testing.benchmarks.tracking_cases`; all figures are of *simulated* follow-ups.
 
+* Methods: the nearest neighbor, the paper's fixed points, the full tracker, and that with its places refined in the
+  scans (:mod:`SAMv2Core.track_refinement`; a simulated follow-up has the baseline's own texture, which flatters it).
 * Accuracy counts every lesion whose place is in the follow-up, found or not (the best candidate of one not found
   counts). ``CPM@10mm`` as the DLT evaluator has it, error at most min(radius, 10 mm); ``CPM@Radius``, error below the
   radius; ``plain 10 mm`` beside them; MED and its parts along x, y, z are means with standard deviation.
 * ``not found`` is the share of lesions reported so: of places outside the follow-up (right), and of places in it (false
   alarms).
-* ECE is the expected calibration error of the confidence for "within 10 mm", ten bins, over all findings.
+* ECE is the expected calibration error of the confidence for "within 10 mm", ten bins, over all findings. Where the
+  coefficients were fitted on these scans, :mod:`Testing.benchmarks.calibration` tells the cross-validated one.
 
-``--fit`` fits the coefficients of :mod:`SAMv2Core.track_confidence` on one half of the scans and shows the error on the
-other half, both ways round, then prints those fitted on all. ``--time --lesions 50`` times a study of 50 lesions in
-four follow-ups. ``--fates`` plants lesions that grow, shrink or vanish in one scan and shows what is reported.
+``--cases FILE`` keeps the findings of every finished scan and method there: a run that was cut short goes on where it
+was, another method or model is added to it. ``--mind`` adds MIND-SSC, a descriptor without training, through the same
+search (its statuses and its ECE mean nothing). ``--time --lesions 50`` times a study of 50 lesions in four
+follow-ups. ``--fates`` plants lesions that grow, shrink or vanish in one scan and shows what is reported.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy.optimize import minimize
 
 from SAMv2Core.cache import Cache
-from SAMv2Core.embed import Model
+from SAMv2Core.evaluation.extractor import Extractor
+from SAMv2Core.evaluation.matching import POINT_METHODS
+from SAMv2Core.evaluation.mind import MindFeatures
 from SAMv2Core.match import match
 from SAMv2Core.models import load_model
 from SAMv2Core.search import search_index
-from SAMv2Core.track import track
-from SAMv2Core.track_confidence import COEFFICIENTS, TrackEvidence, terms
-from SAMv2Core.track_study import place_lesions
-from Testing.benchmarks.common import find_data
-from Testing.benchmarks.tracking_cases import Case, case_of_fates, cases, scans
+from SAMv2Core.track import Finding, track
+from SAMv2Core.track_confidence import BEYOND, TrackEvidence, TrackUncertainty
+from SAMv2Core.track_refinement import refine_findings
+from SAMv2Core.uncertainty import Evidence, UncertaintyModel, judge
+from Testing.benchmarks.common import expected_calibration_error, find_data, reliability_plot
+from Testing.benchmarks.tracking_cases import Case, case_of_fates, embedded, scans, simulated_patient
 
-METHODS = ("nearest", "fixed-point", "tracker")
+REFINED = "tracker, refined"
+TRACKERS = ("tracker", REFINED)
+METHODS = ("nearest", "fixed-point", *TRACKERS)
+MIND_METHODS = ("nearest",)
 RIGHT_MM = 10.0
-N_BINS = 10
 N_LESIONS = 20
+GROUP = 0
 
 
 class Trial(NamedTuple):
@@ -59,6 +70,7 @@ class Trial(NamedTuple):
     offset_mm: Tuple[float, float, float]  # best place minus truth; infinite when there is none at all
     status: str
     confidence: float
+    evidence: Optional[Dict[str, Any]] = None  # fields of TrackEvidence or Evidence
 
     @property
     def error_mm(self) -> float:
@@ -69,44 +81,134 @@ class Trial(NamedTuple):
         return self.is_inside and self.error_mm <= RIGHT_MM
 
 
-def run_case(case: Case) -> Tuple[List[Trial], Dict[str, float]]:
-    """All lesions and follow-ups of one patient by all methods, and the CPU seconds of each method."""
-    trials, seconds = [], {}
-    centers: Any = np.array([lesion.center_lps for lesion in case.lesions])
-    for method in METHODS:
-        start = time.process_time()
-        if method == "tracker":
-            n_studies = len(case.follow_ups) + 1
-            findings = track(case.emb, [follow_up.emb for follow_up in case.follow_ups], case.lesions)
-            per_study: List[Sequence[Any]] = [findings[study::n_studies] for study in range(1, n_studies)]
-        else:
-            per_study = [match(case.emb, follow_up.emb, centers, method) for follow_up in case.follow_ups]
-        seconds[method] = time.process_time() - start
-        for study, found in enumerate(per_study, 1):
-            trials += trials_of(case, study, method, found)
-    return trials, seconds
+def run_method(case: Case, method: str, tracked: List[Finding]) -> List[Trial]:
+    """All lesions and follow-ups of one patient by one method.
+
+    :param tracked: the tracker's findings, put there by the first method that needs them.
+    """
+    lesions = case.patient.lesions
+    if method in TRACKERS:
+        n_studies = len(case.follow_ups) + 1
+        if not tracked:
+            tracked += track(case.emb, case.follow_ups, lesions)
+        findings = tracked
+        if method == REFINED:
+            volumes = [follow_up.volume for follow_up in case.patient.follow_ups]
+            findings = refine_findings(tracked, lesions, case.patient.baseline, volumes)
+        per_study: List[Sequence[Any]] = [findings[study::n_studies] for study in range(1, n_studies)]
+    else:
+        centers: Any = np.array([lesion.center_lps for lesion in lesions])
+        per_study = [match(case.emb, emb, centers, **POINT_METHODS[method]) for emb in case.follow_ups]
+    return [trial for study, found in enumerate(per_study, 1) for trial in trials_of(case, study, method, found)]
 
 
 def trials_of(case: Case, study: int, method: str, found: Sequence[Any]) -> List[Trial]:
     """Matches or findings of one follow-up beside the truth."""
-    follow_up = case.follow_ups[study - 1]
+    follow_up = case.patient.follow_ups[study - 1]
     rows = []
-    for lesion, item, truth, inside in zip(case.lesions, found, follow_up.truth_lps, follow_up.is_inside):
-        place = item.candidate_lps
+    for lesion, item, truth, inside in zip(case.patient.lesions, found, follow_up.truth_lps, follow_up.is_inside):
+        place = found_at(item)
         x, y, z = (math.inf,) * 3 if place is None else (float(value) for value in place - truth)
-        facts = (case.name, follow_up.kind, study, lesion.label, method, lesion.radius_mm, bool(inside))
-        rows.append(Trial(*facts, (x, y, z), item.status, float(item.confidence)))
+        facts = (case.patient.name, follow_up.kind, study, lesion.label, method, lesion.radius_mm, bool(inside))
+        evidence = None if item.evidence is None else dataclasses.asdict(item.evidence)
+        rows.append(Trial(*facts, (x, y, z), item.status, float(item.confidence), evidence))
     return rows
 
 
-def expected_calibration_error(confidence: np.ndarray, is_right: np.ndarray) -> float:
-    """Mean of |share right - mean confidence| over ten bins of confidence, weighted by their sizes."""
-    bins = np.minimum((np.asarray(confidence) * N_BINS).astype(int), N_BINS - 1)
-    error = 0.0
-    for number in np.unique(bins):
-        chosen = bins == number
-        error += chosen.mean() * abs(np.mean(is_right[chosen]) - np.mean(confidence[chosen]))
-    return float(error)
+def found_at(item: Any) -> Optional[np.ndarray]:
+    """The place of a match or finding, or its best candidate when it was not found."""
+    place = item.lps if isinstance(item, Finding) else item.query_lps
+    return item.candidate_lps if place is None else place
+
+
+class Finished:
+    """The findings of finished scans, one line of JSON for each scan and method; in memory without a file.
+
+    :param facts: what must be equal for a line to count: another model's or another number of lesions is no match.
+    :param calibration: of the model today; findings are kept longer than the coefficients that judge them.
+    """
+
+    def __init__(
+        self, path: Optional[Path], facts: Dict[str, Any], calibration: Optional[Mapping[str, Any]] = None
+    ) -> None:
+        self._path, self._facts, self._calibration = path, facts, calibration or {}
+        self._lines: List[Dict[str, Any]] = []
+        if path is not None and path.exists():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    self._lines.append(json.loads(text))
+                except ValueError:
+                    pass  # the line that was being written when the run was cut short
+
+    def get(self, case: str, method: str) -> Optional[List[Trial]]:
+        """The trials of a scan by a method, or None."""
+        line = self._line(case, method)
+        return None if line is None else [judged(Trial(**trial), self._calibration) for trial in line["trials"]]
+
+    def seconds(self, case: str, method: str) -> float:
+        """CPU seconds that they took."""
+        line = self._line(case, method)
+        return 0.0 if line is None else float(line["seconds"])
+
+    def add(self, case: str, method: str, trials: Sequence[Trial], seconds: float) -> None:
+        """Keep the trials of a scan by a method."""
+        line = {**self._facts, "case": case, "method": method, "seconds": seconds}
+        line["trials"] = [trial._asdict() for trial in trials]
+        self._lines.append(line)
+        if self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as stream:
+                stream.write("\n" * (not _ends_with_newline(self._path)) + json.dumps(line) + "\n")
+
+    def _line(self, case: str, method: str) -> Optional[Dict[str, Any]]:
+        wanted = {**self._facts, "case": case, "method": method}
+        return next((line for line in self._lines if all(line.get(k) == v for k, v in wanted.items())), None)
+
+
+def judged(trial: Trial, calibration: Mapping[str, Any]) -> Trial:
+    """The trial with the confidence and the status that these coefficients give it."""
+    if trial.evidence is None or trial.method not in (*POINT_METHODS, *TRACKERS):
+        return trial
+    if trial.method in TRACKERS:
+        known = TrackEvidence(**trial.evidence)
+        sure, status, _ = TrackUncertainty.from_metadata(calibration).verdict(known, max(-known.depth_mm, 0.0))
+        return trial._replace(confidence=sure, status=status)
+    if is_beyond(trial):
+        return trial
+    verdict = judge(Evidence(**trial.evidence), UncertaintyModel.from_metadata(calibration))
+    return trial._replace(confidence=verdict.confidence, status=verdict.status)
+
+
+def is_beyond(trial: Trial) -> bool:
+    """Whether the place found lies outside the scan, which decides by itself. A match's evidence tells no depth; such a
+    one is known by the little confidence that is left to it."""
+    evidence = trial.evidence or {}
+    return bool(evidence.get("depth_mm", 0.0) < 0 or (evidence.get("at_edge") and trial.confidence <= BEYOND))
+
+
+def _ends_with_newline(path: Path) -> bool:
+    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+
+
+def all_trials(
+    lines: Sequence[Tuple[str, Extractor, Sequence[str]]], paths: Sequence[Path], finished: Finished, n_lesions: int
+) -> Iterator[Trial]:
+    """Every scan by every method of every extractor; what is finished is not done again.
+
+    :param lines: prefix of the rows' names, extractor, methods; the first extractor says where the body is.
+    """
+    for number, path in enumerate(paths):
+        name, patient = path.name.split(".")[0], None
+        for prefix, extractor, methods in lines:
+            wanted = [method for method in methods if finished.get(name, prefix + method) is None]
+            if wanted:
+                patient = patient or simulated_patient(lines[0][1], path, number, GROUP, n_lesions)
+                case, tracked = embedded(extractor, patient), []  # type: ignore[var-annotated]
+                for method in wanted:
+                    start = time.process_time()
+                    trials = [t._replace(method=prefix + method) for t in run_method(case, method, tracked)]
+                    finished.add(name, prefix + method, trials, time.process_time() - start)
+            for method in methods:
+                yield from finished.get(name, prefix + method) or []
 
 
 def summarize(trials: Sequence[Trial]) -> List[Dict[str, Any]]:
@@ -161,101 +263,33 @@ def to_markdown(rows: Sequence[Dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot_reliability(trials: Sequence[Trial], path: str) -> None:
-    """Share of right findings against confidence, one line per method; the diagonal is perfect."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(5, 6.5), height_ratios=(3, 1), sharex=True)
-    above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for method in METHODS:
-        mine = [trial for trial in trials if trial.method == method]
-        if not mine:
-            continue
-        confidence, right = np.array([t.confidence for t in mine]), np.array([t.is_right for t in mine])
-        bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-        used = [number for number in range(N_BINS) if np.any(bins == number)]
-        centers = [confidence[bins == number].mean() for number in used]
-        ece = expected_calibration_error(confidence, right)
-        above.plot(centers, [right[bins == n].mean() for n in used], "o-", label=f"{method}, ECE {ece:.3f}")
-        below.hist(confidence, bins=N_BINS, range=(0, 1), histtype="step")
-    above.set(ylabel="share within 10 mm", title="Simulated follow-ups")
-    above.legend()
-    below.set(xlabel="confidence", ylabel="findings")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def fit(evidence: Sequence[TrackEvidence], is_right: Sequence[bool]) -> Dict[str, float]:
-    """Logistic regression of the coefficients, weakly drawn to zero; none may turn its sign."""
-    names = list(COEFFICIENTS)
-    x = np.array([[terms(e)[name] for name in names] for e in evidence])
-    y = np.array(is_right, dtype=float)
-    positive = {"similarity", "fixed_points", "margin"}
-    limits = [(None, None) if n == "bias" else (0.0, None) if n in positive else (None, 0.0) for n in names]
-
-    def loss(b: np.ndarray) -> float:
-        z = x @ b
-        return float(np.sum(np.logaddexp(0, z) - y * z) + 0.05 * np.sum(b[1:] ** 2))
-
-    found = minimize(loss, np.zeros(len(names)), bounds=limits).x
-    return {name: round(float(value), 2) for name, value in zip(names, found)}
-
-
-def probability(coefficients: Dict[str, float], evidence: Sequence[TrackEvidence]) -> np.ndarray:
-    """The confidence that other coefficients would give."""
-    score = [sum(coefficients[name] * value for name, value in terms(e).items()) for e in evidence]
-    return 1 / (1 + np.exp(-np.clip(score, -50, 50)))
-
-
-def fit_all(found: Sequence[Case]) -> None:
-    """Evidence of all cases; cross-validated over two halves of the scans."""
-    evidence: List[List[TrackEvidence]] = [[], []]
-    right: List[List[bool]] = [[], []]
-    for number, case in enumerate(found):
-        for follow_up in case.follow_ups:
-            placed = place_lesions(case.emb, follow_up.emb, case.lesions, {})
-            for item, truth, inside in zip(placed, follow_up.truth_lps, follow_up.is_inside):
-                if item is not None and item.evidence is not None and item.lps is not None:
-                    evidence[number % 2].append(item.evidence)
-                    right[number % 2].append(bool(inside and np.linalg.norm(item.lps - truth) <= RIGHT_MM))
-    for half in (0, 1):
-        confidence = probability(fit(evidence[1 - half], right[1 - half]), evidence[half])
-        ece = expected_calibration_error(confidence, np.array(right[half]))
-        print(f"fitted on the other half: ECE {ece:.3f} of {len(confidence)}")
-    print(json.dumps(fit(evidence[0] + evidence[1], right[0] + right[1]), indent=2))
-
-
 def time_study(case: Case, n_studies: int = 4) -> str:
     """Wall and CPU seconds of one tracking, beside plain fixed-point matching of the same points."""
-    follow_ups = [case.follow_ups[n % len(case.follow_ups)].emb for n in range(n_studies)]
+    follow_ups = [case.follow_ups[n % len(case.follow_ups)] for n in range(n_studies)]
     for emb in (case.emb, *follow_ups):
         search_index(emb)
-    centers: Any = np.array([lesion.center_lps for lesion in case.lesions])
+    lesions = case.patient.lesions
+    centers: Any = np.array([lesion.center_lps for lesion in lesions])
     spent = []
     for work in (
+        lambda: track(case.emb, follow_ups, lesions),
         lambda: [match(case.emb, emb, centers) for emb in follow_ups],
-        lambda: track(case.emb, follow_ups, case.lesions),
     ):
         wall, cpu = time.perf_counter(), time.process_time()
         work()
         spent.append((time.perf_counter() - wall, time.process_time() - cpu))
-    (plain_wall, plain_cpu), (wall, cpu) = spent
+    (wall, cpu), (plain_wall, plain_cpu) = spent
     return (
-        f"{case.name}: {len(case.lesions)} lesions x {n_studies} follow-ups, all embedded: {wall:.1f} s "
+        f"{case.patient.name}: {len(lesions)} lesions x {n_studies} follow-ups, all embedded: {wall:.1f} s "
         f"({cpu:.1f} s of CPU); plain fixed-point matching {plain_wall:.1f} s ({plain_cpu:.1f} s): "
         f"ratio of CPU times {cpu / plain_cpu:.2f}"
     )
 
 
-def show_fates(model: Model, path: Path) -> None:
+def show_fates(extractor: Extractor, path: Path) -> None:
     """What is reported of lesions that grew, shrank or vanished."""
-    case, fates = case_of_fates(model, path)
-    findings = track(case.emb, [case.follow_ups[0].emb], case.lesions)[1::2]
-    trials = trials_of(case, 1, "tracker", findings)
+    case, fates = case_of_fates(extractor, path)
+    trials = run_method(case, "tracker", [])
     for fate in sorted(set(fates)):
         mine = [t for t, kind in zip(trials, fates) if kind == fate and t.is_inside]
         statuses = {status: sum(t.status == status for t in mine) for status in ("matched", "uncertain", "not_found")}
@@ -270,39 +304,42 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--report", help="JSON with the table and every trial")
     parser.add_argument("--plot", metavar="PNG", help="reliability plot")
     parser.add_argument("--cache", metavar="DIR", help="keep the embeddings there")
+    parser.add_argument("--cases", metavar="FILE", type=Path, help="keep finished scans there and go on from them")
+    parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC, a descriptor without training, too")
     parser.add_argument("--quick", action="store_true", help="two scans only")
     parser.add_argument("--lesions", type=int, default=N_LESIONS, help="per scan; default: %(default)s")
-    parser.add_argument("--fit", action="store_true", help="fit the confidence instead")
     parser.add_argument("--time", action="store_true", help="time one study of the first scan instead")
     parser.add_argument("--fates", action="store_true", help="lesions that grew, shrank or vanished instead")
     options = parser.parse_args(argv)
     model = load_model(options.model)
-    cache = Cache(options.cache) if options.cache else None
-    found = cases(model, find_data(options.data), 0, cache, options.lesions, 2 if options.quick else 99)
+    extractor = Extractor(model, Cache(options.cache) if options.cache else None)
+    paths = scans(find_data(options.data))[: 2 if options.quick else None]
     if options.fates:
-        show_fates(model, scans(find_data(options.data))[0])
+        show_fates(extractor, paths[0])
         return
     if options.time:
-        print(time_study(next(iter(found))))
+        print(time_study(embedded(extractor, simulated_patient(extractor, paths[0], 0, GROUP, options.lesions))))
         return
-    if options.fit:
-        fit_all(list(found))
-        return
-    trials: List[Trial] = []
-    seconds = dict.fromkeys(METHODS, 0.0)
-    for case in found:
-        more, spent = run_case(case)
-        trials += more
-        seconds = {method: seconds[method] + spent[method] for method in METHODS}
+    lines: List[Tuple[str, Extractor, Sequence[str]]] = [("", extractor, METHODS)]
+    if options.mind:
+        lines.append(("MIND-SSC, ", MindFeatures(), MIND_METHODS))
+    facts = {"sha256": model.info.sha256, "lesions": options.lesions, "group": GROUP}
+    finished = Finished(options.cases, facts, model.info.calibration)
+    trials = list(all_trials(lines, paths, finished, options.lesions))
     rows = summarize(trials)
     print(f"Model {options.model} ({model.info.sha256})\n\n{to_markdown(rows)}\n")
+    seconds = {row["method"]: sum(finished.seconds(p.name.split(".")[0], row["method"]) for p in paths) for row in rows}
+    seconds.pop(REFINED, None)  # counts the refinement alone
     for method, total in seconds.items():
-        print(f"{method}: {1000 * total * len(METHODS) / len(trials):.0f} ms of CPU per lesion and follow-up")
+        count = sum(trial.method == method for trial in trials)
+        print(f"{method}: {1000 * total / count:.0f} ms of CPU per lesion and follow-up")
     if options.plot:
-        plot_reliability(trials, options.plot)
+        shown = [method for method in METHODS if method != REFINED]
+        curves = {m: [(t.confidence, t.is_right) for t in trials if t.method == m] for m in shown}
+        reliability_plot(curves, options.plot, "Simulated follow-ups")
     if options.report:
-        facts = {"model": options.model, "sha256": model.info.sha256, "rows": rows, "cpu_seconds": seconds}
-        Path(options.report).write_text(json.dumps({**facts, "trials": [t._asdict() for t in trials]}, indent=1))
+        report = {"model": options.model, "sha256": model.info.sha256, "rows": rows, "cpu_seconds": seconds}
+        Path(options.report).write_text(json.dumps({**report, "trials": [t._asdict() for t in trials]}, indent=1))
 
 
 if __name__ == "__main__":

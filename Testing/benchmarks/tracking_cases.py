@@ -11,12 +11,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
-from SAMv2Core.cache import Cache
-from SAMv2Core.embed import Model
+from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.feature import Embedding
 from SAMv2Core.lesion_growth import LesionOptions
 from SAMv2Core.lesions import Lesion, lesion_at
@@ -27,25 +26,32 @@ CROPPED = dataclasses.replace(FOLLOW_UP, field_of_view=(0.9, 0.9, 0.55))
 KINDS = (("whole", FOLLOW_UP), ("part", CROPPED), ("whole", FOLLOW_UP))
 MEDIAN_RADIUS_MM, RADIUS_SPREAD = 10.6, 0.46  # log-normal: 45 % below 10 mm
 SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM = 3.0, 40.0
-N_LESIONS = 50
 
 
 class FollowUp(NamedTuple):
     """One simulated follow-up and the lesions' true places in it."""
 
     kind: str
-    emb: Embedding
+    volume: Volume
     truth_lps: np.ndarray  # (n, 3)
     is_inside: np.ndarray  # (n,) bool
 
 
-class Case(NamedTuple):
+class Patient(NamedTuple):
     """One baseline with its lesions and follow-ups."""
 
     name: str
-    emb: Embedding
+    baseline: Volume
     lesions: List[Lesion]
     follow_ups: List[FollowUp]
+
+
+class Case(NamedTuple):
+    """A patient as an extractor sees it."""
+
+    patient: Patient
+    emb: Embedding
+    follow_ups: List[Embedding]
 
 
 def scans(data: Path) -> List[Path]:
@@ -64,21 +70,27 @@ def draw_lesions(emb: Embedding, n_lesions: int, seed: Tuple[int, ...]) -> List[
     return [lesion_at(f"lesion {n}", c, 2 * r) for n, (c, r) in enumerate(zip(centers, radii), 1)]
 
 
-def cases(
-    model: Model, data: Path, group: int, cache: Optional[Cache] = None, n_lesions: int = N_LESIONS, limit: int = 99
-) -> Iterator[Case]:
-    """Every validation scan once per group; groups differ in all that is random, so one may calibrate for another."""
-    for number, path in enumerate(scans(data)[:limit]):
-        volume = read_volume(path)
-        emb = model.embed(volume, "ct", cache=cache)
-        lesions = draw_lesions(emb, n_lesions, (group, number))
-        centers = np.array([lesion.center_lps for lesion in lesions])
-        follow_ups = []
-        for study, (kind, options) in enumerate(KINDS):
-            simulated = simulate_follow_up(volume, options, seed=1000 * group + 10 * number + study)
-            truth, inside = simulated.map_points(centers)
-            follow_ups.append(FollowUp(kind, model.embed(simulated.volume, "ct", cache=cache), truth, inside))
-        yield Case(path.name.split(".")[0], emb, lesions, follow_ups)
+def simulated_patient(extractor: Extractor, path: Path, number: int, group: int, n_lesions: int) -> Patient:
+    """One scan with its lesions and follow-ups.
+
+    :param extractor: its body mask says where lesions may lie.
+    :param number: of the scan; groups differ in all that is random, so that one may calibrate for another.
+    """
+    volume = read_volume(path)
+    lesions = draw_lesions(extractor.embed(volume, "ct"), n_lesions, (group, number))
+    centers = np.array([lesion.center_lps for lesion in lesions])
+    follow_ups = []
+    for study, (kind, options) in enumerate(KINDS):
+        simulated = simulate_follow_up(volume, options, seed=1000 * group + 10 * number + study)
+        truth, inside = simulated.map_points(centers)
+        follow_ups.append(FollowUp(kind, simulated.volume, truth, inside))
+    return Patient(path.name.split(".")[0], volume, lesions, follow_ups)
+
+
+def embedded(extractor: Extractor, patient: Patient) -> Case:
+    """The patient's scans by one extractor."""
+    follow_ups = [extractor.embed(follow_up.volume, "ct") for follow_up in patient.follow_ups]
+    return Case(patient, extractor.embed(patient.baseline, "ct"), follow_ups)
 
 
 PLANTED_HU = 60.0
@@ -96,13 +108,13 @@ def planted(volume: Volume, lesions: List[Lesion]) -> Volume:
     return dataclasses.replace(volume, array=np.rint(array).astype(np.int16))
 
 
-def case_of_fates(model: Model, path: Path, n_lesions: int = 24, seed: int = 0) -> Tuple[Case, List[str]]:
+def case_of_fates(extractor: Extractor, path: Path, n_lesions: int = 24, seed: int = 0) -> Tuple[Case, List[str]]:
     """One scan with planted lesions and a follow-up in which they grew, shrank or vanished; and each one's fate."""
     volume = read_volume(path)
-    lesions = draw_lesions(model.embed(volume, "ct"), n_lesions, (seed, 99))
+    lesions = draw_lesions(extractor.embed(volume, "ct"), n_lesions, (seed, 99))
     baseline = planted(volume, lesions)
     follow_up = simulate_follow_up(baseline, FOLLOW_UP, seed, lesions, FATES)
     truth, inside = follow_up.map_points(np.array([lesion.center_lps for lesion in lesions]))
-    study = FollowUp("fates", model.embed(follow_up.volume, "ct"), truth, inside)
-    case = Case(path.name.split(".")[0], model.embed(baseline, "ct"), lesions, [study])
-    return case, [change.kind for change in follow_up.lesions]
+    study = FollowUp("fates", follow_up.volume, truth, inside)
+    patient = Patient(path.name.split(".")[0], baseline, lesions, [study])
+    return embedded(extractor, patient), [change.kind for change in follow_up.lesions]

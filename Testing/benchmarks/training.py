@@ -1,12 +1,14 @@
 """Training: pairs per second, waiting for data and memory of every recipe; the cost of the prototypical loss.
 
     python -m Testing.benchmarks.training [--data INDEX] [--recipes sam sampp ...] [--steps 3] [--threads 1] [--full]
+    python -m Testing.benchmarks.training --recipes --figure cost.png           # the loss alone
 
 Each recipe runs a few steps of the full network on phantoms, or on the scans of an index, in a process of its own; with
 one pair per step and smaller labelled and registered crops, unless --full (some 20 GiB, better on a GPU). Beside it
 stands one bare forward and backward pass of the paper's network over the same patches: the share of a step that the
-network itself takes. The loss is measured against voxels and against classes in one run, and reported as ratios, which
-a busy machine leaves alone; CPU seconds otherwise.
+network itself takes. draw_cpu_s is what drawing costs one core per pair: a GPU that trains R pairs per second needs
+R x draw_cpu_s workers so as not to wait. The loss is measured against voxels and against classes in one run, and
+reported as ratios, which a busy machine leaves alone; CPU seconds otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from Training.train import make_task
 
 PAPER = ("sam", "sampp", "aggsam", "crosssam")
 VOXELS = (8000, 16000, 32000, 64000)
-CLASSES = (50, 100, 200, 400)
+CLASSES = (25, 50, 100, 200, 400)
 SMALL = ("run.batch=1", "semantic.size_zyx=[48, 96, 96]", "registered.size_zyx=[48, 96, 96]")
 
 
@@ -46,6 +48,7 @@ def measure_recipe(name: str, data: str, steps: int, device: str, changes: List[
         name, [f"run.steps={steps + 1}", "run.log_every=1", "run.validate_every=1000000", *quiet, *changes]
     )
     task = make_task(recipe, read_index(data), 0)
+    draw_s = drawing_s(task)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         run = Run(task, recipe, out, 0, device, "auto", resume=False)
@@ -60,10 +63,20 @@ def measure_recipe(name: str, data: str, steps: int, device: str, changes: List[
         "pairs_per_cpu_s": recipe.run.batch / cpu_s,
         "wait_share": sum(rows["wait_share"]) / len(rows["wait_share"]),
         "memory_gib": max(rows["memory_gib"]),
+        "draw_cpu_s": draw_s / recipe.run.batch,
     }
     if recipe.task == "paper" and run.fabric.device.type == "cpu":
         figures["network_share"] = bare_network_s(recipe, run) / cpu_s
     return {key: round(value, 4) for key, value in figures.items()}
+
+
+def drawing_s(task: Any, n_groups: int = 6) -> float:
+    """CPU seconds of drawing one group: what one core of those that feed a GPU has to do for a step."""
+    task.draw(0, 0)
+    began = time.process_time()
+    for step in range(1, n_groups + 1):
+        task.draw(step, 0)
+    return (time.process_time() - began) / n_groups
 
 
 def bare_network_s(recipe: Any, run: Any) -> float:
@@ -108,7 +121,7 @@ def loss_cost() -> Dict[str, Dict[str, float]]:
 
 
 def draw_figure(cost: Dict[str, Dict[str, float]], path: str) -> None:
-    """The loss's cost against voxels and classes, with the line through the smallest size."""
+    """The loss's cost against voxels and classes, with the line through the origin and the smallest size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -121,7 +134,7 @@ def draw_figure(cost: Dict[str, Dict[str, float]], path: str) -> None:
         axis.plot(sizes, [size / sizes[0] for size in sizes], "--", color="gray", label="linear")
         axis.set(xlabel=name, ylabel="CPU time, smallest = 1", xlim=(0, None), ylim=(0, None))
         axis.legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def cpu_seconds(call: Callable[[], None], repeats: int = 5) -> float:
@@ -149,10 +162,21 @@ def exponent(seconds: Dict[str, float]) -> float:
 
 
 def table(rows: Dict[str, Dict[str, float]]) -> str:
-    columns = ("pairs_per_s", "pairs_per_cpu_s", "wait_share", "memory_gib", "network_share")
+    columns = ("pairs_per_s", "pairs_per_cpu_s", "wait_share", "memory_gib", "network_share", "draw_cpu_s")
     lines = ["| recipe | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
         lines.append(f"| `{name}` | " + " | ".join(f"{row[c]:.3g}" if c in row else "–" for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def cost_table(cost: Dict[str, Dict[str, float]]) -> str:
+    """The loss's relative cost, and the exponents of the power law through it."""
+    lines = []
+    for name, kind in (("voxels (52 classes)", "voxels"), ("classes (64,000 voxels)", "classes")):
+        row = cost[name]
+        lines += [f"| {name} | " + " | ".join(row) + " | exponent |", "|---" * (len(row) + 2) + "|"]
+        values = " | ".join(f"{value:.2f}" for value in row.values())
+        lines += [f"| CPU time, smallest = 1 | {values} | {cost['exponents'][kind]} |", ""]
     return "\n".join(lines)
 
 
@@ -183,8 +207,10 @@ def main(argv: Optional[List[str]] = None) -> None:
             command += [text for change in changes for text in ("--set", change)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rows[name] = json.loads(done.stdout.splitlines()[-1])
-    print(table(rows), end="\n\n")
+    if rows:
+        print(table(rows), end="\n\n")
     cost = loss_cost()
+    print(cost_table(cost))
     if options.figure:
         draw_figure(cost, options.figure)
     print(json.dumps({"loss": cost, "threads": options.threads, "load": os.getloadavg()[0]}, indent=1))

@@ -175,6 +175,21 @@ def test_simulate_files_agree_with_each_other(samv2, scans, tmp_path):
     assert s.read_volume(tmp_path / "sim" / "follow_up.nii.gz").array.std() > 100
 
 
+def test_simulate_makes_the_changes_asked_for(samv2, scans, tmp_path):
+    changes = ("--breathing", 8, "--weight", 9, "--slice-thickness", 4, "--kernel", "soft", "--table")
+    simulating = ("simulate", "--image", scans / "template.nii.gz", "--output", "sim", *changes)
+    ended = samv2(*simulating, "--field-of-view", 1, 1, 0.6)
+    assert ended.code == 0, ended.err
+    truth = read_json(tmp_path / "sim" / "truth.json")
+    assert truth["options"]["breathing_mm"] == 8 and truth["options"]["table"] is True
+    assert 0 < abs(truth["drawn"]["weight_mm"]) <= 9 and 0.8 <= truth["drawn"]["blur_mm"] <= 1.5
+    before = s.read_volume(scans / "template.nii.gz").grid
+    after = s.read_volume(tmp_path / "sim" / "follow_up.nii.gz").grid
+    assert after.spacing_ijk_mm[2] == pytest.approx(4.0, abs=1e-3)
+    assert after.shape_zyx[0] * 4.0 <= 0.65 * before.shape_zyx[0] * before.spacing_ijk_mm[2]
+    assert samv2(*simulating, "--field-of-view", 2, 1, 1).code == 2
+
+
 def test_simulate_follows_the_labels_of_a_segmentation(samv2, scans, tmp_path):
     baseline = s.read_volume(scans / "template.nii.gz")
     labels = np.zeros(baseline.array.shape, np.uint8)

@@ -54,6 +54,17 @@ def test_track_writes_a_row_per_lesion_and_study(samv2, scans, tracking, tmp_pat
     assert "follow-up 1:" in ended.out
 
 
+def test_refined_places_are_those_of_the_voxels(samv2, scans, tracking, tmp_path):
+    ended = samv2(*tracking, "--follow-up", scans / "query.nii.gz", "--refine", "--report", "r.json")
+    assert ended.code == 0, ended.err
+    refined = read_json(tmp_path / "r.json")["refined"]
+    assert refined["moved"] == 2 and 0 < refined["median_mm"] <= TOLERANCE_MM
+    rows = rows_of(tmp_path / "out.csv")
+    for label, lps in INSIDE_LPS.items():
+        found = [float(rows[label, 1][axis]) for axis in "lps"]
+        np.testing.assert_allclose(found, np.add(lps, SHIFT_LPS), atol=0.3)  # the scan was only moved
+
+
 def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, tracking, tmp_path):
     volume = s.read_volume(scans / "query.nii.gz")
     labels = np.zeros(volume.array.shape, np.uint8)

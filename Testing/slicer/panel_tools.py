@@ -28,3 +28,24 @@ def cells(widget):
     """The texts of the results table, row by row."""
     table = widget.ui.resultsTable
     return [[table.item(r, c).text() for c in range(table.columnCount)] for r in range(table.rowCount)]
+
+
+def matrix(widget):
+    """The texts of the findings, row by row."""
+    table = widget.ui.findingsTable
+    return [[table.item(r, c).text() for c in range(table.columnCount)] for r in range(table.rowCount)]
+
+
+def patientItems(scene, groups):
+    """Put volumes under patients of the subject hierarchy: {PatientID: volumes}."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    for identifier, volumes in groups.items():
+        patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), f"Patient {identifier}")
+        hierarchy.SetItemAttribute(patient, "DICOM.PatientID", identifier)
+        study = hierarchy.CreateStudyItem(patient, "Study")
+        for volume in volumes:
+            item = hierarchy.GetItemByDataNode(volume)
+            if item:
+                hierarchy.SetItemParent(item, study)
+            else:  # in the application a plugin makes an item for every volume
+                hierarchy.CreateItem(study, volume)

@@ -178,3 +178,20 @@ def test_a_chosen_model_that_is_gone_is_told(widget, scene, monkeypatch):
     settle(widget)
     assert widget.ui.statusLabel.text == "There is no model named 'mine'. Choose another."
     assert widget.panel.parameters.points.GetNumberOfControlPoints() == 1
+
+
+@pytest.mark.parametrize("isNew", [True, False])
+def test_table_headers_before_and_after_slicer_5_10(scene, isNew):
+    """One name of the same method in each Slicer; the adapter takes what is there."""
+    from SAMv2SlicerLib import lesion_table
+
+    told = []
+    name = "SetUseColumnTitleAsColumnHeader" if isNew else "SetUseColumnNameAsColumnHeader"
+    methods = {
+        "StartModify": lambda self: False,
+        "EndModify": lambda self, was: None,
+        "SetAndObserveTable": lambda self, table: told.append(table.GetNumberOfColumns()),
+        name: lambda self, value: told.append(value),
+    }
+    lesion_table._fill(type("Table", (), methods)(), [("a", [1.0]), ("b", ["x"])])
+    assert told == [2, True]

@@ -203,7 +203,10 @@ def test_panel_registers_shows_and_undoes(widget, scene):
     widget.ui.usedPointsButton.click()
     widget.ui.checkerboardButton.click()
     assert scene.GetFirstNodeByName("Checkerboard of CT 2021 and CT 2023") is not None
-    widget.ui.undoButton.click()
+    for _ in range(3):  # the checkerboard, the used points, the registration
+        widget.ui.undoButton.click()
+    assert scene.GetFirstNodeByName("Checkerboard of CT 2021 and CT 2023") is None
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
     assert query.GetParentTransformNode() is None and "Undone" in widget.ui.statusLabel.text
     assert widget.ui.registrationCardLabel.text == "No registration yet."
 

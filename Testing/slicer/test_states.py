@@ -27,6 +27,8 @@ READY = Facts(volumes=2, template="A", query="B", points="F", placed=2)
         (replace(READY, matched=7, needALook=2), "uncertain", "2 of 7 points need a look", True),
         (replace(READY, matched=7), "matched", "7 points matched", True),
         (replace(READY, patientMismatch="PatientID differs"), "otherPatient", "PatientID differs", True),
+        (replace(READY, matched=7, needALook=2, stale="A"), "stale", "A changed; its embedding will be", True),
+        (replace(READY, matched=7, moved="B"), "moved", "B was moved after matching", True),
         (replace(READY, isBusy=True, progressText="Embedding A", elapsedSeconds=3), "busy", "Embedding A (3 s)", True),
         (replace(READY, isBusy=True, isCancelling=True), "busy", "", False),
     ],
@@ -47,7 +49,19 @@ def test_set_up_and_sample_data_are_offered_only_when_needed():
     assert matchState(Facts()).sampleVisible and not matchState(READY).sampleVisible
 
 
+def test_each_offer_has_a_button_and_a_tip():
+    from SAMv2SlicerLib import texts
+
+    for facts in (replace(READY, patientMismatch="PatientID differs"), replace(READY, matched=2, needALook=1)):
+        offer = matchState(facts).offer
+        assert texts.offerText(offer) and texts.offerTip(offer)
+    assert not matchState(READY).offer and texts.offerText("") == ""
+
+
 def test_register_states():
+    assert registerState(replace(READY, registered="registered")).name == "registered"
+    assert "uncertainly" in registerState(replace(READY, registered="uncertain")).text
+    assert registerState(replace(READY, registered="registered", stale="A")).name == "stale"
     assert registerState(READY).action == "Register B \N{RIGHTWARDS ARROW} A" and registerState(READY).actionEnabled
     assert "same volume" in registerState(replace(READY, sameVolume=True)).text
     assert not registerState(Facts(volumes=1, template="A")).actionEnabled
@@ -83,6 +97,7 @@ TRACK = Facts(volumes=3, template="A", followUps=2, lesions=3)
         (replace(TRACK, matched=6, needALook=2), "uncertain", "2 of 6 findings need a look", True),
         (replace(TRACK, matched=6), "matched", "6 findings", True),
         (replace(TRACK, patientMismatch="PatientID differs"), "otherPatient", "PatientID differs", True),
+        (replace(TRACK, matched=6, moved="C"), "moved", "C was moved after tracking", True),
     ],
 )
 def test_track_states(facts, name, words, enabled):

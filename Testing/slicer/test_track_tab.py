@@ -12,18 +12,12 @@ pytest.importorskip("torch")
 import qt
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addStudies
-from panel_tools import settle
+from panel_tools import matrix, settle
 from test_panel import addSliceViews, centerOf
 
 from SAMv2SlicerLib import conversion, dialogs, lesion_findings, lesion_table, results, structured_report, studies
 
 TRACK_TAB = 1
-
-
-def matrix(widget):
-    """The texts of the findings, row by row."""
-    table = widget.ui.findingsTable
-    return [[table.item(r, c).text() for c in range(table.columnCount)] for r in range(table.rowCount)]
 
 
 @pytest.fixture

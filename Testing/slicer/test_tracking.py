@@ -1,6 +1,7 @@
 """Lesions through three studies on the real scene: marks in, findings, tables and plot out, decisions kept."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ pytest.importorskip("torch")
 
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, THIRD_SHIFT_RAS, addLesionPoints, addLine, addSegment, addStudies
+from phantoms import addPoints, addVolume, phantom
 
+from SAMv2Core import track_study
 from SAMv2Core.errors import Cancelled, InputError
 from SAMv2SlicerLib import (
     conversion,
@@ -328,3 +331,48 @@ def test_a_deleted_list_of_findings_is_made_again(tracked, scene):
     scene.RemoveNode(results.findMatchList(logic.tracker.lesionList(), volumes[1]))
     logic.trackLesions(volumes[0], volumes[1:], marks)
     assert results.findMatchList(logic.tracker.lesionList(), volumes[1]).GetNumberOfControlPoints() == 3
+
+
+def test_a_corrected_lesion_speaks_for_its_neighbors(logic, scene, monkeypatch):
+    """Both lesions moved, but what they lay in is still seen at the old place, which so looks like a match. One
+    correction must be enough that the other is no longer called matched there."""
+    array = phantom((48, 60, 72))
+    ijkToRAS = np.array([[2.0, 0, 0, -70], [0, 2, 0, -60], [0, 0, 2, 100], [0, 0, 0, 1]])
+    lesions = np.array([[-20.0, 0, 147], [-20.0, 12, 147]])
+    baseline = addVolume("baseline", array, ijkToRAS)
+    places = np.indices(array.shape)[::-1].reshape(3, -1).T * 2.0 + ijkToRAS[:3, 3]
+    near = np.linalg.norm(places - lesions.mean(axis=0), axis=1) < 20
+    z, y, x = np.nonzero(near.reshape(array.shape))
+    copied = array.copy()
+    copied[z, y, x + 12] = array[z, y, x]  # 24 mm to the patient's left, and still at the old place
+    followUp = addVolume("follow-up", copied, ijkToRAS)
+    _thinLandmarks(monkeypatch)
+    marks = addPoints(scene, lesions, labels=["corrected", "other"])
+
+    def other():
+        return lesion_findings.findings(logic.tracker.lesionList())[1][1]
+
+    logic.trackLesions(baseline, [followUp], marks)
+    assert other().status == "matched" and np.linalg.norm(other().world - lesions[1]) < 5
+    logic.trackLesions(baseline, [followUp], marks)
+    assert other().status == "matched"  # a rerun alone changes nothing
+    listNode = results.findMatchList(logic.tracker.lesionList(), followUp)
+    with logic.writing():
+        results.setPosition(listNode, 0, lesions[0] + [24.0, 0, 0])
+        results.markMoved(listNode, 0)
+    logic.trackLesions(baseline, [followUp], marks)
+    assert other().needsALook or np.linalg.norm(other().world - lesions[1] - [24.0, 0, 0]) < 10
+
+
+def _thinLandmarks(monkeypatch):
+    """As many landmarks of the body around a lesion as a real torso has, whose volume is a thousand times this one's:
+    else they outvote every correction."""
+    real = track_study.body_map
+
+    def thinned(*arguments):
+        body = real(*arguments)
+        step = len(body.source_lps) // 10
+        names = ("source_lps", "shift_mm", "weights", "residual_mm")
+        return replace(body, **{name: getattr(body, name)[::step] for name in names})
+
+    monkeypatch.setattr(track_study, "body_map", thinned)

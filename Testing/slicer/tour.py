@@ -150,7 +150,7 @@ def run(templatePath, queryPath, folder, nPoints=None, nFollowed=30):
     """
     from slice_view import saveImage
 
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # a bundle cannot be written to a relative path
     folder.mkdir(parents=True, exist_ok=True)
     slicer.mrmlScene.Clear()
     if slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLInteractionNode") is None:

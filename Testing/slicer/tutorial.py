@@ -55,6 +55,7 @@ def grab(widget, path, width, height):
     """The panel as a picture."""
     widget.ui.logCollapsibleButton.collapsed = True
     widget.ui.advancedCollapsibleButton.collapsed = True
+    widget.ui.storageCollapsibleButton.collapsed = True
     widget.parent.resize(width, height)
     slicer.app.processEvents()
     pixmap = widget.parent.grab()
@@ -149,7 +150,7 @@ def matchStep(widget, template, query, folder):
         ),
     )
     widget.ui.resultsTable.selectRow(index)
-    grab(widget, folder / "slicer-panel-match.png", 470, 1000)
+    grab(widget, folder / "slicer-panel-match.png", 470, 1040)
     return {"distances_mm": found, "shown": best}
 
 
@@ -187,7 +188,7 @@ def lesionStep(widget, baseline, followUps, folder):
     widget.ui.acceptFindingButton.click()
     widget.ui.findingsTable.setCurrentCell(1, 2)
     settle(widget)
-    grab(widget, folder / "slicer-panel-lesions.png", 580, 960)
+    grab(widget, folder / "slicer-panel-lesions.png", 520, 1200)
     found = lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)[1]
     drawn = lesion_findings.measuredLines(tracker.lesionList())
     rows = [(baseline, [lines[1]], found[0].world)]
@@ -201,8 +202,12 @@ def lesionStep(widget, baseline, followUps, folder):
         line.SetDisplayVisibility(False)
     for _, (line,), _ in rows:
         line.GetDisplayNode().SetGlyphScale(1.5)
-        line.GetDisplayNode().SetTextScale(2.5)
-    pictures = [views([row], ("Axial", "Coronal"), fieldOfViewMm=150.0, size=210) for row in rows]
+        line.GetDisplayNode().SetTextScale(2.1)
+        line.GetDisplayNode().GetTextProperty().SetBackgroundOpacity(0.5)
+    pictures = [
+        np.concatenate([views([row], (name,), fieldOfViewMm=150.0, size=300) for name in ("Axial", "Coronal")], axis=0)
+        for row in rows
+    ]
     savePNG(folder / "slicer-lesions.png", np.concatenate(pictures, axis=1))
     savePNG(folder / "slicer-plot.png", plot(lesion_table.find(tracker.lesionList(), lesion_table.CHART)))
     return report
@@ -233,7 +238,7 @@ def registerStep(widget, baseline, followUp, simulated, folder):
     widget.ui.registerButton.click()
     settle(widget, 1800)
     after = comparison.addCheckerboard(baseline, followUp)
-    grab(widget, folder / "slicer-panel-register.png", 470, 760)
+    grab(widget, folder / "slicer-panel-register.png", 470, 800)
     savePNG(
         folder / "slicer-registration.png",
         views([(before, [], place), (after, [], place)]),

@@ -42,6 +42,14 @@ def test_a_bent_body_is_found_among_wrong_matches(wrong):
     assert np.all(spread >= FLOOR_MM) and np.mean(errors <= 2 * spread) > 0.95
 
 
+def test_roughness_is_how_far_matches_lie_from_a_smooth_map():
+    rng = np.random.default_rng(3)
+    source = rng.uniform(-100, 100, (600, 3))
+    rough = [fit_body_map(source, source + rng.normal(0, mm, (600, 3)), np.ones(600)).roughness_mm for mm in (2, 6)]
+    # the length of three normal components has a median of 1.54 deviations; the neighbors' mean adds a little
+    np.testing.assert_allclose(rough, [1.6 * 2, 1.6 * 6], rtol=0.15)
+
+
 def test_the_spread_grows_where_nothing_supports_the_map():
     source, target = pairs(900, 0.0)
     upper = source[:, 2] > 0

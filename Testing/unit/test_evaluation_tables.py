@@ -52,6 +52,9 @@ def test_landmark_table():
     lines = landmarks.summarize([trial, trial._replace(error_mm=None, status="not_found", label="hilum")])
     text = tables.landmark_tables(lines)
     assert "| net | nearest | all | 2 | 3.0 ± 0.0 | 3.0 | 3.0 | 50 % | 1 | 0 | 1 |" in text
+    assert "other patient" not in text  # all pairs are: the row would say the same again
+    both = landmarks.summarize([trial, trial._replace(same_patient=True)])
+    assert "| net | nearest | other patient | 1 |" in tables.landmark_tables(both)
     assert cells(text, "apex")[1] == "3.0 ± 0.0 (n 1)" and cells(text, "hilum")[1] == "– (n 1)"
 
 

@@ -79,3 +79,20 @@ def test_the_rim_is_as_wide_as_asked_and_ends_with_the_scan():
 def test_a_volume_without_a_body_is_refused():
     with pytest.raises(InputError):
         tissue_image(Volume(np.full((20, 20, 20), -1000, np.int16), np.diag([3.0, 3, 3, 1]), "air"), "ct")
+
+
+def test_ct_knows_its_bones_but_not_specks_and_mr_none():
+    scan = limb("ct")
+    array = scan.array.copy()
+    array[30:33, 26:29, 40:43] = 900  # 0.7 ml
+    ct = tissue_image(Volume(array, scan.ijk_to_lps, scan.source), "ct")
+    k, j, i = np.meshgrid(*(np.arange(n) for n in ct.body.shape), indexing="ij")
+    tissue = tissue_at(ct.grid.to_lps(np.stack([i, j, k], axis=-1).reshape(-1, 3)))
+    found = ct.bone.numpy().ravel()
+    assert found[tissue == 4].mean() > 0.9  # the smoothed rims of small pieces are missed
+    assert found[tissue == 2].mean() < 0.05
+    speck = scan.grid.to_lps(np.array([[41.0, 27.0, 31.0]]))
+    assert sample(ct.bone.float()[None], ct.grid, torch.from_numpy(speck)) == 0
+    far = sample(ct.at_spacing(4.0).bone_distance, ct.at_spacing(4.0).grid, torch.from_numpy(speck))
+    assert far > 2.0
+    assert tissue_image(limb("mr")).bone is None and tissue_image(limb("mr")).bone_distance is None

@@ -12,7 +12,7 @@ import pytest
 
 from SAMv2Core import model_catalogue, models
 from SAMv2Core.errors import ModelError
-from SAMv2Core.model_files import read_record, write_record
+from SAMv2Core.model_files import read_record, write_calibration, write_record
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4000  # looks like a checkpoint; is never loaded here
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -265,6 +265,19 @@ def test_a_loaded_model_knows_its_file(folders, lite_file):
     assert model.info.head_weights == {"fine": 0.5, "coarse": 0.25, "semantic": 0.25}
     assert model.info.calibration == {"matched_above": 0.8}
     assert model.net.architecture == "lite"
+
+
+def test_coefficients_fitted_later_come_from_the_record_and_belong_to_one_file(folders, lite_file):
+    path = bundle(lite_file, folders[1])
+    write_calibration(path, {"matched_above": 0.75, "track": {"matched_above": 0.9}})
+    assert models.model_info("lite-ct").calibration["matched_above"] == 0.75
+    loaded = models.load_model("lite-ct", "cpu")  # the record still vouches for the file
+    assert loaded.info.trusted and loaded.info.calibration["track"] == {"matched_above": 0.9}
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ModelError, match="not the file of its record"):
+        write_calibration(path, {})
+    write_record(path, "0" * 64, "other weights")
+    assert "calibration" not in read_record(path)
 
 
 def test_head_weights_are_equal_unless_told(tmp_path, lite_file):

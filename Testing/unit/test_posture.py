@@ -53,5 +53,19 @@ def test_breathing_moves_the_front_at_the_diaphragm_down_and_the_spine_not():
     assert abs(apex[2]) < 0.4 * abs(front[2])
 
 
+def test_weight_moves_the_skin_and_leaves_the_spine():
+    body = posture.body_points(chest() > -200, GRID)
+    controls = control_lattice(GRID, 40.0)
+    back = np.percentile(body[:, 1], 98)
+    for amplitude in (12.0, -12.0):
+        field = Deformation(np.eye(4), controls, posture.weight(controls, body, amplitude))
+        belly, left, spine = field.displacement(
+            np.array([[0.0, -107, 950], [155.0, back - posture.SPINE_MM, 950], [0.0, back - posture.SPINE_MM, 950]])
+        )
+        assert 0.8 < -belly[1] / amplitude < 1.05 and 0.7 < left[0] / amplitude < 1.05  # splines smooth the skin's turn
+        assert np.linalg.norm(spine) < 2.5  # control points are 40 mm apart: the field cannot end at once
+        assert np.abs(field.displacement(body)[:, 2]).max() < 1e-9
+
+
 def test_a_volume_without_body_has_its_middle():
     np.testing.assert_allclose(posture.body_points(np.zeros(GRID.shape_zyx, bool), GRID), [[-2.5, -2.5, 947.5]])

@@ -52,7 +52,7 @@ def test_few_but_perfect_matches_are_not_enough():
     assert verdict(few)[0] == "failed"
 
 
-CHOSEN = Choice(np.eye(4), information=0.4, edges=0.4, overlap=1.0, runner_up=0.7, turned_deg=10.0)
+CHOSEN = Choice(np.eye(4), information=0.4, edges=0.4, overlap=1.0, runner_up=0.7, turned_deg=10.0, bone=0.8, votes=0.4, halves_mm=3.0)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,9 @@ CHOSEN = Choice(np.eye(4), information=0.4, edges=0.4, overlap=1.0, runner_up=0.
         ({}, "registered", ""),
         ({"runner_up": 0.9}, "uncertain", "90%"),
         ({"runner_up": 0.97}, "failed", "97%"),
-        ({"information": 0.1}, "uncertain", "0.50"),
-        ({"information": 0.1, "edges": 0.2}, "failed", "0.30"),
+        ({"halves_mm": 14.0}, "uncertain", "14 mm apart"),
+        ({"information": 0.1, "bone": 0.5}, "uncertain", "0.50"),
+        ({"information": 0.1, "edges": 0.2, "bone": 0.3}, "failed", "0.30"),
     ],
 )
 def test_with_intensities_they_decide_not_the_matches(change, status, word):

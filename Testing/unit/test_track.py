@@ -13,7 +13,7 @@ from SAMv2Core.feature import FeatureMap
 from SAMv2Core.geometry import transform_points
 from SAMv2Core.lesions import lesion_at
 from SAMv2Core.track import Verified, track
-from SAMv2Core.track_candidates import Candidate
+from SAMv2Core.track_candidates import Candidate, common_place
 from SAMv2Core.track_confidence import NOT_FOUND_BELOW
 from SAMv2Core.track_consistency import depth_mm, study_field
 from Testing.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding, trunk
@@ -213,3 +213,77 @@ def test_it_can_be_cancelled(baseline, follow_ups):
 
     with pytest.raises(Cancelled):
         track(baseline, follow_ups[:2], LESIONS[:2], progress=stop)
+
+
+def test_the_places_within_a_lesion_stand_in_for_its_center(baseline, follow_ups):
+    """Where the center alone looks different, the six places around it still vote; a lone center would be lost."""
+    target = truth(1)[0]
+    changed = blinded(follow_ups[0], target, 6.5)
+    whole = lesion_at("L1", CENTERS[0], 40.0)  # places 12 mm from the center
+    alone = dataclasses.replace(whole, points_lps=whole.center_lps[None], weights=np.ones(1))
+    found = {
+        name: next(f for f in track(baseline, [changed], [lesion, *LESIONS[4:]]) if f.study and f.label == "L1")
+        for name, lesion in (("whole", whole), ("alone", alone))
+    }
+    assert np.linalg.norm(found["whole"].candidate_lps - target) < 4.0
+    assert found["whole"].confidence > found["alone"].confidence
+
+
+def test_votes_are_weighed_and_wrong_ones_left_out():
+    votes = np.array([[0, 0, 0], [1.0, 0, 0], [0, 1.0, 0], [40, 0, 0], [41, 0, 0], [42, 0, 0]])
+    few_but_sure = common_place(votes, np.array([1, 1, 1, 0.3, 0.3, 0.3]), None)
+    assert np.linalg.norm(few_but_sure - [1 / 3, 1 / 3, 0]) < 0.3
+    other_way = common_place(votes, np.array([0.3, 0.3, 0.3, 1, 1, 1]), None)
+    assert np.linalg.norm(other_way - [41, 0, 0]) < 0.3
+    heavier = common_place(votes[:3], np.array([1.0, 8.0, 1.0]), None)
+    np.testing.assert_allclose(heavier, [0.8, 0.1, 0], atol=0.05)  # the weighted mean
+    with_anchor = common_place(votes, np.full(6, 0.1), np.array([41.0, 0, 0]))  # the fixed points' answer counts most
+    assert np.linalg.norm(with_anchor - [41, 0, 0]) < 1.0
+
+
+def test_the_field_does_not_follow_outliers():
+    grid = lattice((300, 300, 300), 6.0)
+    rng = np.random.default_rng(1)
+    source = rng.uniform(-90, 90, (200, 3))
+    target = source @ (np.eye(3) * 1.05) + [5.0, -3, 8]
+    wrong = rng.uniform(size=200) < 0.25
+    target[wrong] += rng.uniform(25, 40, (wrong.sum(), 3))  # all to one side: a mean would follow
+    field = study_field(grid, None, source, target, np.ones(200), np.arange(200))
+    at = rng.uniform(-60, 60, (20, 3))
+    errors = [np.linalg.norm(field.predict(p)[0] - (1.05 * p + [5.0, -3, 8])) for p in at]
+    assert max(errors) < 4.0  # the noise given to one landmark
+    plain = target.mean(axis=0) - (1.05 * source + [5.0, -3, 8]).mean(axis=0)
+    assert np.linalg.norm(plain) > 10.0
+
+
+@pytest.mark.parametrize("off_mm", [2.0, 30.0])
+def test_the_way_through_the_study_before_agrees_or_is_flagged(baseline, follow_ups, monkeypatch, off_mm):
+    nearby = track_study.propose_nearby
+
+    def astray(emb_from, emb_to, centers, lesions, expected, spreads, progress=None):
+        found = nearby(emb_from, emb_to, centers, lesions, expected, spreads, progress)
+        if emb_from is baseline:
+            return found
+        return [c and dataclasses.replace(c, lps=c.lps + [off_mm, 0, 0]) for c in found]
+
+    monkeypatch.setattr(track_study, "propose_nearby", astray)
+    found = track(baseline, [follow_ups[0], follow_ups[2]], LESIONS)
+    last = [f for f in found if f.study == 2]
+    assert max(error_mm(dataclasses.replace(f, study=3)) for f in last) < 6.0  # the third pose
+    if off_mm < 10:
+        assert all(f.status == "matched" for f in last)
+    else:
+        assert all(f.status == "uncertain" and "through the study before ends" in f.reason for f in last)
+        assert all(f.evidence.chain_mm > 20 for f in last)
+
+
+def test_another_models_coefficients_come_with_the_embedding(baseline, follow_ups):
+    doubting = {"track": {"coefficients": {"bias": -30.0}}}
+    doubted = track(baseline, [dataclasses.replace(follow_ups[0], calibration=doubting)], LESIONS[:2])
+    assert all(f.status == "not_found" for f in doubted if f.study)
+    strict = {"track": {"matched_above": 1.0}}
+    found = track(baseline, [dataclasses.replace(follow_ups[0], calibration=strict)], LESIONS[:2])
+    assert all(f.status == "uncertain" for f in found if f.study)
+    for nonsense in ({"coefficients": {"bais": 1.0}}, {"coefficients": {"bias": "high"}}, {"cut": 1.0}, 3.0):
+        with pytest.raises(ModelError, match="coefficients"):
+            track(baseline, [dataclasses.replace(follow_ups[0], calibration={"track": nonsense})], LESIONS[:1])

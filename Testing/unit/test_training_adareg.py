@@ -32,7 +32,7 @@ from Training.adareg import (
 )
 from Training.bending import DEEDS_GRID, bend, field_lattice, inverted, read_deeds
 from Training.displaced import TRUTH, Displacement, displace, random_rigid, read_truth
-from Training.index import Index, field_at, partner_points, read_index, write_index
+from Training.index import Index, field_at, moved_to, partner_points, read_index, write_index
 from Training.prepare import prepare
 from Training.rounds import errors, initial_errors, row, to_csv, to_markdown
 
@@ -338,6 +338,18 @@ def test_rounds_end_to_end(displaced, tmp_path, fake):
     assert fake == []
 
 
+def test_pairs_of_one_split_alone(displaced, tmp_path, fake):
+    split = {"p0": "train", "p1": "val"}
+    moved = [replace(e, split=split[e.name[:2]], **moved_to(e, displaced.folder, tmp_path)) for e in displaced.entries]
+    write_index(tmp_path, moved)
+    (tmp_path / TRUTH).write_text((displaced.folder / TRUTH).read_text())
+    more = ["--data", str(tmp_path), "--rounds", "0", "--split", "val"]
+    assert crosssam_iterate.main(command(displaced, tmp_path / "out", *more)) == 0
+    assert [name for name, *_ in fake] == ["p1_ct"]
+    rows = (tmp_path / "out" / "table.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[:2] for row in rows] == [["initial", "1"], ["start", "1"]]
+
+
 def test_rounds_stop_when_converged(displaced, tmp_path, fake):
     assert crosssam_iterate.main(command(displaced, tmp_path, "--rounds", "5", "--converged-mm", "1")) == 0
     # 20 mm, then 2 mm (changed by 18), then 2 mm again (changed by nothing).
@@ -364,21 +376,21 @@ def test_an_interrupted_round_goes_on_pair_by_pair(displaced, tmp_path, fake, mo
         assert len((tmp_path / f"round_{n}/pairs.jsonl").read_text().splitlines()) == 2
 
 
-def test_failures_of_the_rounds_are_named(aligned, displaced, tmp_path, fake, monkeypatch, caplog):
+def test_failures_of_the_rounds_are_named(aligned, displaced, tmp_path, fake, monkeypatch, capsys):
     write_index(tmp_path / "aligned" if (tmp_path / "aligned").mkdir() is None else tmp_path, aligned.entries)
     base = ["--out", str(tmp_path / "x"), "--model", "start"]
     assert crosssam_iterate.main(["--data", str(tmp_path / "aligned"), *base]) == 3
-    assert "registered already" in caplog.text
+    assert "registered already" in capsys.readouterr().err
     assert crosssam_iterate.main(["--data", str(tmp_path / "gone"), *base]) == 3
     broken = [word.replace("cp {data} {model}", "false") for word in command(displaced, tmp_path / "y")]
     assert crosssam_iterate.main(broken) == 4
-    assert "failed with exit code 1" in caplog.text
+    assert "failed with exit code 1" in capsys.readouterr().err
     nothing = [word.replace("cp {data} {model}", "true") for word in command(displaced, tmp_path / "z")]
     assert crosssam_iterate.main(nothing) == 4
-    assert "left neither" in caplog.text
+    assert "left neither" in capsys.readouterr().err
     # Another plan in the same folder.
     assert crosssam_iterate.main([*nothing, "--recipe", "lite-ctmr"]) == 2
-    assert "started with another recipe" in caplog.text
+    assert "started with another recipe" in capsys.readouterr().err
     failed = replace(known(displaced)[0], status="failed", weight=0.0)
 
     def fail(index, pair, *rest):
@@ -386,4 +398,4 @@ def test_failures_of_the_rounds_are_named(aligned, displaced, tmp_path, fake, mo
 
     monkeypatch.setattr(crosssam_iterate, "register_pair", fail)
     assert crosssam_iterate.main(command(displaced, tmp_path / "w")) == 3
-    assert "No pair could be registered" in caplog.text
+    assert "No pair could be registered" in capsys.readouterr().err

@@ -55,12 +55,6 @@ def test_the_average_is_exported_where_there_is_one(tmp_path):
     assert torch.equal(net.state_dict()[key], average[key])
 
 
-def test_a_checkpoint_of_the_light_loop_is_exported_too(tmp_path):
-    torch.save({"average": build_network("lite").state_dict(), "step": 5}, tmp_path / "old.pt")
-    assert main([str(tmp_path / "old.pt"), str(tmp_path / "lite.safetensors")]) == 0
-    assert load_network(tmp_path / "lite.safetensors")[1].metadata["steps"] == "5"
-
-
 def test_what_cannot_be_exported_says_why(tmp_path, capsys):
     path, _ = checkpoint(tmp_path, "sam", changes=["network.narrow=8"])
     assert main([str(path), str(tmp_path / "narrow.safetensors")]) == 4

@@ -55,6 +55,14 @@ def test_supcon_without_labels_is_zero_and_differentiable():
     assert loss.item() == 0
 
 
+def test_a_class_absent_from_the_batch_changes_nothing():
+    features = F.normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(2)), dim=1)
+    dense = torch.arange(30) % 4
+    # Ids 1 and 117 of a hundred classes, the others absent: the mean is over the classes that occur.
+    sparse = torch.tensor([0, 1, 50, 117])[dense]
+    assert torch.equal(prototypical_supcon(features, sparse, 0.5), prototypical_supcon(features, dense, 0.5))
+
+
 def test_supcon_equals_the_reference_vectors(shared):
     import numpy as np
 

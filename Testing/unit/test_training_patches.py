@@ -91,7 +91,8 @@ def test_what_lies_outside_the_scan_is_air_and_not_valid(ramp):
 def test_registered_views_share_the_cts_frame(tmp_path):
     index = read_index(write_phantom_index(tmp_path, n_train=1, pairs=True))
     (ct, mr) = index.pairs("train", registered=True)[0]
-    recipe = load_recipe("crosssam", [*TINY, "registered.jitter_voxels=0"])
+    # The MR's voxels are those of its body, whatever the recipe says of self-supervised pairs (official code).
+    recipe = load_recipe("crosssam", [*TINY, "registered.jitter_voxels=0", "patch.voxels=scan"])
     reader = ScanReader(index)
     mr_view, ct_view = draw_registered_pair(reader, ct, mr, np.random.default_rng(1), recipe)
     assert (mr_view.name, ct_view.name) == ("mr0", "ct0")
@@ -133,11 +134,11 @@ def test_an_inverted_curve_maps_by_its_table_and_only_in_the_body():
     patches = torch.linspace(-50, 205, 2 * 8 * 8 * 8).view(2, 1, 8, 8, 8)
     body = torch.zeros_like(patches, dtype=torch.bool)
     body[..., 4:] = True
-    found = apply_intensity(patches, body, draws, 2.0)
+    found = apply_intensity(patches, body, draws, [2.0, 2.0])
     expected = torch.where(body, 155 - patches, patches)  # upside down on [-50, 205]
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     own = [replace(draw, own_range=True) for draw in draws]
-    found = apply_intensity(patches, None, own, 2.0)
+    found = apply_intensity(patches, None, own, [2.0, 2.0])
     low, high = patches.flatten(1).amin(1).view(2, 1, 1, 1, 1), patches.flatten(1).amax(1).view(2, 1, 1, 1, 1)
     torch.testing.assert_close(found, low + high - patches, atol=1e-3, rtol=0)
 
@@ -149,6 +150,16 @@ def test_blur_is_gaussian_with_each_patchs_own_width():
         expected = ndimage.gaussian_filter(patch[0].numpy(), sigma, mode="nearest", truncate=4.0)
         # Taps end at 2.5 deviations of the widest: 1 % of the weight.
         np.testing.assert_allclose(result[0].numpy(), expected, atol=0.02)
+
+
+def test_blur_is_in_millimeters_of_the_scan():
+    edge = torch.zeros(2, 1, 8, 8, 24)
+    edge[..., 12:] = 100.0
+    draws = [replace(draw_intensity(np.random.default_rng(0), PLAIN), blur_mm=3.0)] * 2
+    found = apply_intensity(edge, None, draws, [1.6, 2.4])
+    # Slope of a blurred step: height / (sqrt(2 pi) sigma), sigma in voxels; taps and their end cost some percent.
+    slopes = (found[..., 12] - found[..., 11])[:, 0, 4, 4]
+    assert slopes[1] / slopes[0] == pytest.approx(2.4 / 1.6, rel=0.08)
 
 
 def test_a_draw_looks_the_same_every_time(ramp):

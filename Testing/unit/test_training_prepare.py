@@ -184,15 +184,15 @@ def test_a_pair_with_one_bad_side_is_no_pair(tmp_path):
         index.pairs()
 
 
-def test_nothing_usable_is_an_error(tmp_path, caplog):
+def test_nothing_usable_is_an_error(tmp_path, capsys):
     (tmp_path / "s").mkdir()
     (tmp_path / "s/a.nii.gz").write_text("no scan")
     assert main([str(tmp_path / "s"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 3
-    assert "No scan could be used" in caplog.text
+    assert "No scan could be used" in capsys.readouterr().err
     assert main([str(tmp_path / "gone"), "--out", str(tmp_path / "out")]) == 3
     (tmp_path / "empty.csv").write_text("ct,mr\n")
     assert main([str(tmp_path / "empty.csv"), "--out", str(tmp_path / "out")]) == 3
-    assert "lists no pair" in caplog.text
+    assert "lists no pair" in capsys.readouterr().err
 
 
 def counted(monkeypatch):

@@ -3,7 +3,6 @@
 import pytest
 
 from SAMv2Core.errors import UsageError
-from Training import lite
 from Training.engine.recipe import as_mapping, differences, load_recipe, recipe_names
 from Training.engine.schedule import MovingAverage, learning_rate
 
@@ -80,19 +79,34 @@ def test_warm_up_is_linear_and_the_rate_then_constant():
     assert learning_rate(500, 20000, options) == learning_rate(19999, 20000, options) == 0.02
 
 
-def test_the_engine_has_the_light_recipes_schedule_and_average():
+def test_the_light_recipes_rate_rises_stays_and_falls_and_its_average_follows():
     options = load_recipe("lite-ct").optimizer
-    for step in (0, 100, 199, 200, 5999, 6000, 7000, 7999):
-        assert learning_rate(step, 8000, options) == pytest.approx(lite.learning_rate(step, 8000, 1.5e-3))
+    assert [learning_rate(step, 8000, options) / 1.5e-3 for step in (99, 199, 200, 5999, 6000)] == pytest.approx(
+        [0.5, 1, 1, 1, 1]
+    )
+    assert learning_rate(7000, 8000, options) == pytest.approx(0.75e-3)
+    assert learning_rate(7999, 8000, options) == pytest.approx(0.02 * 1.5e-3)
     import torch
 
     net = torch.nn.BatchNorm3d(3)
     average = MovingAverage(net, options.average)
-    expected = {name: value.clone() for name, value in net.state_dict().items()}
+    expected = net.weight.detach().clone()
     for step in range(5):
         with torch.no_grad():
             net.weight += 1.0
         average.update(net, step)
-        lite.update_average(expected, net, step)
-    for name, value in expected.items():
-        assert torch.equal(average.state[name], value)
+        kept = min(options.average, (step + 1) / (step + 10))  # early averages are short
+        expected = kept * expected + (1 - kept) * net.weight.detach()
+    assert torch.allclose(average.state["weight"], expected)
+
+
+def test_a_run_from_before_an_option_existed_goes_on_unless_the_option_is_used():
+    from Training.engine.checkpoint import check_same_run
+
+    recipe = as_mapping(load_recipe("lite-ct"))
+    older = {**recipe, "lite": {k: v for k, v in recipe["lite"].items() if k != "cross"}}
+    state = {"recipe": older, "seed": 0, "groups_per_step": 1}
+    check_same_run(state, recipe, 0, 1)
+    changed = {**recipe, "lite": {**recipe["lite"], "cross": 0.25}}
+    with pytest.raises(UsageError, match=r"lite\.cross: None -> 0\.25"):
+        check_same_run(state, changed, 0, 1)

@@ -52,8 +52,13 @@ def test_a_picture_shows_both_views_with_points_above_their_colors(reader):
     picture = picture_of(render(views), vectors, views, looked)
     assert picture.shape == (2 * SIZE[1], 2 * SIZE[2], 3) and picture.dtype == np.uint8
     left, right = picture[: SIZE[1], : SIZE[2]], picture[: SIZE[1], SIZE[2] :]
-    assert (left == TRUTH).all(-1).any() and (right == FOUND).all(-1).any()
-    assert not (left == FOUND).all(-1).any()
+    assert (left == TRUTH).all(-1).any() and not (left == FOUND).all(-1).any()
+    green = (right == TRUTH).all(-1)
+    # Points found elsewhere: the truth stays where it was, a red cross and a line appear.
+    wrong = picture_of(render(views), vectors, views, looked._replace(found=looked.found.flip(0)))
+    right = wrong[: SIZE[1], SIZE[2] :]
+    assert green.any() and np.array_equal((right == TRUTH).all(-1), green)
+    assert (right == FOUND).all(-1).sum() > green.sum()
     # Equal vectors have equal colors in both views.
     shape = level_shape(SIZE, (2, 2, 2))
     colors = joint_colors(vectors, [v.fine.valid for v in views], shape)

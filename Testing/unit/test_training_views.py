@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from Training.lite import RECIPES
 from Training.pairs import draw_self_pair
 from Training.scans import Scan, ScanLink, random_body_point
 from Training.views import (
@@ -33,9 +34,10 @@ def smooth_scan(shape=(40, 50, 60)):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_view_map_is_inverted_to_a_tenth_of_a_millimeter(seed):
+@pytest.mark.parametrize("name", ["lite-ct", "lite-ct-varied", "lite-ctmr"])
+def test_view_map_is_inverted_to_a_tenth_of_a_millimeter(name, seed):
     rng = np.random.default_rng(seed)
-    options = ViewOptions()
+    options = RECIPES[name].views
     view_map = draw_map(rng, np.array([100.0, 80.0, 60.0]), options)
     half = torch.tensor(options.context_size[::-1]) * CONTEXT_MM / 2
     u = (torch.rand(500, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1) * half * 0.9

@@ -54,6 +54,16 @@ def test_a_fallback_is_judged_as_a_nearest_neighbor():
     assert model.coefficients(two) is model.nearest and model.coefficients(VOTED) is model.fixed_point
 
 
+def test_votes_between_two_patients_are_judged_by_their_own_coefficients():
+    model = UncertaintyModel()
+    kin, other = (dataclasses.replace(VOTED, roughness_mm=mm) for mm in (5.0, 12.0))
+    assert model.coefficients(kin) is model.fixed_point and model.coefficients(other) is model.other_patient
+    assert model.confidence(other) < model.confidence(kin)
+    assert model.coefficients(dataclasses.replace(other, fell_back=True)) is model.nearest
+    doubted = judge(dataclasses.replace(other, fixed_points=8, residual_mm=3.0))
+    assert doubted.status != MATCHED and "two patients" in doubted.reason
+
+
 def test_hard_limits_overrule_the_sum():
     sure = UncertaintyModel(nearest=Coefficients(10.0, 0.0, 0.0, 0.0), fixed_point=Coefficients(10.0, 0.0, 0.0, 0.0))
     lost = dataclasses.replace(NEAREST, cycle_error_mm=sure.max_cycle_error_nearest_mm + 1)
@@ -99,6 +109,7 @@ def test_coefficients_come_from_the_model():
     assert stored.nearest == dataclasses.replace(UncertaintyModel().nearest, bias=1.5)
     assert stored.matched_above == 0.8 and stored.fixed_point == UncertaintyModel().fixed_point
     assert UncertaintyModel.from_metadata({}) == UncertaintyModel()
+    assert UncertaintyModel.from_metadata({"track": {"matched_above": 0.9}}) == UncertaintyModel()  # the tracker's
     as_json = json.dumps(dataclasses.asdict(stored))
     assert UncertaintyModel.from_metadata(json.loads(as_json)) == stored
 
@@ -109,6 +120,7 @@ def test_coefficients_come_from_the_model():
         {"nearest": {"bias": "high"}},
         {"nearest": {"bias": math.inf}},
         {"nearest": {"gamma": 1.0}},
+        {"other_patient": {"bias": math.nan}},
         {"nearest": 3.0},
         {"gamma": 1.0},
         {"matched_above": None},

@@ -17,7 +17,8 @@ import torch
 
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.files import PathLike, write_bytes
-from Training.engine.recipe import differences
+from Training.engine.recipe import Recipe, as_mapping, differences
+from Training.engine.typed import merged
 
 FORMAT = "samv2-training-checkpoint"
 VERSION = 1
@@ -39,10 +40,9 @@ def write_checkpoint(path: PathLike, state: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getbuffer())  # type: ignore[arg-type]
 
 
-def read_training(path: PathLike, any_format: bool = False) -> Dict[str, Any]:
+def read_training(path: PathLike) -> Dict[str, Any]:
     """What :func:`write_checkpoint` wrote, tensors on the CPU.
 
-    :param any_format: take any mapping, such as a checkpoint of :mod:`Training.lite`.
     :raises InputError: missing, damaged, or not a checkpoint of this program and version.
     """
     try:
@@ -52,17 +52,20 @@ def read_training(path: PathLike, any_format: bool = False) -> Dict[str, Any]:
         raise InputError(
             f"{path} cannot be read as a training checkpoint ({text}).", "Start afresh (--fresh)."
         ) from error
-    is_ours = isinstance(state, dict) and state.get("format") == FORMAT and state.get("version") == VERSION
-    if not is_ours and not (any_format and isinstance(state, dict)):
+    if not isinstance(state, dict) or (state.get("format"), state.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{path} is not a training checkpoint of this version.", "Start afresh (--fresh).")
     return state
 
 
 def check_same_run(state: Mapping[str, Any], recipe: Mapping[str, Any], seed: int, groups_per_step: int) -> None:
-    """:raises UsageError: the checkpoint is of another recipe, seed or number of groups per step."""
+    """An option that is younger than the checkpoint had its default then.
+
+    :raises UsageError: the checkpoint is of another recipe, seed or number of groups per step.
+    """
+    before = merged(as_mapping(Recipe()), state["recipe"])
     found: Tuple[str, ...] = tuple(
         text
-        for text in differences(state["recipe"], recipe)
+        for text in differences(before, recipe)
         if not text.startswith(FREE) and "run.accumulate" not in text
     )
     if state["seed"] != seed:

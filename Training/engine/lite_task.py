@@ -8,19 +8,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from SAMv2Core.checkpoints import load_state, read_checkpoint
+from SAMv2Core.checkpoints import load_state
 from SAMv2Core.errors import UsageError
 from SAMv2Core.network import build_network
 from SAMv2Core.network.lite import LiteConfig
 from Training import lite
 from Training.engine.recipe import Recipe
 from Training.engine.task import Autocast, Batch, Report, batch_rng
+from Training.export import trained_state
 from Training.index import Entry, Index
+from Training.landmark_error import KnownPoints
 from Training.patches import LATTICE_MM
 from Training.scans import Link, RegisteredLink, Scan, load_links
 
 _VALIDATION_STREAM = 17
 _MIN_BODY = 500  # voxels of 4 mm
+
+
+class CpuBatch(Batch):
+    """A batch whose geometry stays on the CPU: :func:`Training.lite.forward_losses` moves what it needs."""
+
+    def to(self, device: Any, **_: Any) -> Batch:
+        return self
 
 
 class LiteTask:
@@ -48,22 +57,24 @@ class LiteTask:
         )
         self.links: Dict[Tuple[str, str], Link] = dict(load_links(recipe.lite.links)) if recipe.lite.links else {}
         self.links.update(partner_links(index, self.scans + self.held_out))
+        self.landmarks = KnownPoints(index)
 
     def _weighed(self, scans: List[Scan]) -> List[Scan]:
         """Weights: the plan's share of each group, within it the root of the body's size."""
-        shares = {name.split("__")[0]: share for name, share in self.plan.groups.items()}
         totals: Dict[str, float] = {}
         for scan in scans:
             totals[scan.group] = totals.get(scan.group, 0.0) + len(scan.body_index) ** 0.5
         for scan in scans:
-            share = shares.get(scan.group.split("/")[0], 1.0 / len(totals))
+            share = self.plan.groups.get(scan.group.split("/")[0], 1.0 / len(totals))
             scan.weight = share * len(scan.body_index) ** 0.5 / totals[scan.group]
         return scans
 
     def build_network(self) -> nn.Module:
         net = build_network("lite", LiteConfig(windows=self.plan.windows))
         if self.recipe.network.start is not None:
-            state = read_checkpoint(self.recipe.network.start, "lite").state
+            state, found, _ = trained_state(self.recipe.network.start)
+            if found != "lite":
+                raise UsageError(f"{self.recipe.network.start} holds a network {found}.", "Start from a light one.")
             load_state(net, lite.widen(state, net), self.recipe.network.start)  # type: ignore[arg-type]
         return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
@@ -76,28 +87,33 @@ class LiteTask:
         cross = self.plan.cross if self.recipe.lite.cross is None else self.recipe.lite.cross
         with torch.no_grad():
             pair, name = lite.draw_pair(scans, self.links, cross, rng, generator, self.plan.views)
-        return Batch({"pair": pair}, seed, name)
+        return CpuBatch({"pair": pair}, seed, name)
 
     def losses(self, net: nn.Module, batch: Batch, step: int, autocast: Autocast) -> Dict[str, torch.Tensor]:
         detail = step >= self.recipe.lite.context_only
         return {name: loss for name, (loss, _) in self._forward(net, batch, detail).items()}
 
     def _forward(self, net: Any, batch: Batch, detail: bool) -> Dict[str, Tuple[torch.Tensor, float]]:
-        if next(net.parameters()).device.type != "cpu":
-            raise UsageError("The light recipes draw and train on the CPU.", "Say --device cpu.")
         generator = torch.Generator().manual_seed(batch.seed + 1)
         return lite.forward_losses(net, batch.content["pair"], self.plan.views, generator, detail, self.bf16)
 
     @torch.no_grad()
     def validate(self, net: nn.Module, device: torch.device, pictures: bool) -> Report:
-        """The light losses' own retrieval: share of anchors whose positive beats all negatives."""
+        """The light losses' own retrieval: share of anchors whose positive beats all negatives.
+
+        And, where the index has them, the error at landmarks and label centroids between held-out patients.
+        """
         rates: Dict[str, List[float]] = {}
         for number in range(self.recipe.validation.pairs if self.held_out else 0):
             batch = self._draw(self.held_out, np.random.default_rng([_VALIDATION_STREAM, number]))
             for name, (_, rate) in self._forward(net, batch, detail=True).items():
                 if rate == rate:  # the semantic loss has none
                     rates.setdefault(f"{name}_rate", []).append(rate)
-        return Report({name: float(np.mean(found)) for name, found in rates.items()})
+        figures = {name: float(np.mean(found)) for name, found in rates.items()}
+        for group, errors in self.landmarks.errors(net).items():  # type: ignore[arg-type]
+            figures[f"{group}_median_mm"] = float(np.median(errors))
+            figures[f"{group}_mean_mm"] = float(np.mean(errors))
+        return Report(figures)
 
 
 def load_entries(index: Index, entries: Sequence[Entry]) -> List[Scan]:

@@ -20,13 +20,14 @@ import torch
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.system_memory import peak_rss_bytes
 from Training.engine.checkpoint import check_same_run, last_checkpoint, read_training, write_checkpoint
+from Training.engine.half_precision import avoid_wrong_gradients
 from Training.engine.prefetch import Prefetcher
 from Training.engine.processes import any_process, group_numbers, make_fabric
 from Training.engine.recipe import Recipe, as_mapping
 from Training.engine.record import Record
 from Training.engine.schedule import MovingAverage, learning_rate, make_optimizer
 from Training.engine.statistics import RunningStatistics
-from Training.engine.task import Batch, Objective, Task
+from Training.engine.task import NOTHING, Batch, Objective, Task
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Run:
         self.fabric = make_fabric(device, precision)
         torch.manual_seed(seed)
         self.net = task.build_network().train()
+        avoid_wrong_gradients(self.net)
         optimizer = make_optimizer(self.net, recipe.optimizer)
         self.module, self.optimizer = self.fabric.setup(Objective(self.net, task), optimizer)
         self.average = MovingAverage(self.net, recipe.optimizer.average)
@@ -120,8 +122,7 @@ class Run:
             with self.fabric.no_backward_sync(self.module, enabled=not is_last and self.fabric.world_size > 1):
                 losses = self.module(batch, self.step, self.fabric.autocast)
                 values = self._checked(losses, drawn)
-                total = sum(losses.values()) if losses else next(self.net.parameters()).sum() * 0.0
-                self.fabric.backward(total / len(batches))
+                self.fabric.backward(sum(losses.values()) / len(batches))
             self.statistics.after_group()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / len(batches)
@@ -135,7 +136,7 @@ class Run:
 
     def _checked(self, losses: Dict[str, torch.Tensor], batch: Batch) -> Dict[str, float]:
         """The losses as numbers; a batch that gives NaN or infinity is written out and ends the run."""
-        if not losses:
+        if NOTHING in losses:
             return {}
         values = dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
         if all(math.isfinite(value) for value in values.values()):

@@ -34,7 +34,7 @@ class PaperTask:
 
     :param recipe: with ``task: paper``.
     :param index: prepared scans.
-    :raises InputError: the index lacks what the recipe's parts need.
+    :raises InputError: the index lacks what the recipe's parts need, or an array is missing or of a wrong shape.
     """
 
     def __init__(self, recipe: Recipe, index: Index, seed: int) -> None:
@@ -59,6 +59,10 @@ class PaperTask:
             raise UsageError("Only the network sampp has a semantic head.", "Set network.architecture to sampp.")
         if "appearance" in self.parts and not self._scans:
             raise UsageError("The recipe draws no scans: data.ct and data.mr are 0.", "Give one of them a weight.")
+        # Now, not after days: headers are read, nothing else.
+        used: List[Sequence[Entry]] = [self._labelled, *self._pairs, *self._scans.values()]
+        for entry in {entry.name: entry for entries in used for entry in entries}.values():
+            self.reader.index.check(entry)
 
     def build_network(self) -> nn.Module:
         return build(self.recipe.network)

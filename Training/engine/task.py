@@ -15,6 +15,9 @@ from Training.patches import moved
 Autocast = Callable[[], ContextManager[Any]]
 """Opens the number format of the run; the network runs inside, losses outside."""
 
+NOTHING = "nothing"
+"""Name of the loss of a batch without any."""
+
 _PARTS = 7  # seeds: [seed, _PARTS, step, group] for batches; other streams use other second numbers
 
 
@@ -79,8 +82,11 @@ class Objective(nn.Module):
         self._task = [task]  # hidden from nn.Module
 
     def forward(self, batch: Batch, step: int, autocast: Autocast) -> Dict[str, torch.Tensor]:
+        """The losses; one of value 0 named :data:`NOTHING` where the batch allows none, since every process must go
+        the way back through this module in every step."""
         with no_autocast():
-            return self._task[0].losses(self.net, batch, step, autocast)
+            losses = self._task[0].losses(self.net, batch, step, autocast)
+        return losses or {NOTHING: next(self.net.parameters()).sum() * 0.0}
 
 
 @contextlib.contextmanager

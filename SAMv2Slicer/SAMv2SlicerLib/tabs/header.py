@@ -6,14 +6,10 @@ once something has been computed.
 
 from __future__ import annotations
 
-import platform
 import sys
 from typing import List, Tuple
 
-import slicer
-
-from SAMv2Core.errors import SAMv2Error
-from SAMv2SlicerLib import models_list, sample_data, setup_dependencies, texts
+from SAMv2SlicerLib import downloads, models_list, setup_dependencies, texts
 from SAMv2SlicerLib.models_list import describeModel
 from SAMv2SlicerLib.parameters import AUTO
 
@@ -66,20 +62,6 @@ class Header:
         )
         self.showModel()
 
-    def report(self) -> str:
-        """Versions and choices for a bug report; no names of volumes, files or people."""
-        import SAMv2Core
-
-        parameters = self.panel.parameters
-        lines = [
-            f"SAMv2 {SAMv2Core.__version__}",
-            f"Slicer {getattr(slicer.app, 'applicationVersion', '?')}",
-            f"Python {platform.python_version()} on {platform.platform()}",
-            f"PyTorch {getattr(sys.modules.get('torch'), '__version__', self.panel.torchState())}",
-            f"Model {parameters.model if parameters else AUTO}, device {parameters.device if parameters else AUTO}",
-        ]
-        return "\n".join(lines)
-
     def onModelChosen(self, index=0) -> None:
         if not self._isShowing and self.panel.parameters is not None:
             self.panel.parameters.model = self._models[self.ui.modelComboBox.currentIndex][0]
@@ -102,10 +84,7 @@ class Header:
         if not setup_dependencies.confirm(self._downloadQuestion(info)):
             self.panel.say(texts.downloadDeclined())
             return
-        try:
-            self.panel.logic.startDownload(info.name, onEnd=self.onDownloaded)
-        except SAMv2Error as error:
-            self.panel.showError(error)
+        downloads.startModel(self.panel.logic, info.name, onEnd=self.onDownloaded)
 
     def _downloadQuestion(self, info) -> str:
         from SAMv2Core.model_files import models_folder
@@ -128,14 +107,17 @@ class Header:
         self.panel.say(setup_dependencies.setUp())
 
     def onSampleData(self, checked=False) -> None:
-        try:
-            template, query, points = sample_data.load()
-        except Exception as error:
-            self.panel.showError(error)
-            return
-        parameters = self.panel.parameters
-        parameters.templateVolume, parameters.queryVolume, parameters.points = template, query, points
+        """Fetch the sample scans; progress and cancel are those of every computation."""
+        downloads.startSampleData(self.panel.logic, onEnd=self.onSampleLoaded)
         self.panel.refresh()
+
+    def onSampleLoaded(self, job) -> None:
+        parameters = self.panel.parameters
+        if job.error is not None:
+            self.panel.showError(job.error)
+        elif parameters is not None:
+            parameters.templateVolume, parameters.queryVolume, parameters.points = job.value
+            self.panel.say(texts.sampleLoaded())
 
     def _fill(self, comboBox, items, current: str) -> None:
         comboBox.clear()

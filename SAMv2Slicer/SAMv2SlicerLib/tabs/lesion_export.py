@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import qt
+
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import dialogs, lesion_table, report_export, setup_dependencies, structured_report, texts, views
 
@@ -17,9 +19,15 @@ class LesionExport:
         ui.plotButton.clicked.connect(self.onPlot)
         ui.exportTableButton.clicked.connect(self.onTable)
         ui.exportReportButton.clicked.connect(self.onReports)
+        ui.copyTableButton.clicked.connect(self.onCopy)
 
     def enable(self, hasLesions: bool) -> None:
-        for button in (self.ui.plotButton, self.ui.exportTableButton, self.ui.exportReportButton):
+        for button in (
+            self.ui.plotButton,
+            self.ui.exportTableButton,
+            self.ui.copyTableButton,
+            self.ui.exportReportButton,
+        ):
             button.enabled = hasLesions
 
     def onPlot(self, checked=False) -> None:
@@ -39,6 +47,14 @@ class LesionExport:
             self.panel.say(texts.exported(lesion_table.writeCSV(path, listNode, order), path))
         except SAMv2Error as error:
             self.panel.showError(error)
+
+    def onCopy(self, checked=False) -> None:
+        """All findings to the clipboard, as spreadsheets paste them."""
+        listNode, order = self._lesions()
+        if listNode is not None:
+            lines = lesion_table.asText(listNode, order)
+            qt.QApplication.clipboard().setText("\n".join(lines))
+            self.panel.say(texts.tableCopied(len(lines) - 1))
 
     def onReports(self, checked=False) -> None:
         """Write the reports; installs highdicom before, if that is missing and wanted."""

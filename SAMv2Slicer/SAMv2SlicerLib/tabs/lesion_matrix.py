@@ -9,6 +9,7 @@ import qt
 
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.lesion_findings import Finding
+from SAMv2SlicerLib.tabs.compact import compactRows
 
 Key = Tuple[str, str]
 """(Tracking UID, volume ID): what a cell stands for."""
@@ -26,6 +27,7 @@ class LesionMatrix:
         self._rows: List[List[Finding]] = []
         self._isShowing = False
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        compactRows(widget)
         widget.currentCellChanged.connect(self._currentCellChanged)
 
     def show(self, rows: Sequence[List[Finding]], titles: Sequence[str]) -> None:
@@ -105,6 +107,7 @@ def cellText(finding: Finding) -> str:
     elif finding.result is None:
         return texts.cellMissing()
     else:
-        word = texts.statusWord(finding.status, finding.decision)
+        word = texts.presenceWord(finding.result.presence, finding.decision)
+        word = word or texts.statusWord(finding.status, finding.decision)
     size = f"{finding.sizeMm:.1f}" if math.isfinite(finding.sizeMm) else ""
     return texts.cellText(word, size, not finding.isMeasured)

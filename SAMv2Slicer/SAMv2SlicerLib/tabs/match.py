@@ -8,7 +8,7 @@ import qt
 import slicer
 import slicer.util
 
-from SAMv2SlicerLib import conversion, engine, lesion_list, results, states, texts, views
+from SAMv2SlicerLib import console_lines, conversion, frames, lesion_list, results, states, texts, views
 from SAMv2SlicerLib.batch import BatchMatch
 from SAMv2SlicerLib.cursor import CursorFollower
 from SAMv2SlicerLib.live import LiveInputs
@@ -44,7 +44,7 @@ class MatchTab:
         ui.furtherQueriesSelector.checkedNodesChanged.connect(self.onFurtherQueries)
         ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
         ui.needsALookCheckBox.toggled.connect(self.onFilter)
-        ui.clearCacheButton.clicked.connect(self.onClearCache)
+        ui.resultsTable.cellDoubleClicked.connect(self.review.onAccept)
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class MatchTab:
         for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
             state = qt.Qt.Checked if node in further else qt.Qt.Unchecked
             self.ui.furtherQueriesSelector.setCheckState(node, state)
-        self.logic.engine.usesDiskCache = p.useDiskCache
+        self.extras.applyOptions()
         self.logic.live.setInputs(self.inputs())
         if self.follower.isFollowing():
             self.follower.start(self.inputs())
@@ -142,7 +142,11 @@ class MatchTab:
         if state.name == "busy" or not state.actionEnabled:
             return
         self.panel.clearMessage()
-        self.batch = BatchMatch(self.logic, self.inputs(), self.queries(), self.onBatchEnd)
+        inputs = self.inputs()
+        for query in self.queries():
+            arguments = (inputs.templateNode, query, inputs.pointsNode, inputs.method, inputs.model, inputs.device)
+            self.panel.log(texts.consoleLine(console_lines.matchPoints(*arguments)))
+        self.batch = BatchMatch(self.logic, inputs, self.queries(), self.onBatchEnd)
         self.batch.start()
         self.panel.refresh()
 
@@ -205,13 +209,6 @@ class MatchTab:
             if index in conversion.definedPointIndices(listNode):
                 views.jump(listNode.GetNodeReference(results.ROLE_QUERY), conversion.pointWorld(listNode, index))
 
-    def onClearCache(self, checked=False) -> None:
-        """Delete the embeddings kept on disk; those in memory stay."""
-        cache = engine.diskCache()
-        size = cache.size_bytes()
-        cache.clear()
-        self.panel.say(texts.cacheCleared(size / 2**30, str(cache.folder)))
-
     # --- views ---------------------------------------------------------------------------------------------------
 
     def onSideBySide(self, checked) -> None:
@@ -265,7 +262,7 @@ class MatchTab:
         inputs, queries, job = self.inputs(), self.queries(), self.panel.visibleJob()
         rows = self.rows()
         nodes = [inputs.templateNode, *queries]
-        missing = [node for node in nodes if node is not None and not self.logic.hasEmbedding(node)]
+        missing = [node for node in nodes if node is not None and not self.logic.hasEmbedding(node, inputs.model)]
         points = inputs.pointsNode
         return states.Facts(
             torch=self.panel.torchState(),
@@ -284,8 +281,22 @@ class MatchTab:
             elapsedSeconds=job.elapsed() if job is not None else 0.0,
             needALook=sum(result.needsALook for _, _, _, result, _ in rows),
             matched=len(rows),
-            patientMismatch=conversion.patientMismatch(inputs.templateNode, inputs.queryNode),
+            patientMismatch=self.panel.unacceptedMismatch(inputs.templateNode, queries),
+            stale=self.panel.firstStale(nodes),
+            moved=self._movedName(),
         )
+
+    def warnings(self) -> List[str]:
+        """What the user accepts with Continue."""
+        inputs = self.inputs()
+        return [conversion.patientMismatch(inputs.templateNode, query) for query in self.queries()]
+
+    def _movedName(self) -> str:
+        """Name of a scan that was moved since its matches were found."""
+        pointsNode = self.panel.parameters.points
+        lists = results.matchLists(pointsNode) if pointsNode is not None else ()
+        moved = (frames.movedVolume(node) for node in lists)
+        return next((node.GetName() for node in moved if node is not None), "")
 
     def _progressText(self, job) -> str:
         if job is None:

@@ -8,6 +8,8 @@ import vtk
 
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import conversion, dialogs, overlays, results, texts
+from SAMv2SlicerLib.added_nodes import addUndoably
+from SAMv2SlicerLib.parameters import DEFAULT_MATCHED_ABOVE, DEFAULT_STARTS, MatchMethod, ModalityChoice
 
 PATTERNS = "Points (*.mrk.json *.json *.fcsv *.csv)"
 
@@ -22,6 +24,25 @@ class MatchExtras:
         self.ui, self.panel, self._tab = ui, panel, tab
         ui.loadPointsButton.clicked.connect(self.onLoadPoints)
         ui.colorsButton.clicked.connect(self.onColors)
+        ui.defaultsButton.clicked.connect(self.onDefaults)
+
+    def applyOptions(self) -> None:
+        """Tell the engine what Advanced says; values that are SAMv2Core's own are left to it."""
+        p, engine = self.panel.parameters, self.panel.logic.engine
+        engine.usesDiskCache = p.useDiskCache
+        engine.memoryLimitGiB = p.memoryLimitGB or None
+        engine.startsPerAxis = p.startsPerAxis if p.startsPerAxis != DEFAULT_STARTS else None
+        engine.matchedAbove = p.matchedAbove if abs(p.matchedAbove - DEFAULT_MATCHED_ABOVE) > 1e-6 else None
+
+    def onDefaults(self, checked=False) -> None:
+        """Set the options of Advanced back."""
+        p = self.panel.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            p.method = MatchMethod.FIXED_POINT
+            p.templateModality = p.queryModality = ModalityChoice.AUTO
+            p.startsPerAxis, p.matchedAbove = DEFAULT_STARTS, DEFAULT_MATCHED_ABOVE
+            p.memoryLimitGB, p.useDiskCache, p.useKeyboard = 0.0, True, True
+        self.panel.say(texts.optionsReset())
 
     def onLoadPoints(self, checked=False) -> None:
         """A point list from a file becomes the template's list."""
@@ -29,14 +50,18 @@ class MatchExtras:
         if not path or self.panel.parameters is None:
             return
         try:
-            node = loadPoints(path)
+            (node,) = addUndoably(self.panel.logic, texts.actionLoadPoints(), lambda: (self._load(path),))
         except SAMv2Error as error:
             self.panel.showError(error)
             return
-        if self.panel.parameters.templateVolume is not None:
-            results.placeBeside(node, self.panel.parameters.templateVolume, asChild=True)
         self.panel.parameters.points = node
         self.panel.say(texts.pointsLoaded(len(conversion.definedPointIndices(node)), node.GetName()))
+
+    def _load(self, path: str):
+        node, p = loadPoints(path), self.panel.parameters
+        if p is not None and p.templateVolume is not None:
+            results.placeBeside(node, p.templateVolume, asChild=True)
+        return node
 
     def onColors(self, checked=False) -> None:
         """Color volumes of the template's and the query's embeddings."""

@@ -8,6 +8,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import qt
 
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.tabs.compact import compactRows
 
 Key = Tuple[str, str]
 """(matched list ID, template point ID): what a row stands for."""
@@ -30,6 +31,9 @@ class MatchTable:
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         widget.horizontalHeader().stretchLastSection = True
         widget.verticalHeader().visible = False
+        compactRows(widget)
+        for column, tip in enumerate(texts.resultColumnTips()):
+            widget.horizontalHeaderItem(column).setToolTip(tip)
         widget.itemSelectionChanged.connect(self._selectionChanged)
 
     def show(self, rows: Sequence[tuple]) -> None:

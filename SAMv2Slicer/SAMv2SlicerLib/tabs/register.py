@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, List, Optional, Sequence
 
 import slicer
 import slicer.util
@@ -10,8 +10,11 @@ import slicer.util
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import (
     comparison,
+    console_lines,
     conversion,
     deformable,
+    dialogs,
+    elastix,
     hardening,
     registration_facts,
     setup_dependencies,
@@ -19,6 +22,7 @@ from SAMv2SlicerLib import (
     texts,
     views,
 )
+from SAMv2SlicerLib.added_nodes import addUndoably
 from SAMv2SlicerLib.registration import Extras
 
 
@@ -33,6 +37,7 @@ class RegisterTab:
         self.logic = panel.logic
         self.job: Any = None
         self.comparison = views.Comparison()
+        self._parentBefore: Any = None
         ui.registerButton.clicked.connect(self.onRegisterButton)
         ui.flipButton.clicked.connect(self.onFlip)
         ui.fadeButton.toggled.connect(self.onFade)
@@ -40,6 +45,7 @@ class RegisterTab:
         ui.checkerboardButton.clicked.connect(self.onCheckerboard)
         ui.usedPointsButton.clicked.connect(self.onUsedPoints)
         ui.hardenedCopyButton.clicked.connect(self.onHarden)
+        ui.useAsStartButton.clicked.connect(self.onUseAsStart)
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
@@ -75,6 +81,11 @@ class RegisterTab:
         self.panel.clearMessage()
         if p.deformable and not self._canDeform():
             return
+        console = console_lines.registerVolumes(
+            p.fixedVolume, p.movingVolume, p.transformType.value, p.model, p.device, p.deformable
+        )
+        self.panel.log(texts.consoleLine(console))
+        self._parentBefore = p.movingVolume.GetParentTransformNode() if p.movingVolume is not None else None
         try:
             self.job = self.logic.startRegistration(
                 p.fixedVolume,
@@ -85,7 +96,7 @@ class RegisterTab:
                 p.model,
                 p.device,
                 (p.templateModality.value, p.queryModality.value),
-                extras=Extras(p.createCropROI, p.createCroppedVolume, p.deformable),
+                extras=Extras(p.createCropROI, p.createCroppedVolume, p.deformable, p.createResampledVolume),
                 onEnd=self.onRegistered,
             )
         except SAMv2Error as error:
@@ -109,7 +120,8 @@ class RegisterTab:
             for role in ("fixedVolume", "movingVolume"):
                 node = getattr(p, role)
                 if node is not None and conversion.isUnderNonLinearTransform(node):
-                    copy = hardening.hardenedCopy(self.logic, node)
+                    with dialogs.waitCursor():
+                        copy = hardening.hardenedCopy(self.logic, node)
                     setattr(p, role, copy)
                     names.append(copy.GetName())
         except SAMv2Error as error:
@@ -123,6 +135,9 @@ class RegisterTab:
             self.panel.showError(job.error)
         elif self.panel.parameters is not None:
             self.panel.parameters.outputTransform = job.value
+            above = job.value.GetParentTransformNode()
+            if above is not None and above is self._parentBefore:
+                self.panel.log(texts.parentKept(job.value.GetName(), above.GetName()))
         self.panel.header.showDevice()
         self.panel.refresh()
 
@@ -169,8 +184,11 @@ class RegisterTab:
         pair = self._pair()
         if pair is None:
             return
+        name = texts.checkerboardName(pair[0].GetName(), pair[1].GetName())
+        ids = [node.GetID() for node in pair]
         try:
-            node = comparison.addCheckerboard(*pair)
+            with dialogs.waitCursor():
+                (node,) = addUndoably(self.logic, texts.actionAdd(name), lambda: _made(comparison.addCheckerboard, ids))
         except SAMv2Error as error:
             self.panel.showError(error)
             return
@@ -179,8 +197,17 @@ class RegisterTab:
 
     def onUsedPoints(self, checked=False) -> None:
         found = self.result()
+        if found is not None and found[2] is not None and found[3] is not None:
+            ids = [found[0].GetID(), found[2].GetID(), found[3].GetID()]
+            name = self.ui.usedPointsButton.text
+            addUndoably(self.logic, texts.actionAdd(name), lambda: _made(comparison.addUsedPoints, ids))
+
+    def onUseAsStart(self, checked=False) -> None:
+        """Elastix with these scans and this transform."""
+        found = self.result()
         if found is not None:
-            comparison.addUsedPoints(found[0], found[2], found[3])
+            isOpen = elastix.startFrom(*(found[n] for n in (0, 2, 3)))
+            self.panel.say(texts.handedOver(found[0].GetName()) if isOpen else texts.noElastix())
 
     def exit(self) -> None:
         """The module is left: the views get back what they showed."""
@@ -207,8 +234,19 @@ class RegisterTab:
             isCancelling=job is not None and job.isCancelling(),
             progressText=job.text if job is not None else "",
             elapsedSeconds=job.elapsed() if job is not None else 0.0,
-            patientMismatch=conversion.patientMismatch(fixed, moving),
+            patientMismatch=self.panel.unacceptedMismatch(fixed, [moving]),
+            stale=self.panel.firstStale([fixed, moving]),
+            registered=self._registeredStatus(),
         )
+
+    def warnings(self) -> List[str]:
+        """What the user accepts with Continue."""
+        return [conversion.patientMismatch(self.panel.parameters.fixedVolume, self.panel.parameters.movingVolume)]
+
+    def _registeredStatus(self) -> str:
+        """Status of the result that is shown, if it is one of these two scans."""
+        found, p = self.result(), self.panel.parameters
+        return found[1]["status"] if found is not None and found[2:] == (p.fixedVolume, p.movingVolume) else ""
 
     def state(self) -> states.PanelState:
         return states.registerState(self.facts())
@@ -227,3 +265,13 @@ class RegisterTab:
         hasPair = self._pair() is not None
         self.ui.fadeButton.enabled = self.ui.checkerboardButton.enabled = hasPair
         self.ui.usedPointsButton.enabled = hasPair and comparison.hasUsedPoints(found[0])
+        self.ui.useAsStartButton.enabled = hasPair
+
+
+def _made(make, ids: List[str]) -> Sequence[Any]:
+    """The nodes that ``make`` makes of the nodes with these IDs; none when one of them is gone."""
+    nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in ids]
+    if any(node is None for node in nodes):
+        return ()
+    made = make(*nodes)
+    return made if isinstance(made, tuple) else (made,)

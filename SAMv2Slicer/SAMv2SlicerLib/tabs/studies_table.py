@@ -1,4 +1,7 @@
-"""The table of studies: baseline and follow-ups in time order, with dates that can be typed in."""
+"""The table of studies: baseline and follow-ups in time order, with dates that can be typed in.
+
+Also what each study is (CT or MR) and which segmentation shows its lesions.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import qt
 
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import studies, texts
+from SAMv2SlicerLib.tabs.compact import compactRows
 
 
 class StudiesTable:
-    """Shows the studies in a QTableWidget: role, date, volume.
+    """Shows the studies in a QTableWidget: role, date, volume, modality, segmentation.
 
     :param onDated: called after the user entered a date.
     :param onError: called with what was wrong with an entry.
@@ -21,22 +25,35 @@ class StudiesTable:
         self._widget, self._onDated, self._onError = widget, onDated, onError
         self._volumes: List[Any] = []
         self._isShowing = False
-        widget.columnCount = 3
-        widget.setHorizontalHeaderLabels(["", texts.columnDate(), texts.columnScan()])
+        columns = ["", texts.columnDate(), texts.columnScan(), texts.columnModality(), texts.columnSegments()]
+        widget.columnCount = len(columns)
+        widget.setHorizontalHeaderLabels(columns)
+        compactRows(widget)
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         widget.horizontalHeader().stretchLastSection = True
         widget.verticalHeader().visible = False
         widget.itemChanged.connect(self._onItemChanged)
 
-    def show(self, volumes: Sequence[Any]) -> None:
-        """Replace the content: baseline first."""
+    def show(self, volumes: Sequence[Any], modalities: Sequence[str]) -> None:
+        """Replace the content: baseline first.
+
+        :param modalities: per volume ``"ct"``, ``"mr"`` or empty.
+        """
         row = self._widget.currentRow()
         self._isShowing = True
         try:
             self._volumes = list(volumes)
             self._widget.rowCount = len(self._volumes)
             for n, volume in enumerate(self._volumes):
-                for column, text in enumerate((texts.roleName(n), studies.dateOf(volume), volume.GetName())):
+                segmentation = studies.segmentationOf(volume) if n > 0 else None
+                cells = (
+                    texts.roleName(n),
+                    studies.dateOf(volume),
+                    volume.GetName(),
+                    modalities[n].upper(),
+                    segmentation.GetName() if segmentation is not None else "",
+                )
+                for column, text in enumerate(cells):
                     item = qt.QTableWidgetItem(text)
                     if column != 1:
                         item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)

@@ -11,7 +11,9 @@ import slicer.util
 
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import (
+    console_lines,
     conversion,
+    frames,
     lesion_findings,
     lesion_list,
     lesion_sources,
@@ -45,12 +47,17 @@ class TrackTab:
         self.review = FindingReview(ui, panel, self.matrix)
         self.export = LesionExport(ui, panel)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
+        self.layout = views.LayoutSwitch()
         ui.followUpsSelector.checkedNodesChanged.connect(self.onFollowUpsChecked)
         ui.lesionSourcesSelector.checkedNodesChanged.connect(self.onSourcesChecked)
         ui.trackButton.clicked.connect(self.onTrackButton)
         ui.earlierButton.clicked.connect(lambda checked=False: self._moveStudy(-1))
         ui.laterButton.clicked.connect(lambda checked=False: self._moveStudy(1))
-        ui.studiesTable.itemSelectionChanged.connect(self._enableOrder)
+        ui.studiesTable.itemSelectionChanged.connect(self._onStudySelected)
+        ui.segmentationSelector.currentNodeChanged.connect(self.onSegmentation)
+        ui.addPatientButton.clicked.connect(self.onAddPatient)
+        ui.allStudiesButton.toggled.connect(self.onAllStudies)
+        ui.findingsTable.cellDoubleClicked.connect(self.review.onAccept)
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
@@ -114,6 +121,48 @@ class TrackTab:
             self.ui.studiesTable.setCurrentCell(n + step + 1, 0)
             self.logic.tracker.updateTables()
 
+    def onAddPatient(self, checked=False) -> None:
+        """All scans of the baseline's patient become follow-ups, in time order."""
+        p = self.panel.parameters
+        found = studies.ofSamePatient(p.baselineVolume)
+        added = [node for node in found if node not in self.followUps()]
+        p.followUpVolumes = studies.inTimeOrder([*self.followUps(), *added])
+        self.panel.say(texts.scansAdded(len(added)))
+
+    def _selectedFollowUp(self):
+        n = self.studiesTable.selectedIndex()
+        nodes = self.followUps() if self.panel.parameters is not None else []
+        return nodes[n - 1] if 1 <= n <= len(nodes) else None
+
+    def _onStudySelected(self) -> None:
+        """Show what can be done with the selected study."""
+        self._enableOrder()
+        node = self._selectedFollowUp()
+        self._isChecking = True
+        try:
+            self.ui.segmentationSelector.setCurrentNode(studies.segmentationOf(node) if node is not None else None)
+        finally:
+            self._isChecking = False
+        self.ui.segmentationSelector.enabled = node is not None
+
+    def onSegmentation(self, node=None) -> None:
+        """The user says which segmentation shows the selected study's lesions."""
+        volume = self._selectedFollowUp()
+        if self._isChecking or volume is None:
+            return
+        studies.setSegmentation(volume, self.ui.segmentationSelector.currentNode())
+        self.panel.refresh()
+
+    def onAllStudies(self, checked) -> None:
+        """One axial view per study, or the layout from before."""
+        if not checked:
+            self.layout.restore()
+        elif not self.layout.showStudies([node for node in self.volumes() if node is not None]):
+            self.ui.allStudiesButton.checked = False
+            self.panel.say(texts.noViews())
+        else:
+            self.onCellSelected()
+
     def _enableOrder(self) -> None:
         n = self.studiesTable.selectedIndex() - 1
         count = len(self.followUps()) if self.panel.parameters is not None else 0
@@ -130,6 +179,8 @@ class TrackTab:
             return
         p = self.panel.parameters
         self.panel.clearMessage()
+        line = console_lines.trackLesions(p.baselineVolume, self.followUps(), self.sources(), p.model, p.device)
+        self.panel.log(texts.consoleLine(line))
         try:
             self.job = self.logic.tracker.start(
                 p.baselineVolume,
@@ -185,22 +236,23 @@ class TrackTab:
         self.ui.findingLabel.text = detailsOf(finding) if finding is not None else texts.noLesionSelected()
 
     def exit(self) -> None:
-        """The module is left: nothing of this tab reacts to the mouse."""
+        """The module is left: the layout from before comes back."""
+        self.ui.allStudiesButton.checked = False
 
     def forget(self) -> None:
         """The scene closes."""
         self.job = None
+        self.exit()
         self.logic.tracker.stop()
         self._found = []
         self.matrix.show([], [])
-        self.studiesTable.show([])
+        self.studiesTable.show([], [])
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
     def facts(self) -> states.Facts:
         p, job = self.panel.parameters, self.panel.visibleJob()
         cells = [finding for row in self._found for finding in row if finding.result is not None]
-        mismatches = [conversion.patientMismatch(p.baselineVolume, node) for node in self.followUps()]
         return states.Facts(
             torch=self.panel.torchState(),
             volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
@@ -211,10 +263,22 @@ class TrackTab:
             elapsedSeconds=job.elapsed() if job is not None else 0.0,
             needALook=sum(finding.needsALook for finding in cells),
             matched=len(cells),
-            patientMismatch=next((text for text in mismatches if text), ""),
+            patientMismatch=self.panel.unacceptedMismatch(p.baselineVolume, self.followUps()),
+            stale=self.panel.firstStale(self.volumes()),
+            moved=self._movedName(),
             lesions=self._lesionCount(),
             followUps=len(self.followUps()),
         )
+
+    def warnings(self) -> List[str]:
+        """What the user accepts with Continue."""
+        baseline = self.panel.parameters.baselineVolume
+        return [conversion.patientMismatch(baseline, node) for node in self.followUps()]
+
+    def _movedName(self) -> str:
+        """Name of a study that was moved since its findings were found."""
+        moved = (frames.movedVolume(node) for node in lesion_list.findingsOf(self.lesionList()))
+        return next((node.GetName() for node in moved if node is not None), "")
 
     def _lesionCount(self) -> int:
         """How many lesions are marked; counted again only when a mark changed, since segments take time."""
@@ -238,10 +302,12 @@ class TrackTab:
         self.ui.trackButton.enabled = state.actionEnabled
         if not withResults:
             return
-        self.studiesTable.show([node for node in (p.baselineVolume, *self.followUps()) if node is not None])
-        self._enableOrder()
+        shown = [node for node in self.volumes() if node is not None]
+        self.studiesTable.show(shown, [self.logic.modalityOf(node) for node in shown])
+        self._onStudySelected()
+        self.ui.addPatientButton.enabled = bool(studies.ofSamePatient(p.baselineVolume))
         volumes = lesion_findings.studiesOf(listNode, self.followUps())
-        self.matrix.show(self._found, [studies.titleOf(volume) for volume in volumes])
+        self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes])
         self.review.enable()
         self.export.enable(listNode is not None)
         self._showDetails()
@@ -268,6 +334,8 @@ def detailsOf(finding: lesion_findings.Finding) -> str:
         size = f"{finding.sizeMm:.1f}"
         facts["size"] = texts.sizeMeasured(size) if finding.isMeasured else texts.sizeEstimated(size)
     if result is not None:
+        word = texts.presenceWord(result.presence, result.decision)
+        facts["status"] = word or facts["status"]
         facts["reason"] = result.reason
         isElsewhere = result.decision in (results.MOVED, results.REJECTED) and result.proposed is not None
         facts["proposed"] = _numbers(result.proposed) if isElsewhere else ""

@@ -115,6 +115,21 @@ def notPointsRemedy() -> str:
     return _("Choose a markups point list.")
 
 
+def wrongNode(name: str, className: str):
+    """(cause, remedy) for a node of another class than the one that was asked for."""
+    remedies = {
+        "vtkMRMLSegmentationNode": (
+            _("{name} is not a segmentation.").format(name=name),
+            _("Choose a segmentation of the study's lesions."),
+        ),
+        "vtkMRMLLinearTransformNode": (
+            _("{name} is not a linear transform.").format(name=name),
+            _("Choose a linear transform, or none for a new one."),
+        ),
+    }
+    return remedies.get(className, (notPointsCause(name), notPointsRemedy()))
+
+
 def noNodeCause(name: str) -> str:
     return _("There is no node named {name} in the scene.").format(name=name)
 
@@ -152,7 +167,7 @@ def noTorchCause() -> str:
 
 
 def noTorchRemedy() -> str:
-    return _("Press Set up\N{HORIZONTAL ELLIPSIS} in the module, or install the PyTorch extension.")
+    return _("Press Set up\N{HORIZONTAL ELLIPSIS} in the module (0.2 to 3 GB), or install the PyTorch extension.")
 
 
 def brokenTorchCause() -> str:

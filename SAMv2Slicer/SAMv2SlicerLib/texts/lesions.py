@@ -238,3 +238,54 @@ def reportConsent(requirement: str) -> str:
 
 def noPlotView() -> str:
     return _("The plot needs a window; its nodes are in the scene.")
+
+
+def presenceWord(presence: str, decision: str) -> str:
+    """What a segmentation says about a lesion's place, with a glyph; empty when it only confirms the place."""
+    mark = "\N{HEAVY CHECK MARK}" if decision == "accepted" else ""
+    words = {
+        "vanished": _("{mark} vanished").format(mark=mark) if mark else _("\N{EMPTY SET} vanished?"),
+        "merged": _("{mark} merged").format(mark=mark) if mark else _("? merged"),
+        "new": _("{mark} new").format(mark=mark) if mark else _("+ new"),
+    }
+    return "" if decision in ("moved", "rejected") else words.get(presence, "")
+
+
+def reasonNew() -> str:
+    return _("Segmented here, and none of the lesions of the baseline leads here.")
+
+
+def columnSegments() -> str:
+    return _("Segmented in")
+
+
+def columnModality() -> str:
+    return _("Kind")
+
+
+def scansAdded(count: int) -> str:
+    if count == 1:
+        return _("1 scan of this patient was added.")
+    return _("{count} scans of this patient were added.").format(count=count)
+
+
+def noViews() -> str:
+    return _("This needs slice views, and a window.")
+
+
+def foreignSegmentsCause(segmentation: str, volume: str, label: str) -> str:
+    return _("{label} of {segmentation} lies outside {volume}.").format(
+        label=label, segmentation=segmentation, volume=volume
+    )
+
+
+def foreignSegmentsRemedy() -> str:
+    return _("Choose the segmentation that was drawn on this study.")
+
+
+def segmentationCountCause(given: int, wanted: int) -> str:
+    return _("{given} segmentations are given for {wanted} follow-ups.").format(given=given, wanted=wanted)
+
+
+def segmentationCountRemedy() -> str:
+    return _("Give one for each follow-up, None for those without.")

@@ -74,3 +74,11 @@ def seenRegions(model: str, modality: str, regions: str) -> str:
         "{model} has seen {modality} of: {regions}. Other parts of the body are outside what it has seen; check every"
         " match."
     ).format(model=model, modality=modality, regions=regions)
+
+
+def importModelTitle() -> str:
+    return _("Import a weights file")
+
+
+def modelImported(name: str, sha256: str) -> str:
+    return _("{name} was imported and selected (SHA-256 {sha256}).").format(name=name, sha256=sha256[:16])

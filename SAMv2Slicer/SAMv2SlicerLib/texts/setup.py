@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 def setupConsent(size: str, folder: str) -> str:
     return _(
         "SAMv2 needs PyTorch, which is not installed in this Slicer.\n\n"
-        "What: PyTorch, through Slicer's PyTorch extension (BSD license)\n"
+        "What: PyTorch, through Slicer's PyTorch extension, which is installed first if it is missing (BSD license)\n"
         "Size: {size}\n"
         "Folder: {folder}\n\n"
         "The matching model is already part of this extension. Nothing else is downloaded and nothing is uploaded.\n\n"
@@ -21,6 +21,14 @@ def setupExtensionMissing() -> str:
         "The PyTorch extension is not installed. Install it with the Extensions Manager, restart Slicer, and press"
         " Set up again."
     )
+
+
+def setupRestart() -> str:
+    return _("The PyTorch extension was installed. Restart Slicer, open this module and press Set up again.")
+
+
+def setupPending() -> str:
+    return _("Slicer was restarted; Set up can go on: press it once more.")
 
 
 def headlessSetup(variable: str) -> str:

@@ -47,6 +47,44 @@ def stateStale(name: str) -> str:
     return _("{name} changed; its embedding will be recomputed.").format(name=name)
 
 
+def stateMoved(name: str) -> str:
+    return _("{name} was moved after matching; match again.").format(name=name)
+
+
+def stateMovedStudy(name: str) -> str:
+    return _("{name} was moved after tracking; track again.").format(name=name)
+
+
+def stateAligned(moving: str, fixed: str) -> str:
+    return _("{moving} is aligned with {fixed}; compare them.").format(moving=moving, fixed=fixed)
+
+
+def stateAlignedUncertain(moving: str, fixed: str) -> str:
+    return _("{moving} is aligned with {fixed}, but uncertainly: compare them.").format(moving=moving, fixed=fixed)
+
+
+def offerText(offer: str) -> str:
+    return {"continue": _("Continue"), "review": _("Show them")}.get(offer, "")
+
+
+def offerTip(offer: str) -> str:
+    tips = {
+        "continue": _("These scans are meant to be compared: do not warn again"),
+        "review": _("Go to the next one that needs a look (N)"),
+    }
+    return tips.get(offer, "")
+
+
+def parentKept(transform: str, parent: str) -> str:
+    return _("{parent}, which the moving scan was under, now is above {transform}.").format(
+        parent=parent, transform=transform
+    )
+
+
+def consoleLine(line: str) -> str:
+    return _("Console: {line}").format(line=line)
+
+
 def stateCancelling() -> str:
     return _("Cancelling\N{HORIZONTAL ELLIPSIS}")
 

@@ -69,7 +69,19 @@ def statusWord(status: str, decision: str = "") -> str:
 
 
 def resultColumns():
-    return (_("Point"), _("Status"), _("Similarity"), _("Cycle error (mm)"), _("Fixed points"), _("Query"))
+    return (_("Point"), _("Status"), _("Sim."), _("Cycle mm"), _("Fixed"), _("Query"))
+
+
+def resultColumnTips():
+    """What the columns' short names mean."""
+    return (
+        _("The point's label"),
+        _("Matched, uncertain or not found; or what was decided by hand"),
+        _("Similarity of the two places, up to 1"),
+        _("Cycle error: how far from the point the way back from its match ends, in mm"),
+        _("Fixed points: how many pairs around the point agree"),
+        _("The scan that the match lies in"),
+    )
 
 
 def matchListName(points: str, query: str) -> str:
@@ -98,6 +110,10 @@ def colorsAdded(name: str) -> str:
 
 def loadPointsTitle() -> str:
     return _("Load template points")
+
+
+def actionLoadPoints() -> str:
+    return _("load points")
 
 
 def pointsLoaded(count: int, name: str) -> str:
@@ -147,6 +163,18 @@ def gridName(transform: str) -> str:
     return _("{transform} deformation").format(transform=transform)
 
 
+def resampledName(moving: str, fixed: str) -> str:
+    return _("{moving} on {fixed}").format(moving=moving, fixed=fixed)
+
+
+def noElastix() -> str:
+    return _("The extension SlicerElastix is not installed; other programs can start from the saved transform, too.")
+
+
+def handedOver(transform: str) -> str:
+    return _("Elastix begins with {transform}; check its settings and press its Apply.").format(transform=transform)
+
+
 def hardenedName(volume: str) -> str:
     return _("{volume} hardened").format(volume=volume)
 
@@ -181,8 +209,44 @@ def cacheCleared(gigabytes: float, folder: str) -> str:
     return _("{size:.1f} GB of embeddings were deleted from {folder}.").format(size=gigabytes, folder=folder)
 
 
+def gigabytes(size: float) -> str:
+    return _("{size:.1f} GB").format(size=size)
+
+
+def linkName(name: str) -> str:
+    return {"tutorial": _("Tutorial"), "documentation": _("Documentation"), "issues": _("Report a problem")}[name]
+
+
+def reportCopied() -> str:
+    return _("The report is on the clipboard; names of scans, points and folders were left out.")
+
+
+def folderMissing(folder: str) -> str:
+    return _("{folder} cannot be made.").format(folder=folder)
+
+
+def tableCopied(count: int) -> str:
+    return _("{count} rows are on the clipboard.").format(count=count)
+
+
+def optionsReset() -> str:
+    return _("All options of this area are as they were at first.")
+
+
 def followOff() -> str:
     return _("Follow cursor needs a template, a query and slice views.")
+
+
+def progressSampleData() -> str:
+    return _("Fetching two public CT scans (60 MB, once).")
+
+
+def actionSampleData() -> str:
+    return _("load the sample data")
+
+
+def actionAdd(name: str) -> str:
+    return _("add {name}").format(name=name)
 
 
 def sampleLoaded() -> str:

@@ -34,7 +34,11 @@ def install():
     _keepAlive.append(application.connectScene(slicer.mrmlScene, slicer.app.applicationLogic(), folder))
     for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox"):
         setattr(slicer, name, getattr(mrml_widgets, name))
-    _module("slicer.parameterNodeWrapper", parameterNodeWrapper=parameter_node_wrapper.parameterNodeWrapper)
+    _module(
+        "slicer.parameterNodeWrapper",
+        parameterNodeWrapper=parameter_node_wrapper.parameterNodeWrapper,
+        WithinRange=parameter_node_wrapper.WithinRange,
+    )
     _module("slicer.i18n", tr=_untranslated, translate=_untranslatedInContext)
     _module(
         "slicer.ScriptedLoadableModule",

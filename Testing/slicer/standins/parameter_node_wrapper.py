@@ -20,11 +20,20 @@ from __feature__ import true_property  # noqa: F401
 from standins import mrml_widgets
 
 
+class WithinRange:
+    """Annotation of the smallest and the largest value of a number."""
+
+    def __init__(self, minimum, maximum):
+        self.minimum, self.maximum = minimum, maximum
+
+
 def parameterNodeWrapper(classtype):
     """Class decorator, see the module's text."""
     parameters = {}
+    annotations = typing.get_type_hints(classtype, include_extras=True)
     for name, datatype in typing.get_type_hints(classtype).items():
-        parameters[name] = _Parameter(name, datatype, getattr(classtype, name, None))
+        ranges = [item for item in getattr(annotations[name], "__metadata__", ()) if isinstance(item, WithinRange)]
+        parameters[name] = _Parameter(name, datatype, getattr(classtype, name, None), ranges)
         setattr(classtype, name, _property(parameters[name]))
     classtype.allParameters = parameters
     for method in (_init, connectGui, disconnectGui, StartModify, EndModify, AddObserver, RemoveObserver, Modified):
@@ -37,7 +46,8 @@ def _isNode(datatype):
 
 
 class _Parameter:
-    def __init__(self, name, datatype, default):
+    def __init__(self, name, datatype, default, ranges):
+        self.ranges = ranges
         self.name, self.datatype = name, datatype
         self.isNode = _isNode(datatype)
         self.isNodeList = typing.get_origin(datatype) is list and _isNode(typing.get_args(datatype)[0])
@@ -75,8 +85,10 @@ class _Parameter:
                 for item in value:
                     node.AddNodeReferenceID(self.name, item.GetID())
         else:
-            if not isinstance(value, self.datatype):
+            if not isinstance(value, self.datatype) and not (self.datatype is float and isinstance(value, int)):
                 raise TypeError(f"{self.name} must be a {self.datatype.__name__}, not {value!r}")
+            if any(not item.minimum <= value <= item.maximum for item in self.ranges):
+                raise ValueError(f"{self.name}: {value} is not within the range")
             node.SetParameter(self.name, value.name if self.isEnum else str(value))
 
 
@@ -153,6 +165,11 @@ def _binding(parameter, widget):
         return widget.stateChanged, lambda: widget.checked, lambda value: setattr(widget, "checked", value)
     if parameter.datatype is bool and kind is QtWidgets.QPushButton and widget.checkable:
         return widget.toggled, lambda: widget.checked, lambda value: setattr(widget, "checked", value)
+    spins = {int: QtWidgets.QSpinBox, float: QtWidgets.QDoubleSpinBox}
+    if kind is spins.get(parameter.datatype):
+        for item in parameter.ranges:  # Slicer's connectors take the range from the annotation, too
+            widget.minimum, widget.maximum = item.minimum, item.maximum
+        return widget.valueChanged, lambda: widget.value, lambda value: setattr(widget, "value", value)
     if parameter.datatype is str and kind is QtWidgets.QLineEdit:
         return widget.textChanged, lambda: widget.text, lambda value: setattr(widget, "text", value)
     if parameter.isEnum and kind is QtWidgets.QComboBox:

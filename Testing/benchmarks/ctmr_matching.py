@@ -1,0 +1,292 @@
+"""Single places of CT and MR looked for in one another, and between contrasts of one MR study; the confidence fitted.
+
+    python -m Testing.benchmarks.ctmr_matching [--model lite-ctmr] [--data FOLDER] [--points 24] [--samples FILE.jsonl]
+                                               [--picture PNG] [--report R.json] [--write]
+
+* *MR in CT*, *CT in MR*: body points of pairs whose MR was moved as in :mod:`Testing.benchmarks.ctmr`. Of the CT's
+  points some lie outside the MR. Coefficients of the confidence are fitted on ``ctmr/train`` and judged on ``ctmr/val``
+  (the truth is the authors' alignment, some millimeters off); ``--write`` puts them into the model's record.
+* *T1 in T2-like, PD-like, fat-suppressed*: the paper's Fig. 10 use. The data hold T1 only, so the other contrasts are
+  **simulated** from the T1 scans of ``ctmr/val``: a curve over the signal, which cannot part what T1 shows alike, on a
+  lattice of its own, turned and moved a little, with noise and a bias field.
+
+A result is right within 10 mm (CT with MR) and 5 mm (contrasts); places that were not found count with their candidate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from SAMv2Core.embed import Model
+from SAMv2Core.feature import Embedding
+from SAMv2Core.geometry import transform_points
+from SAMv2Core.match import match
+from SAMv2Core.model_files import write_calibration
+from SAMv2Core.models import load_model
+from SAMv2Core.preprocess import preprocess_report
+from SAMv2Core.resample import resample_to
+from SAMv2Core.search import release_index
+from SAMv2Core.uncertainty import UncertaintyModel
+from SAMv2Core.volume import Volume
+from Testing.benchmarks import calibration
+from Testing.benchmarks.calibration import Sample
+from Testing.benchmarks.common import find_data
+from Testing.benchmarks.ctmr import Case, moved_mr, scan, target_points
+
+FIT_ON, N_TRAIN = "train", 8
+DRAW = 300  # of the motion, no draw of the registration's table
+#: Signal of a sequence over that of T1, both 0 to 1 (fat): air and cortex, fluid and tumor, muscle, marrow, fat.
+SIGNAL = (0.0, 0.12, 0.26, 0.38, 0.7, 1.0)
+CONTRASTS = {
+    "T2-like": (0.0, 0.08, 1.0, 0.3, 0.6, 0.8),
+    "PD-like": (0.0, 0.2, 0.8, 0.65, 0.85, 1.0),
+    "fat-suppressed": (0.0, 0.1, 1.0, 0.55, 0.2, 0.06),
+}
+TURNED_DEG, MOVED_MM, NOISE, BIAS = 5.0, 10.0, 0.03, 0.2
+
+
+def other_contrast(t1: Volume, name: str, seed: int) -> Tuple[Volume, np.ndarray]:
+    """A simulated scan of the same study, and the matrix from T1's world to its world."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    low, high = np.percentile(t1.array, 1), np.percentile(t1.array, 98)
+    relative = np.clip((t1.array.astype(np.float32) - low) / (high - low), 0, 1)
+    bias = ndimage.zoom(rng.uniform(1 - BIAS, 1 + BIAS, (3, 3, 3)), np.array(relative.shape) / 3, order=1)
+    signal = np.interp(relative, SIGNAL, CONTRASTS[name]) * bias
+    signal = np.hypot(signal + rng.normal(0, NOISE, signal.shape), rng.normal(0, NOISE, signal.shape))
+    seen = Volume((1000 * signal).astype(np.int16), t1.ijk_to_lps, f"{t1.source} as {name}", "mr")
+    center = t1.grid.to_lps((t1.grid.size_ijk - 1)[None] / 2)[0]
+    # Its own slices (turned, between T1's), and the patient lies a little differently.
+    lattice, motion = (_motion(center, rng) for _ in range(2))
+    grid = dataclasses.replace(t1.grid, ijk_to_lps=lattice @ t1.ijk_to_lps)
+    return resample_to(grid, seen, np.linalg.inv(motion)), motion
+
+
+def _motion(center: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_euler("xyz", rng.uniform(-TURNED_DEG, TURNED_DEG, 3), degrees=True).as_matrix()
+    motion[:3, 3] = center + rng.uniform(-MOVED_MM, MOVED_MM, 3) - motion[:3, :3] @ center
+    return motion
+
+
+def some_of(points: np.ndarray, count: int, seed: int) -> np.ndarray:
+    chosen = np.random.default_rng(seed).permutation(len(points))[:count]
+    return points[np.sort(chosen)]
+
+
+def body_points(volume: Volume, modality: str) -> np.ndarray:
+    """(N, 3) every 10 mm."""
+    found = preprocess_report(volume, modality)
+    step = max(1, round(10 / float(found.grid.spacing_ijk_mm[0])))
+    k, j, i = np.nonzero(found.body[::step, ::step, ::step])
+    return found.grid.to_lps(step * np.stack([i, j, k], axis=-1))
+
+
+def of_pair(model: Model, folder: Path, name: str, count: int) -> Iterator[Sample]:
+    """Both directions of one CT and its moved MR."""
+    mr, motion = moved_mr(Case(str(folder), name, name, "whole", DRAW))
+    ct = scan(str(folder), name, "ct")
+    emb_ct, emb_mr = model.embed(ct, "ct"), model.embed(mr, "mr")
+    of_mr = some_of(target_points(mr), count, 0)
+    yield from calibration.between(
+        "MR in CT", (name, name), emb_mr, emb_ct, of_mr, transform_points(np.linalg.inv(motion), of_mr)
+    )
+    of_ct = body_points(ct, "ct")
+    truth = transform_points(motion, of_ct)
+    inside = mr.grid.contains(truth)
+    both = (some_of(of_ct[inside], count, 1), some_of(of_ct[~inside], count // 2, 2))
+    for points in both:
+        if len(points):
+            yield from calibration.between(
+                "CT in MR", (name, name), emb_ct, emb_mr, points, transform_points(motion, points)
+            )
+    release_index(emb_ct)
+    release_index(emb_mr)
+
+
+def of_contrasts(model: Model, folder: Path, name: str, count: int) -> Iterator[Dict[str, Any]]:
+    """T1 in each simulated contrast: distances in mm."""
+    t1 = scan(str(folder), name, "mr")
+    emb = model.embed(t1, "mr")
+    points = some_of(body_points(t1, "mr"), count, 3)
+    for n, contrast in enumerate(CONTRASTS):
+        other, motion = other_contrast(t1, contrast, n)
+        query = model.embed(other, "mr")
+        inside = other.grid.contains(transform_points(motion, points))
+        for method in ("nearest", "fixed-point"):
+            yield from distances(emb, query, points[inside], motion, contrast, name, method)
+        release_index(query)
+    release_index(emb)
+
+
+def distances(
+    emb: Embedding, query: Embedding, points: np.ndarray, motion: np.ndarray, contrast: str, name: str, method: str
+) -> Iterator[Dict[str, Any]]:
+    truth = transform_points(motion, points)
+    for found, expected in zip(match(emb, query, points.tolist(), method), truth):
+        place = found.query_lps if found.query_lps is not None else found.candidate_lps
+        off = np.inf if place is None else float(np.linalg.norm(place - expected))
+        yield {"contrast": contrast, "scan": name, "method": method, "off_mm": off, "status": found.status}
+
+
+def collect(
+    model: Model, data: Path, count: int, path: Optional[Path]
+) -> Tuple[List[Tuple[str, Sample]], List[Dict[str, Any]]]:
+    """Samples of train and val, and the contrasts; scans that a file holds already are not run again."""
+    done: Dict[Tuple[str, str, str], List[Dict[str, Any]]] = {}
+    if path is not None and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            kept = json.loads(line)
+            if kept["sha256"] == model.info.sha256 and kept["points"] == count:
+                done[kept["kind"], kept["set"], kept["scan"]] = kept["results"]
+    samples: List[Tuple[str, Sample]] = []
+    contrasts: List[Dict[str, Any]] = []
+    for which, limit in (("val", None), (FIT_ON, N_TRAIN)):
+        folder = data / "ctmr" / which
+        names = sorted(file.name[: -len("_ct.nii.gz")] for file in folder.glob("*_ct.nii.gz"))[:limit]
+        for name in names:
+            for kind in ("contrasts", "pair") if which == "val" else ("pair",):
+                key = (kind, which, name)
+                if key not in done:
+                    work = of_pair if kind == "pair" else of_contrasts
+                    results = [
+                        r if isinstance(r, dict) else dataclasses.asdict(r) for r in work(model, folder, name, count)
+                    ]
+                    done[key] = results
+                    _keep(
+                        path,
+                        {
+                            "sha256": model.info.sha256,
+                            "points": count,
+                            "kind": kind,
+                            "set": which,
+                            "scan": name,
+                            "results": results,
+                        },
+                    )
+                    print(f"{which} {name} {kind}: {len(results)} results", flush=True)
+                if kind == "pair":
+                    samples += [(which, Sample(**{**r, "scans": tuple(r["scans"])})) for r in done[key]]
+                else:
+                    contrasts += done[key]
+    return samples, contrasts
+
+
+def _keep(path: Optional[Path], entry: Dict[str, Any]) -> None:
+    if path is not None:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+
+def calibration_of(samples: Sequence[Sample]) -> Dict[str, Any]:
+    """Coefficients of one part of the data, cuts from confidences that were cross-validated in it."""
+    sets = calibration.fit_sets(samples)
+    matched, not_found = calibration.cuts_of(samples, calibration.cross_validated(samples), calibration.SETS[:-1])
+    return {**sets, "matched_above": matched, "not_found_below": not_found}
+
+
+def rows_of(samples: Sequence[Sample], fitted: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """Figures of samples that the coefficients have not seen."""
+    cuts = UncertaintyModel.from_metadata(fitted)
+    sets = {name: dataclasses.asdict(getattr(cuts, name)) for name in calibration.SETS[:-1]}
+    sure = np.array([calibration.confidence(sets, sample) for sample in samples])
+
+    def status_of(sample: Sample, confidence: float) -> str:
+        if confidence >= cuts.matched_above:
+            return "matched"
+        return "not_found" if confidence < cuts.not_found_below else "uncertain"
+
+    return calibration.figures(samples, sure, status_of)
+
+
+def contrast_rows(results: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    rows = []
+    for contrast in CONTRASTS:
+        for method in ("nearest", "fixed-point"):
+            own = np.array([r["off_mm"] for r in results if (r["contrast"], r["method"]) == (contrast, method)])
+            if len(own):
+                shares = {f"within_{mm}": float((own <= mm).mean()) for mm in (5, 10)}
+                rows.append(
+                    {
+                        "contrast": contrast,
+                        "method": method,
+                        "n": len(own),
+                        "median_mm": float(np.median(own)),
+                        **shares,
+                    }
+                )
+    return rows
+
+
+def contrasts_to_markdown(rows: Sequence[Dict[str, Any]]) -> str:
+    lines = ["| T1 looked for in (simulated) | method | n | median | ≤ 5 mm | ≤ 10 mm |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        shares = [f"{100 * row[f'within_{mm}']:.0f} %" for mm in (5, 10)]
+        cells = [row["contrast"], row["method"], str(row["n"]), f"{row['median_mm']:.1f} mm", *shares]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(data: Path, path: str) -> None:
+    """One slice of a T1 scan and of its simulated contrasts."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder = data / "ctmr" / "val"
+    name = sorted(file.name[: -len("_mr.nii.gz")] for file in folder.glob("*_mr.nii.gz"))[1]
+    t1 = scan(str(folder), name, "mr")
+    shown = [("T1", t1), *((c, other_contrast(t1, c, n)[0]) for n, c in enumerate(CONTRASTS))]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(3 * len(shown), 3.2))
+    for axis, (title, volume) in zip(axes, shown):
+        image = volume.array[len(volume.array) // 2]
+        axis.imshow(image, cmap="gray", vmax=np.percentile(image, 99.5))
+        axis.set_title(title if title == "T1" else f"{title} (simulated)", fontsize=9)
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lite-ctmr")
+    parser.add_argument("--data")
+    parser.add_argument("--points", type=int, default=24, help="per scan and direction")
+    parser.add_argument("--samples", metavar="FILE", type=Path, help="JSON lines; what it holds is not run again")
+    parser.add_argument("--picture", metavar="PNG", help="the simulated contrasts")
+    parser.add_argument("--report", metavar="R.json")
+    parser.add_argument("--write", action="store_true", help="put the coefficients into the record of the model")
+    options = parser.parse_args(argv)
+    data, model = find_data(options.data), load_model(options.model)
+    if options.picture:
+        draw(data, options.picture)
+    samples, contrasts = collect(model, data, options.points, options.samples)
+    fitted = calibration_of([sample for which, sample in samples if which == FIT_ON])
+    judged = [sample for which, sample in samples if which == "val"]
+    before, after = rows_of(judged, dict(model.info.calibration)), rows_of(judged, fitted)
+    same = contrast_rows(contrasts)
+    print(f"Model {options.model} ({model.info.sha256})\n\nctmr/val by the coefficients of the record:\n")
+    print(calibration.to_markdown(before))
+    print(f"\nby those fitted on {N_TRAIN} pairs of ctmr/{FIT_ON}:\n\n{calibration.to_markdown(after)}\n")
+    print(contrasts_to_markdown(same))
+    print(json.dumps(fitted, indent=1))
+    if options.report:
+        facts = {"model": options.model, "before": before, "after": after, "contrasts": same, "calibration": fitted}
+        Path(options.report).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    if options.write:
+        assert model.info.path is not None
+        write_calibration(model.info.path, fitted)
+        print(f"Written beside {model.info.path}")
+
+
+if __name__ == "__main__":
+    main()

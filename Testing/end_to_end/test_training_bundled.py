@@ -1,0 +1,84 @@
+"""The command that makes the bundled models, on a few phantoms and a few steps: from scans to weights, and goes on."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from SAMv2Core.models import load_model
+from SAMv2Core.volume import Volume, write_volume
+from Testing.synthetic import make_body_volume
+from Testing.training_samples import SHAPE, SPACING, phantom_labels
+from Training import bundled
+from Training.index import read_index
+from Training.landmark_error import KnownPoints
+from Training.scans import load_links
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a short training on three phantoms, two more held out."""
+    source, out = tmp_path_factory.mktemp("scans"), tmp_path_factory.mktemp("bundled")
+    for seed in range(5):
+        folder = source / "ct" / ("train" if seed < 3 else "val")
+        folder.mkdir(parents=True, exist_ok=True)
+        volume = make_body_volume(SHAPE, SPACING, seed=seed)
+        write_volume(volume, folder / f"p{seed}.nii.gz")
+        write_volume(Volume(phantom_labels(volume.array), volume.ijk_to_lps), folder / f"p{seed}_labels.nii.gz")
+    (source / "labels.json").write_text("{}")
+    arguments = ["lite-ct", "--source", str(source), "--out", str(out), "--device", "cpu", "--scale", "0.001"]
+    assert bundled.main(arguments) == 0
+    return out, arguments
+
+
+def test_weights_with_their_record_and_the_learning_curve_come_out(made):
+    out, _ = made
+    model = load_model(out / "lite-ct.safetensors", "cpu")
+    assert model.info.architecture == "lite" and model.info.head_weights["coarse"] > 0.6
+    assert (out / "lite-ct.json").exists()
+    with open(out / "lite-ct.training.csv", newline="") as stream:
+        last = list(csv.DictReader(stream))[-1]
+    assert float(last["val_ct_median_mm"]) >= 0
+    assert (out / "lite-ct.training.png").stat().st_size > 1000
+
+
+def test_parts_start_from_one_another_and_from_maps_between_patients(made):
+    out, _ = made
+    assert sorted(p.name for p in out.glob("part_*")) == ["part_1", "part_2", "part_3"]
+    assert not (out / "part_1" / "links.pt").exists()
+    assert isinstance(load_links(str(out / "part_3" / "links.pt")), dict)
+    assert f"start: {out / 'part_2' / 'last.pt'}" in (out / "part_3" / "recipe.yaml").read_text()
+
+
+def test_the_same_command_does_nothing_twice(made):
+    out, arguments = made
+    times = {p: p.stat().st_mtime_ns for p in out.glob("part_*/links.pt")}
+    before = (out / "lite-ct.safetensors").read_bytes()
+    assert bundled.main(arguments) == 0
+    assert {p: p.stat().st_mtime_ns for p in out.glob("part_*/links.pt")} == times
+    assert (out / "lite-ct.safetensors").read_bytes() == before
+
+
+def test_the_error_at_known_points_counts_pairs_of_held_out_patients(made):
+    out, _ = made
+    index = read_index(out / "prepared")
+
+    class Perfect:
+        """Gives every voxel its own place, the same in all scans: phantoms differ by a few mm."""
+
+        def embed_context(self, x):
+            import torch
+
+            shape = [n // 2 for n in x.shape[2:]]
+            axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
+            place = torch.stack([*axes, torch.full(shape, 2.0)])[None]
+            return None, torch.nn.functional.normalize(place, dim=1)
+
+    errors = KnownPoints(index).errors(Perfect())["ct"]
+    assert len(errors) % 2 == 0 and 2 <= len(errors) <= 6  # two ordered pairs, up to three labels
+    assert np.median(errors) < 30  # the phantoms are 160 mm wide

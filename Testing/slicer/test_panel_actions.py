@@ -1,0 +1,175 @@
+"""What the panel adds besides results: resampled copies, used points, views, tables to copy; and imported scenes."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+pytest.importorskip("torch")
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from lesions import PLACES_RAS, addLesionPoints, addStudies
+from panel_tools import cells, matrix, patientItems, settle
+from phantoms import addPair, addPoints
+
+from SAMv2SlicerLib import conversion, elastix, results, studies, views
+
+TRACK_TAB, REGISTER_TAB = 1, 2
+
+
+# --- registration ----------------------------------------------------------------------------------------------------
+
+
+def test_a_resampled_copy_lies_on_the_fixed_voxels(widget, scene):
+    template, query = addPair(scene)
+    widget.ui.tabWidget.currentIndex = REGISTER_TAB
+    widget.ui.resampledCheckBox.checked = True
+    widget.ui.registerButton.click()
+    settle(widget)
+    copy = scene.GetFirstNodeByName("CT 2023 on CT 2021")
+    values, fixed = slicer.util.arrayFromVolume(copy), slicer.util.arrayFromVolume(template)
+    assert values.shape == fixed.shape and values.dtype == slicer.util.arrayFromVolume(query).dtype
+    inner = (slice(6, -6),) * 3  # registered to a millimeter, half a voxel
+    assert np.corrcoef(values[inner].ravel(), fixed[inner].ravel())[0, 1] > 0.9
+    assert "aligned with CT 2021" in widget.ui.statusLabel.text
+    widget.ui.undoButton.click()
+    assert scene.GetFirstNodeByName("CT 2023 on CT 2021") is None
+
+
+def test_used_points_far_apart_have_another_color(widget, scene):
+    addPair(scene)
+    widget.ui.tabWidget.currentIndex = REGISTER_TAB
+    widget.ui.registerButton.click()
+    settle(widget)
+    widget.ui.usedPointsButton.click()
+    fixedList, movingList = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
+    count = fixedList.GetNumberOfControlPoints()
+    apart = [
+        np.linalg.norm(conversion.pointWorld(fixedList, n) - conversion.pointWorld(movingList, n)) for n in range(count)
+    ]
+    for n in range(count):
+        told = float(fixedList.GetNthControlPointDescription(n).split("=")[1])
+        assert told == pytest.approx(apart[n], abs=0.06)
+        assert bool(fixedList.GetNthControlPointSelected(n)) == (apart[n] <= 2 * np.median(apart))
+
+
+def test_elastix_starts_from_the_result(widget, scene, monkeypatch):
+    template, query = addPair(scene)
+    widget.ui.tabWidget.currentIndex = REGISTER_TAB
+    widget.ui.registerButton.click()
+    settle(widget)
+    widget.ui.useAsStartButton.click()
+    assert "SlicerElastix is not installed" in widget.ui.statusLabel.text
+    chosen = {}
+
+    class Selector:
+        def __init__(self, name):
+            self.name = name
+
+        def setCurrentNode(self, node):
+            chosen[self.name] = node
+
+    names = (elastix.FIXED, elastix.MOVING, elastix.START)
+    module = type("Widget", (), {"ui": type("Ui", (), {name: Selector(name) for name in names})})
+    monkeypatch.setattr(slicer.modules, "elastix", object(), raising=False)
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
+    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: module)
+    monkeypatch.setattr(slicer.util, "selectModule", lambda name: chosen.setdefault("module", name))
+    widget.ui.useAsStartButton.click()
+    output = widget.panel.parameters.outputTransform
+    assert [chosen[name] for name in names] == [template, query, output] and chosen["module"] == "Elastix"
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_scans_of_the_patient(widget, scene):
+    volumes = addStudies(scene)
+    other = addPair(scene)[0]
+    patientItems(scene, {"1": volumes, "2": [other]})
+    ui = widget.ui
+    ui.tabWidget.currentIndex = TRACK_TAB
+    widget.panel.refresh()
+    assert studies.ofSamePatient(other) == []
+    ui.addPatientButton.click()
+    assert list(widget.panel.parameters.followUpVolumes) == list(volumes[1:])
+    assert "2 scans of this patient" in ui.statusLabel.text
+
+
+def test_copied_table_and_one_view_per_study(widget, scene):
+    volumes = addStudies(scene)
+    marks = addLesionPoints(scene)
+    ui = widget.ui
+    ui.tabWidget.currentIndex = TRACK_TAB
+    for volume in volumes[1:]:
+        ui.followUpsSelector.setCheckState(volume, qt.Qt.Checked)
+    ui.lesionSourcesSelector.setCheckState(marks, qt.Qt.Checked)
+    ui.allStudiesButton.click()
+    assert not ui.allStudiesButton.checked and "window" in ui.statusLabel.text
+    ui.trackButton.click()
+    settle(widget)
+    ui.copyTableButton.click()
+    lines = qt.QApplication.clipboard().text().split("\n")
+    assert len(lines) == 10 and lines[0].startswith("label\tstudy\tl\tp\ts\t") and "9 rows" in ui.statusLabel.text
+    layout = scene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    composites = []
+    for n in range(3):  # as the layout manager makes them for the description
+        sliceNode = scene.AddNewNodeByClass("vtkMRMLSliceNode", views.studyViewName(n))
+        composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", views.studyViewName(n))
+        for node in (sliceNode, composite):
+            node.SetLayoutName(views.studyViewName(n))
+        composites.append((sliceNode, composite))
+    ui.findingsTable.setCurrentCell(1, 1)
+    ui.allStudiesButton.click()
+    assert layout.GetViewArrangement() == views.STUDIES_ID + 3
+    assert [composite.GetBackgroundVolumeID() for _, composite in composites] == [v.GetID() for v in volumes]
+    assert views.studiesDescription(3).count("vtkMRMLSliceNode") == 3
+    row = widget.panel.trackTab.matrix.selectedRow()
+    for (sliceNode, _), finding in zip(composites, row):
+        center = [sliceNode.GetSliceToRAS().GetElement(k, 3) for k in range(3)]
+        assert np.allclose(center, finding.world, atol=1e-3)
+    widget.exit()
+    assert layout.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    assert not ui.allStudiesButton.checked and matrix(widget)
+
+
+# --- scenes ----------------------------------------------------------------------------------------------------------
+
+
+def test_importing_a_scene_into_another_mixes_nothing(widget, scene, tmp_path):
+    """Add to scene: the imported matches keep their own scans and points, those that were there keep theirs."""
+    addPair(scene)
+    points = addPoints(scene, [])
+    widget.panel.parameters.points = points
+    points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "liver")
+    settle(widget)
+    rows = cells(widget)
+    path = str(tmp_path / "scene.mrb")
+    assert scene.WriteToMRB(path)
+    scene.Clear()
+    here = addPair(scene)
+    mine = addPoints(scene, [PLACES_RAS[1]], name="Mine")
+    widget.panel.parameters.points = mine
+    widget.panel.parameters.queryVolume, widget.panel.parameters.templateVolume = here[1], here[0]
+    widget.ui.matchButton.click()
+    settle(widget)
+    own = results.findMatchList(mine, here[1])
+    assert scene.ReadFromMRB(path, False)
+    settle(widget)
+    assert results.findMatchList(mine, here[1]) is own and own.GetNodeReference(results.ROLE_TEMPLATE) is here[0]
+    imported = next(node for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode") if node.GetName() == "F")
+    (listNode,) = results.matchLists(imported)
+    assert listNode.GetNodeReference(results.ROLE_QUERY) not in here
+    assert listNode.GetNodeReference(results.ROLE_POINTS) is imported
+    p = widget.panel.parameters
+    pairs = [
+        (mine, *here),
+        (imported, *(listNode.GetNodeReference(r) for r in (results.ROLE_TEMPLATE, results.ROLE_QUERY))),
+    ]
+    assert (p.points, p.templateVolume, p.queryVolume) in pairs
+    widget.panel.parameters.points = imported
+    assert cells(widget) == rows

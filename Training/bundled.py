@@ -1,0 +1,126 @@
+"""Makes the bundled light models, from folders of scans to weights, by one command.
+
+    python -m Training.bundled lite-ct --source ../shared/data --out runs/lite-ct
+    python -m Training.bundled lite-ctmr --source ../shared/data --out runs/lite-ctmr --start lite-ct
+
+Prepares the scans, trains in parts, and exports. Before a part with pairs of two patients, the network as it is then
+finds the maps between them (:mod:`Training.link`). It may be interrupted; the same command goes on where it was.
+``OUT`` receives ``prepared/``, ``part_N/`` (checkpoints, logs), ``NAME.safetensors`` with its record, and
+``NAME.training.csv`` and ``.png``, the learning curve: the error at known points of held-out patients against steps and
+hours. ``--device cuda`` trains on a GPU; ``--scale 0.1`` makes a short trial of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from SAMv2Core.errors import ModelError, SAMv2Error
+from SAMv2Core.model_catalogue import find_model
+from Training import export, prepare, train
+from Training.engine.checkpoint import last_checkpoint, read_training
+from Training.engine.record import LOG
+from Training.index import read_index
+from Training.learning_curve import write_curve
+from Training.link import make_links
+
+logger = logging.getLogger("Training")
+
+FACTS = Path(__file__).parent / "facts"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A training run; the next one starts from its averaged weights.
+
+    :param steps: of this part.
+    :param links: whether pairs of two patients take part.
+    :param changes: ``key=value`` of the recipe.
+    """
+
+    steps: int
+    links: bool
+    changes: Tuple[str, ...] = ()
+
+
+PLANS: Dict[str, Tuple[Part, ...]] = {
+    "lite-ct": (
+        Part(2300, False, ("lite.cross=0", "optimizer.decay=0")),
+        Part(2200, True, ("lite.context_only=0",)),
+        Part(4400, True, ("lite.context_only=0",)),
+    ),
+    "lite-ctmr": (Part(4700, True),),
+}
+
+
+def make(
+    name: str, source: List[Path], out: Path, start: Optional[str], device: str, precision: str, scale: float
+) -> Optional[Path]:
+    """All of it, see the module's text.
+
+    :returns: the weights, or None when SIGTERM stopped a part.
+    :raises InputError, OutputError, ModelError: as the commands that it calls.
+    """
+    prepared = out / "prepared"
+    _must(prepare.main([*map(str, source), "--out", str(prepared)]), "Preparing the scans")
+    index = read_index(prepared)
+    weights = find_model(start) if start else None
+    for number, part in enumerate(PLANS[name], start=1):
+        folder = out / f"part_{number}"
+        changes = list(part.changes)
+        if weights is not None:
+            changes.append(f"network.start={weights}")
+        if part.links and weights is not None:
+            maps = folder / "links.pt"
+            if not maps.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                make_links(weights, index, maps, seed=number)
+            changes.append(f"lite.links={maps}")
+        steps = max(2, round(part.steps * scale))
+        options = ["--steps", str(steps), "--device", device, "--precision", precision, "--seed", str(number)]
+        sets = [word for change in changes for word in ("--set", change)]
+        _must(train.main([name, "--data", str(prepared), "--out", str(folder), "--resume", *options, *sets]), folder)
+        if read_training(last_checkpoint(folder))["step"] < steps:
+            return None
+        weights = last_checkpoint(folder)
+    assert weights is not None
+    result = out / f"{name}.safetensors"
+    _must(export.main([str(weights), str(result), "--facts", str(FACTS / f"{name}.json")]), "The export")
+    logs = [out / f"part_{number}" / LOG for number in range(1, len(PLANS[name]) + 1)]
+    write_curve(logs, str(out / f"{name}.training"))
+    return result
+
+
+def _must(code: int, what: object) -> None:
+    """:raises ModelError: one of the commands failed; it has said why."""
+    if code:
+        raise ModelError(f"{what} failed with exit code {code}.", "Its message is above.")
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Exit codes as those of the command line ``samv2``; 0 also when SIGTERM stopped it after saving."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(PLANS))
+    parser.add_argument("--source", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", help="model name or weights file to start from")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps, for trials")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        made = make(args.name, args.source, args.out, args.start, args.device, args.precision, args.scale)
+    except SAMv2Error as error:
+        print(f"error: {error.cause}\n{error.remedy}", file=sys.stderr)
+        return error.exit_code
+    logger.info("made %s" if made else "stopped; the same command goes on", made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
