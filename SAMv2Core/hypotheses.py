@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from SAMv2Core.geometry import transform_points
 from SAMv2Core.intensity import TissueImage
 from SAMv2Core.least_squares import residuals_mm
-from SAMv2Core.pose_refinement import Level, Poses, combined, refine
+from SAMv2Core.pose_refinement import EDGE_WEIGHT, Level, Poses, refine
 from SAMv2Core.pose_search import rotations_within, search
 from SAMv2Core.robust import ransac
 
@@ -30,7 +30,9 @@ HALF_TURNS = ((1, 1, 1), (1, -1, -1), (-1, -1, 1), (-1, 1, -1))
 REACH_DEG, STEP_DEG = 20.0, 20.0  # of the search; the refinement bridges 15 degrees and 25 mm
 SEARCHED_PER_TURN = (10, 4, 4, 4)  # headers are right more often than not
 APART_MM = 15.0  # poses closer than this, on average over the body, are one
-LEVELS = (Level(8.0, 1200, 20, 3.0), Level(4.0, 3000, 25, 1.5, 20.0), Level(2.0, 4000, 25, 0.7, 12.0))
+LEVELS = (Level(8.0, 1200, 25, 3.0), Level(4.0, 3000, 25, 1.5), Level(2.0, 5000, 25, 0.7))
+#: Of the chosen pose alone: a pose that lays the scan where there is little bone would be measured by other places.
+BONE_LEVELS = (Level(4.0, 3000, 20, 1.5, 20.0), Level(2.0, 8000, 25, 0.7, 12.0))
 KEPT = (10, 2)  # distinct poses that go on to the second and third level
 HALF_LEVEL = Level(4.0, 2000, 20, 1.5, 20.0)
 VOTE_WEIGHT = 0.3  # of all matches explained against some 0.5 of intensities
@@ -45,12 +47,13 @@ class Choice:
     """The pose that was chosen.
 
     :param matrix: (4, 4) small to large.
-    :param information: mutual information in nats.
+    :param information: mutual information in nats; this and the next two where the pose was chosen, before its last
+        refinement near bone.
     :param edges: agreement of edges, 0..1.
     :param overlap: share of the small body that both scans show.
     :param runner_up: score of the best pose elsewhere over the chosen one's, 0..1; 0 when all ended in one place.
     :param turned_deg: angle of the rotation.
-    :param bone: what information, edges and overlap give near bone alone.
+    :param bone: what information, edges and overlap give near bone alone, at the end.
     :param votes: share of the matches that the pose explains, 0..1.
     :param halves_mm: how far two halves of the small scan, each aligned on its own from the pose, put the body apart.
     """
@@ -68,7 +71,7 @@ class Choice:
     @property
     def score(self) -> float:
         """What was maximized, without the votes of the matches."""
-        return float(combined(self.information, self.edges, self.overlap, self.bone))
+        return (self.information + EDGE_WEIGHT * self.edges) * self.overlap
 
     def to_report(self) -> Dict[str, float]:
         """Plain numbers for JSON."""
@@ -105,9 +108,14 @@ def choose_pose(
     best = refine(large, small, poses.chosen(leading).matrices, LEVELS[2], seed)
     # All others are measured in the same way, so that none is forgotten because a better one met it on its way.
     others = refine(large, small, poses.matrices, LEVELS[2]._replace(steps=0), seed)
-    tell(1.0, "Refining poses")
     choice = _choice(best.joined(others), vote, body)
-    return replace(choice, halves_mm=_halves_mm(large, small, choice.matrix, body, seed))
+    halves_mm = _halves_mm(large, small, choice.matrix, body, seed)
+    tell(0.9, "Refining poses")
+    for level in BONE_LEVELS:
+        last = refine(large, small, choice.matrix[None], level, seed)
+        choice = replace(choice, matrix=last.matrices[0], bone=float(last.bone[0]))
+    tell(1.0, "Refining poses")
+    return replace(choice, halves_mm=halves_mm, turned_deg=angle_deg(choice.matrix))
 
 
 def score_poses(large: TissueImage, small: TissueImage, matrices: np.ndarray, seed: int = 0) -> np.ndarray:

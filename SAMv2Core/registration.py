@@ -6,9 +6,11 @@ kept for validation, a right transform (simulated follow-ups, also cut to 40 %) 
 wrong one (parts of a body that do not overlap, other patients) up to 34 %. The share of *all* matches separates
 worse: points whose anatomy is missing count against it.
 
-Where intensities chose the pose, they decide alone: how well they agree, and above all whether the best pose elsewhere
-does nearly as well. On 8 training pairs of CT and MR (displaced, whole and cut to 40 %) the best rival of the right
-pose reached 51 to 94 % of its score (99 % in one that was 15 mm off), of two different patients 88 to 99 %.
+Where intensities chose the pose, they decide alone, since across modalities even the right pose explains only 0 to 30 %
+of the matches: how well they agree, whether the best pose elsewhere does nearly as well, and whether two halves of the
+smaller scan, each aligned alone, stay together. On eight training pairs of CT and MR (displaced, whole and cut to
+40 %) the best rival of the right pose reached 48 to 92 % of its score, of two different patients 83 to 100 %, all but
+two from 89 %; the halves parted by 2 to 16 mm, of two patients by 9 to 29 mm. No two patients met both limits.
 
 Conventions: LPS mm; the matrix maps points of the fixed image to the moving image.
 """
@@ -58,8 +60,8 @@ class Settings:
 
     # With intensities: score (nats + 0..1), and the best other pose's share of it.
     min_score: float = 0.55
-    max_runner_up: float = 0.87
-    max_halves_mm: float = 5.0  # two halves of the smaller scan, each aligned alone
+    max_runner_up: float = 0.85
+    max_halves_mm: float = 9.0  # two halves of the smaller scan, each aligned alone
     failed_score: float = 0.35
     failed_runner_up: float = 0.95
     turned_deg: float = 90.0  # beyond, the headers disagree about how the patient lies

@@ -31,6 +31,10 @@ PRIOR_STRAIN = 0.15
 LANDMARK_WEIGHT, LESION_WEIGHT, VERIFIED_WEIGHT = 0.5, 2.0, 40.0
 """What a pair counts. A verified place is as good as exact; forty coarse landmarks average to such an error."""
 
+VERIFIED_REACH_MM = 25.0
+"""How far around a verified place its departure from all the other pairs is believed: a region that matched wrongly is
+wrong together, and one look at a lesion in it says by how much, whatever the many landmarks there say."""
+
 CUT_MM = 10.0
 """Matches this close to the faces of the study's volume are no pairs: what lies beyond is matched to the face, too, and
 a field that believed it would put everything inside."""
@@ -66,6 +70,25 @@ class StudyField:
         :param without: pairs of this lesion do not count.
         """
         used = self.owner != without
+        verified = used & (self.weights >= VERIFIED_WEIGHT)
+        others = used & ~verified
+        if others.sum() < MIN_PAIRS or not verified.any():
+            return self._fitted(point_lps, used)
+        place, spread = self._fitted(point_lps, others)
+        return place + self._correction(point_lps, verified, others), spread
+
+    def _correction(self, point_lps: np.ndarray, verified: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(3,) what verified places depart from what the other pairs say of them, fading with the distance."""
+        distance = np.linalg.norm(self.source_lps - point_lps, axis=1)
+        near = np.flatnonzero(verified & (distance < 3 * VERIFIED_REACH_MM))
+        if len(near) == 0:
+            return np.zeros(3)
+        share = np.exp(-0.5 * (distance[near] / VERIFIED_REACH_MM) ** 2)
+        departure = [self.target_lps[i] - self._fitted(self.source_lps[i], others)[0] for i in near]
+        return share @ np.array(departure) / max(float(share.sum()), 1.0)
+
+    def _fitted(self, point_lps: np.ndarray, used: np.ndarray) -> Tuple[np.ndarray, float]:
+        """:meth:`predict` by these pairs ((n,) bool) alone."""
         relative = self.source_lps[used] - point_lps
         squared = np.sum(relative**2, axis=1)
         # The nearest pairs always count, however far away they are: then the spread says so.

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from SAMv2Core.errors import ModelError, SAMv2Error
+from SAMv2Core.errors import ModelError
 from SAMv2Core.model_catalogue import find_model
 from Training import export, prepare, train
+from Training.command import finish
 from Training.engine.checkpoint import last_checkpoint, read_training
 from Training.engine.record import LOG
 from Training.index import read_index
@@ -112,14 +113,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps, for trials")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> None:
         made = make(args.name, args.source, args.out, args.start, args.device, args.precision, args.scale)
-    except SAMv2Error as error:
-        print(f"error: {error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    logger.info("made %s" if made else "stopped; the same command goes on", made)
-    return 0
+        logger.info("%s", f"made {made}" if made else "stopped; the same command goes on")
+
+    return finish(work, args.out)
 
 
 if __name__ == "__main__":

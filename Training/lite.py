@@ -37,12 +37,14 @@ class LiteRecipe:
     :param views: how views are drawn.
     :param windows: intensity windows that the network sees.
     :param cross: share of pairs of two linked scans (patients, or CT and MR of one), where there are links.
+    :param modalities: of the scans that take part.
     """
 
     groups: Dict[str, float]
     views: ViewOptions = field(default_factory=ViewOptions)
     windows: Tuple[Tuple[float, float], ...] = CT_WINDOWS
     cross: float = 0.5
+    modalities: Tuple[str, ...] = ("ct",)
 
 
 RECIPES = {
@@ -61,6 +63,7 @@ RECIPES = {
         ),
         CT_WINDOWS + MR_WINDOWS,
         cross=0.9,
+        modalities=("ct", "mr"),
     ),
 }  # fmt: skip
 

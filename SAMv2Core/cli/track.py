@@ -147,7 +147,8 @@ def _refine(
         return findings
     with session.stage("refine", 0.93, 0.95):
         refined = refine_findings(findings, lesions, volumes[0], volumes[1:])
-    moved = [float(np.linalg.norm(a.lps - b.lps)) for a, b in zip(findings, refined) if a is not b]
+    both = [(a.lps, b.lps) for a, b in zip(findings, refined) if a is not b]
+    moved = [float(np.linalg.norm(a - b)) for a, b in both if a is not None and b is not None]
     session.results["refined"] = {"moved": len(moved), "median_mm": _number(float(np.median(moved)) if moved else None)}
     return refined
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 FAST = (*TINY, "network.narrow=8", "run.log_every=10", "run.validate_every=1000", "validation.points=300",
         "validation.pairs=8")  # fmt: skip
 
-# Under random contrast a network learns more slowly: more and longer steps. Blur of 4 mm leaves little of these phantoms.
+# Under random contrast a network learns more slowly: more and longer steps. 4 mm of blur leave little of the phantoms.
 _ANY_CONTRAST = ("intensity.blur_mm=[0, 1]", "optimizer.lr=0.05")
 
 # Steps, further changes and the figures of the validation that must rise.

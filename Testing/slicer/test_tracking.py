@@ -1,7 +1,6 @@
 """Lesions through three studies on the real scene: marks in, findings, tables and plot out, decisions kept."""
 
 import csv
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, THIRD_SHIFT_RAS, addLesionPoints, addLine, addSegment, addStudies
 from phantoms import addPoints, addVolume, phantom
 
-from SAMv2Core import track_study
 from SAMv2Core.errors import Cancelled, InputError
 from SAMv2SlicerLib import (
     conversion,
@@ -333,7 +331,7 @@ def test_a_deleted_list_of_findings_is_made_again(tracked, scene):
     assert results.findMatchList(logic.tracker.lesionList(), volumes[1]).GetNumberOfControlPoints() == 3
 
 
-def test_a_corrected_lesion_speaks_for_its_neighbors(logic, scene, monkeypatch):
+def test_a_corrected_lesion_speaks_for_its_neighbors(logic, scene):
     """Both lesions moved, but what they lay in is still seen at the old place, which so looks like a match. One
     correction must be enough that the other is no longer called matched there."""
     array = phantom((48, 60, 72))
@@ -346,7 +344,6 @@ def test_a_corrected_lesion_speaks_for_its_neighbors(logic, scene, monkeypatch):
     copied = array.copy()
     copied[z, y, x + 12] = array[z, y, x]  # 24 mm to the patient's left, and still at the old place
     followUp = addVolume("follow-up", copied, ijkToRAS)
-    _thinLandmarks(monkeypatch)
     marks = addPoints(scene, lesions, labels=["corrected", "other"])
 
     def other():
@@ -362,17 +359,3 @@ def test_a_corrected_lesion_speaks_for_its_neighbors(logic, scene, monkeypatch):
         results.markMoved(listNode, 0)
     logic.trackLesions(baseline, [followUp], marks)
     assert other().needsALook or np.linalg.norm(other().world - lesions[1] - [24.0, 0, 0]) < 10
-
-
-def _thinLandmarks(monkeypatch):
-    """As many landmarks of the body around a lesion as a real torso has, whose volume is a thousand times this one's:
-    else they outvote every correction."""
-    real = track_study.body_map
-
-    def thinned(*arguments):
-        body = real(*arguments)
-        step = len(body.source_lps) // 10
-        names = ("source_lps", "shift_mm", "weights", "residual_mm")
-        return replace(body, **{name: getattr(body, name)[::step] for name in names})
-
-    monkeypatch.setattr(track_study, "body_map", thinned)

@@ -52,7 +52,17 @@ def test_few_but_perfect_matches_are_not_enough():
     assert verdict(few)[0] == "failed"
 
 
-CHOSEN = Choice(np.eye(4), information=0.4, edges=0.4, overlap=1.0, runner_up=0.7, turned_deg=10.0, bone=0.8, votes=0.4, halves_mm=3.0)
+CHOSEN = Choice(
+    np.eye(4),
+    information=0.4,
+    edges=0.4,
+    overlap=1.0,
+    runner_up=0.7,
+    turned_deg=10.0,
+    bone=0.8,
+    votes=0.4,
+    halves_mm=3.0,
+)
 
 
 @pytest.mark.parametrize(

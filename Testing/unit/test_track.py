@@ -165,6 +165,20 @@ def test_verified_places_outweigh_the_landmarks_around_them():
     assert 2.0 < spread < 6.0
 
 
+def test_one_verified_place_moves_what_is_expected_nearby_however_many_landmarks_are_wrong_together():
+    grid = lattice((300, 300, 300), 6.0)
+    source = np.random.default_rng(1).uniform(-100, 100, (1000, 3))
+    slipped = np.linalg.norm(source, axis=1) < 60  # a region one vertebra off
+    target = source + np.where(slipped, 30.0, 0.0)[:, None] * [0, 0, 1]
+    source, target = np.r_[source, [[0, 0, 0]]], np.r_[target, [[0, 0, 0]]]  # looked at: here it did not move
+    field = study_field(grid, None, source, target, np.r_[np.full(1000, 0.4), 40.0], np.r_[np.full(1000, -1), 0])
+    neighbor = np.array([10.0, 0, 5])
+    assert np.linalg.norm(field.predict(neighbor, without=0)[0] - neighbor) > 25  # what the landmarks say
+    assert np.linalg.norm(field.predict(neighbor)[0] - neighbor) < 5
+    far = np.array([80.0, 20, 0])
+    assert np.linalg.norm(field.predict(far)[0] - field.predict(far, without=0)[0]) < 0.5
+
+
 def test_two_lesions_on_one_place_are_told_apart_or_flagged(baseline, follow_ups, monkeypatch):
     near = [lesion_at("a", (0.0, 0, 0), 20.0), lesion_at("b", (14.0, 0, 0), 20.0)]
     middle = transform_points(POSES[0], np.array([[7.0, 0, 0]]))[0]

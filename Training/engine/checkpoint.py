@@ -64,9 +64,7 @@ def check_same_run(state: Mapping[str, Any], recipe: Mapping[str, Any], seed: in
     """
     before = merged(as_mapping(Recipe()), state["recipe"])
     found: Tuple[str, ...] = tuple(
-        text
-        for text in differences(before, recipe)
-        if not text.startswith(FREE) and "run.accumulate" not in text
+        text for text in differences(before, recipe) if not text.startswith(FREE) and "run.accumulate" not in text
     )
     if state["seed"] != seed:
         found += (f"seed: {state['seed']} -> {seed}",)

@@ -49,11 +49,18 @@ class LiteTask:
         self.seed = seed
         self.bf16 = precision == "bf16"
         self.plan = lite.RECIPES[recipe.lite.views]
-        entries = index.select(recipe.data.groups, "train")
+        entries = [e for e in index.select(recipe.data.groups, "train") if e.modality in self.plan.modalities]
         self.scans = self._weighed(load_entries(index, entries))
         groups = {scan.group for scan in self.scans}
         self.held_out = self._weighed(
-            load_entries(index, [e for e in index.entries if e.split == "val" and e.group in groups])
+            load_entries(
+                index,
+                [
+                    e
+                    for e in index.entries
+                    if e.split == "val" and e.group in groups and e.modality in self.plan.modalities
+                ],
+            )
         )
         self.links: Dict[Tuple[str, str], Link] = dict(load_links(recipe.lite.links)) if recipe.lite.links else {}
         self.links.update(partner_links(index, self.scans + self.held_out))
