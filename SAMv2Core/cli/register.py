@@ -11,6 +11,7 @@ smaller field of view as their fixed one, here the MR, so they get the inverse. 
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any, List, Optional
 
 import numpy as np
@@ -34,7 +35,12 @@ REFINEMENTS = ("auto", "on", "off")
 
 def add_subparser(subparsers: Any) -> None:
     """Add ``register`` to the parser."""
-    parser = subparsers.add_parser("register", help="align one scan to another", description=__doc__)
+    parser = subparsers.add_parser(
+        "register",
+        help="align one scan to another",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines for other programs
+    )
     common.add_input(parser, "fixed", "the scan that stays (a file, or a folder of DICOM)")
     common.add_input(parser, "moving", "the scan that is to be aligned to it")
     common.add_series_option(parser)

@@ -143,7 +143,11 @@ def _by_features(job: Mapping[str, Any], fixed: Volume, moving: Volume) -> Tuple
     start = time.perf_counter()
     one, other = (extractor.embed(volume, m) for volume, m in zip((fixed, moving), modalities))
     embedded = time.perf_counter()
-    found = register(one, other, transform=job["transform"], seed=job["seed"])
+    # Intensities decide what the matches propose, as in `samv2 register`, unless the features themselves are compared.
+    scans = (fixed, moving) if job.get("intensities") else (None, None)
+    found = register(
+        one, other, transform=job["transform"], seed=job["seed"], fixed_volume=scans[0], moving_volume=scans[1]
+    )
     end = time.perf_counter()
     details = {
         "status": found.status,

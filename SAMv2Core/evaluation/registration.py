@@ -48,12 +48,17 @@ def methods_of(
 ) -> List[Method]:
     """The lines of a table: before, each features, and each baseline in both directions.
 
+    A model of ours has two lines: what ``samv2 register`` does with it, and its matches alone, which is how the other
+    features are compared.
+
     :param features: choices of :mod:`SAMv2Core.evaluation.chosen`, with their ``names``.
     """
     lines = [Method(START, {})]
     for choice, name in zip(features, names):
         job = {"method": "features", "features": dict(choice), "transform": transform, "seed": seed}
-        lines.append(Method(f"{name}, {transform}", job))
+        if choice["kind"] == "model":
+            lines.append(Method(f"{name}, {transform}", {**job, "intensities": True}))
+        lines.append(Method(f"{name}, {transform}, matches alone", job))
     for baseline in baselines:
         for side in ("smaller", "larger"):
             job = {"method": baseline, "fixed_is_smaller": side == "smaller"}

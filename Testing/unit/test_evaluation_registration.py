@@ -142,10 +142,12 @@ def test_summary_counts_failures_against_a_method(folder):
 
 
 def test_all_baselines_run_in_both_directions():
-    names = [m.name for m in registration.methods_of([{"kind": "mind"}], ["MIND-SSC"], ["sitk", "ants"], "rigid", 0)]
-    assert names == [
-        START, "MIND-SSC, rigid", "sitk, fixed = smaller", "sitk, fixed = larger", "ants, fixed = smaller",
-        "ants, fixed = larger",
+    features = [{"kind": "model"}, {"kind": "mind"}]
+    methods = registration.methods_of(features, ["samv2", "MIND-SSC"], ["sitk", "ants"], "rigid", 0)
+    assert [m.name for m in methods if m.job.get("intensities")] == ["samv2, rigid"]  # as `samv2 register` does it
+    assert [m.name for m in methods] == [
+        START, "samv2, rigid", "samv2, rigid, matches alone", "MIND-SSC, rigid, matches alone",
+        "sitk, fixed = smaller", "sitk, fixed = larger", "ants, fixed = smaller", "ants, fixed = larger",
     ]  # fmt: skip
 
 
