@@ -55,8 +55,11 @@ def pytest_collection_modifyitems(items):
 def scene():
     """The application's scene, empty before and after; like Slicer's own it always has a subject hierarchy."""
     import slicer
+    import slicer.util
 
     slicer.mrmlScene.Clear()
+    for node in slicer.util.getNodesByClass("vtkMRMLCrosshairNode"):  # a singleton of another test's views survives
+        slicer.mrmlScene.RemoveNode(node)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     yield slicer.mrmlScene
     slicer.mrmlScene.Clear()
