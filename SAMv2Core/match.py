@@ -204,7 +204,7 @@ def _answer(
 ) -> Match:
     verdict = judge(evidence, uncertainty)
     if beyond_mm > 0:  # the surroundings were found and point out of the scan: that is an answer, not a doubt
-        reason = f"The point would lie {beyond_mm:.0f} mm outside the other scan."
+        reason = f"The point would lie {math.ceil(beyond_mm)} mm outside the other scan."
         verdict = Verdict(min(verdict.confidence, uncertainty.not_found_below / 2), NOT_FOUND, reason)
     return Match(
         template_lps=point,
@@ -257,7 +257,7 @@ def why_not_asked(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
     """Why a template point cannot be asked for; empty when it can."""
     beyond = beyond_mm(emb.volume_grid, point)
     if beyond > 0:
-        return f"The point lies {beyond:.0f} mm outside the template scan."
+        return f"The point lies {math.ceil(beyond)} mm outside the template scan."
     reach = np.ceil(SKIN_TOLERANCE_MM / index.grid.spacing_ijk_mm).astype(int)
     offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
     around = np.rint(index.grid.to_ijk(point)).astype(np.int64) + offsets

@@ -22,7 +22,7 @@ MATCHED_ABOVE, NOT_FOUND_BELOW = 0.8, 0.6
 BEYOND = 0.1
 """Confidence of a place outside the scan at most: such a finding is never right."""
 
-OUTSIDE = "The lesion's place lies {:.0f} mm outside this scan."
+OUTSIDE = "The lesion's place lies {} mm outside this scan."
 
 EDGE_MM = 10.0
 """Closer to the end of the scan a place is in doubt: what lies beyond is matched to the last slices, too."""
@@ -134,7 +134,7 @@ class TrackUncertainty:
         """
         sure = self.confidence(evidence)
         if beyond_mm > 0:
-            return min(sure, BEYOND), NOT_FOUND, OUTSIDE.format(beyond_mm)
+            return min(sure, BEYOND), NOT_FOUND, OUTSIDE.format(math.ceil(beyond_mm))
         doubts = _doubts(evidence)
         said = f": {'; '.join(doubts[:2])}." if doubts else "."
         if sure < self.not_found_below:

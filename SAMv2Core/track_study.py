@@ -334,7 +334,7 @@ def _judge(
     if choice is None:
         place = None if expected is None else expected[0]
         beyond = 0.0 if place is None else beyond_mm(emb_study.volume_grid, place)
-        outside = OUTSIDE.format(beyond) if beyond else "Nothing in this scan is like it."
+        outside = OUTSIDE.format(math.ceil(beyond)) if beyond else "Nothing in this scan is like it."
         return Placed(place, None, 0.0, NOT_FOUND, refusal or outside)
     evidence = TrackEvidence(
         similarity=choice.similarity,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
+import torch
 
 from SAMv2Core.preprocess import preprocess_report
 from Testing.synthetic import make_body_volume
@@ -71,3 +72,17 @@ def write_phantom_index(folder: Path, n_train: int = 3, pairs: bool = False) -> 
         if pairs:
             entries.append(phantom_entry(folder, other, seed, "mr", split, False, name))
     return write_index(folder, entries)
+
+
+class PlaceNetwork:
+    """Stands for a perfect coarse head: every voxel's vector is its own place in the volume."""
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        return iter([torch.zeros(1)])
+
+    def embed_context(self, x: torch.Tensor) -> Tuple[None, torch.Tensor]:
+        shape = [n // 2 for n in x.shape[2:]]
+        axes = torch.meshgrid(*[torch.linspace(0, torch.pi, n) for n in shape], indexing="ij")
+        # Waves: neighbors stay apart in half precision, too.
+        waves = [wave(k * axis) for axis in axes for k in (1, 2, 4, 8) for wave in (torch.sin, torch.cos)]
+        return None, torch.nn.functional.normalize(torch.stack(waves)[None], dim=1)

@@ -79,7 +79,7 @@ def make(
             maps = folder / "links.pt"
             if not maps.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                make_links(weights, index, maps, seed=number)
+                make_links(weights, index, maps, number, device)
             changes.append(f"lite.links={maps}")
         steps = max(2, round(part.steps * scale))
         options = ["--steps", str(steps), "--device", device, "--precision", precision, "--seed", str(number)]

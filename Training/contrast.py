@@ -18,6 +18,8 @@ from Training.pairs import Level, Pair
 from Training.scans import Link
 from Training.views import inside_box, sample_map
 
+INVERTED_MM = 1.0  # error of the inverse map from which on a correspondence is left out
+
 
 @dataclass(frozen=True)
 class LevelOptions:
@@ -114,6 +116,8 @@ def _anchors(pair: Pair, a: int, levels: Tuple[Level, Level], n: int, generator:
     other = pair.views[b]
     u = other.map.to_view(there)
     keep = keep & inside_box(u, *levels[b].box)
+    # Where the displacement is too steep to be inverted, nothing is known.
+    keep &= (other.map.to_scan(u) - there).norm(dim=1) < INVERTED_MM
     if other.cut is not None:
         keep &= (u[:, 2] > other.cut[0]) & (u[:, 2] < other.cut[1])
     if int(keep.sum()) < 16:
@@ -134,7 +138,7 @@ def _positives(
     candidates = F.normalize(sample_map(features, around, spacing, centre), dim=1).view(len(u), len(offsets), -1)
     with torch.no_grad():
         best = (candidates * anchors[:, None]).sum(-1).argmax(1)
-    return candidates[torch.arange(len(u)), best]
+    return candidates[torch.arange(len(u), device=best.device), best]
 
 
 def _masked(cosines: torch.Tensor, points: torch.Tensor, candidates: torch.Tensor, ignore_mm: float) -> torch.Tensor:

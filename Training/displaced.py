@@ -1,5 +1,7 @@
 """Known misalignment for measuring: the second scan of every aligned pair is turned, moved and resampled.
 
+    python -m Training.displaced --data INDEX --out DIR [--seed 0]
+
 The index that comes out has unregistered pairs; the truth lies beside it in ``truth.json``, {name of the first scan: 16
 numbers, row by row, LPS, first to second}. Scans are really resampled, with their corners cut by the turned field of
 view, not just given another header: the networks' lattice follows the patient's axes, and a turned header would be
@@ -8,7 +10,9 @@ straightened without anybody's merit.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -22,6 +26,7 @@ from SAMv2Core.geometry import Grid, transform_points
 from SAMv2Core.lattice import LATTICE_MM
 from SAMv2Core.resample import resample_to
 from SAMv2Core.volume import Volume
+from Training.command import finish
 from Training.index import AIR, IDENTITY, Entry, Index, moved_to, read_index, write_index
 from Training.prepare_scan import ARRAYS, save_array, scan_arrays
 
@@ -124,3 +129,17 @@ def _box(corners_lps: np.ndarray) -> Grid:
     matrix[:3, 3] = low + LATTICE_MM / 2
     shape: Tuple[int, ...] = tuple(int(np.ceil(n / LATTICE_MM)) for n in (high - low)[::-1])
     return Grid(shape, matrix)  # type: ignore[arg-type]
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Exit codes as those of the command line ``samv2``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="index of Training.prepare, or its folder")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    return finish(lambda: displace(read_index(args.data), args.out, args.seed), args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import find_objects, map_coordinates
 
+from SAMv2Core.device import resolve_device
 from SAMv2Core.files import atomic_path
 from SAMv2Core.network.lite import LiteNet
 from Training.cross_subject import LATTICE_MM, CrossMap, fit_cross_map
@@ -53,12 +54,12 @@ def embed(net: LiteNet, index: Index, entry: Entry) -> Embedded:
     x = to_network(torch.from_numpy(index.array(entry.image_4mm).astype(np.float32)))[None, None]
     x = F.pad(x, [0, x.shape[4] % 2, 0, x.shape[3] % 2, 0, x.shape[2] % 2], mode="replicate")
     with torch.inference_mode():
-        coarse = net.embed_context(x)[1][0]
+        coarse = net.embed_context(x.to(next(net.parameters()).device))[1][0]
     body4 = torch.from_numpy(index.array(entry.body_4mm).astype(np.float32))[None, None]
     body = F.interpolate(body4, size=tuple(coarse.shape[1:]), mode="nearest")[0, 0] > 0.5
     points = torch.nonzero(body).flip(1).numpy() * COARSE_MM + (COARSE_MM - DETAIL_MM) / 2
     lattice = tuple(int(np.ceil(n * DETAIL_MM / LATTICE_MM)) + 1 for n in entry.shape_zyx)
-    return Embedded(coarse[:, body].T.bfloat16(), points, lattice, known_points(index, entry))  # type: ignore[arg-type]
+    return Embedded(coarse[:, body.to(coarse.device)].T.bfloat16(), points, lattice, known_points(index, entry))  # type: ignore[arg-type]
 
 
 def landmark_path(entry: Entry) -> Path:
@@ -90,16 +91,16 @@ def nearest(vectors: torch.Tensor, bank: torch.Tensor) -> Tuple[np.ndarray, np.n
     """Row of the bank most similar to each vector, and the cosine; in bfloat16, which is three times as fast."""
     found = [(part @ bank.T).max(1) for part in vectors.split(500)]
     return (
-        torch.cat([f.indices for f in found]).numpy(),
-        torch.cat([f.values for f in found]).float().numpy(),
+        torch.cat([f.indices for f in found]).cpu().numpy(),
+        torch.cat([f.values for f in found]).float().cpu().numpy(),
     )
 
 
 def link(a: Embedded, b: Embedded, rng: np.random.Generator) -> Tuple[Optional[CrossMap], List[float]]:
     """The map from scan A to scan B or None, and its errors (mm) at known points before these joined."""
     rows = rng.permutation(len(a.points))[:N_POINTS]
-    there, cosine = nearest(a.vectors[rows], b.vectors)
-    back, _ = nearest(b.vectors[there], a.vectors)
+    there, cosine = nearest(a.vectors[torch.from_numpy(rows)], b.vectors)
+    back, _ = nearest(b.vectors[torch.from_numpy(there)], a.vectors)
     returned = np.linalg.norm(a.points[back] - a.points[rows], axis=1) <= RETURN_MM
     source, target = a.points[rows][returned], b.points[there][returned]
     weights = np.clip(cosine[returned], 0.05, 1)
@@ -139,18 +140,19 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    make_links(args.weights, read_index(args.data), args.out, args.seed)
+    make_links(args.weights, read_index(args.data), args.out, args.seed, args.device)
     return 0
 
 
-def make_links(weights: Path, index: Index, out: Path, seed: int = 0) -> None:
+def make_links(weights: Path, index: Index, out: Path, seed: int = 0, device: str = "auto") -> None:
     """Write the maps of all chosen pairs, as :func:`Training.scans.load_links` reads them.
 
     :raises InputError: no CTs in the index. :raises ModelError: weights of another network.
     """
-    net = load_trained(weights, "lite")
+    net = load_trained(weights, "lite").to(resolve_device(device))
     rng = np.random.default_rng(seed)
     embedded: Dict[str, Embedded] = {}
     maps: Dict[str, Dict[str, torch.Tensor]] = {}

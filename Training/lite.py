@@ -6,7 +6,7 @@ What a step draws and what it minimizes; the loop is the engine's (``python -m T
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class LiteRecipe:
     :param windows: intensity windows that the network sees.
     :param cross: share of pairs of two linked scans (patients, or CT and MR of one), where there are links.
     :param modalities: of the scans that take part.
+    :param coarse: sampling of the loss at 8 mm. :param fine: at 4 mm.
     """
 
     groups: Dict[str, float]
@@ -45,7 +46,16 @@ class LiteRecipe:
     windows: Tuple[Tuple[float, float], ...] = CT_WINDOWS
     cross: float = 0.5
     modalities: Tuple[str, ...] = ("ct",)
+    coarse: LevelOptions = COARSE
+    fine: LevelOptions = FINE
 
+
+# Matching looks at whole scans, so the crops show the whole section of the body and most of a torso's length, and the
+# negatives come from all of it. Four times the work of the small crops: for a GPU. What it brought, and what it cost,
+# is in the model cards; so for "lite-ct-builds" and "lite-ctmr-wide".
+WIDE = ViewOptions(context_size=(88, 72, 104), detail_size=(64, 72, 72))
+WIDE_COARSE = replace(COARSE, n_anchors=768, n_negatives=12288)
+WIDE_FINE = replace(FINE, n_anchors=768, n_negatives=8192)
 
 RECIPES = {
     "lite-ct": LiteRecipe({"ct": 0.6, "hn": 0.25, "ctmr": 0.15}),
@@ -53,6 +63,18 @@ RECIPES = {
     "lite-ct-varied": LiteRecipe(
         {"ct": 0.65, "hn": 0.22, "ctmr": 0.13},
         ViewOptions(rotation=18.0, stretch=0.15, deformation_mm=8.0, bulk_mm=18.0, other_contrast=0.2),
+    ),
+    "lite-ct-wide": LiteRecipe(
+        {"ct": 0.65, "hn": 0.25, "ctmr": 0.1}, WIDE, cross=0.5, coarse=WIDE_COARSE, fine=WIDE_FINE
+    ),
+    "lite-ct-builds": LiteRecipe(
+        {"ct": 0.65, "hn": 0.25, "ctmr": 0.1},
+        replace(
+            WIDE, rotation=18.0, stretch=0.1, deformation_mm=8.0, bulk_mm=12.0, other_build=0.6
+        ),
+        cross=0.5,
+        coarse=WIDE_COARSE,
+        fine=WIDE_FINE,
     ),
     "lite-ctmr": LiteRecipe(
         {"ctmr": 0.8, "ct": 0.14, "hn": 0.06},
@@ -65,11 +87,23 @@ RECIPES = {
         cross=0.9,
         modalities=("ct", "mr"),
     ),
+    "lite-ctmr-wide": LiteRecipe(
+        {"ctmr": 0.8, "ct": 0.14, "hn": 0.06},
+        ViewOptions(
+            context_size=(56, 56, 64), detail_size=(48, 48, 56), rotation=14.0, scale=(0.92, 1.09),
+            shift_mm=(50.0, 50.0, 80.0), other_contrast=0.25,
+        ),
+        CT_WINDOWS + MR_WINDOWS,
+        cross=0.9,
+        modalities=("ct", "mr"),
+        coarse=replace(COARSE, n_anchors=512, n_negatives=8192),
+        fine=replace(FINE, n_negatives=8192),
+    ),
 }  # fmt: skip
 
 
 def forward_losses(
-    net: LiteNet, pair: Pair, options: ViewOptions, generator: torch.Generator, detail: bool, bf16: bool
+    net: LiteNet, pair: Pair, recipe: LiteRecipe, generator: torch.Generator, detail: bool, bf16: bool
 ) -> Dict[str, Tuple[torch.Tensor, float]]:
     """Losses of one pair: name -> (loss, retrieval rate). The pair is on the CPU, the network anywhere.
 
@@ -84,16 +118,16 @@ def forward_losses(
         features = net.context(net.windows(_batch([v.context for v in views], device)))
         coarse = net.coarse_head(features)
     coarse = F.normalize(coarse.float(), dim=1)
-    result["coarse"] = level_loss(coarse, (views[0].coarse, views[1].coarse), pair, COARSE, generator)
+    result["coarse"] = level_loss(coarse, (views[0].coarse, views[1].coarse), pair, recipe.coarse, generator)
     if detail:
-        d, h, w = (n // 4 for n in options.detail_size)
+        d, h, w = (n // 4 for n in recipe.views.detail_size)
         boxes = [f[:, z : z + d, y : y + h, x : x + w] for f, (z, y, x) in zip(features, (v.first8 for v in views))]
         with autocast:
             f4 = net.detail.shallow(net.windows(_batch([v.detail for v in views], device)))
             merged = net.detail.merge(f4, net.detail.deep(f4, torch.stack(boxes)))
             fine, semantic = net.fine_head(merged), net.semantic_head(merged)
         fine, semantic = F.normalize(fine.float(), dim=1), F.normalize(semantic.float(), dim=1)
-        result["fine"] = level_loss(fine, (views[0].fine, views[1].fine), pair, FINE, generator)
+        result["fine"] = level_loss(fine, (views[0].fine, views[1].fine), pair, recipe.fine, generator)
         labelled = [(s, v.labels, v.fine.body) for s, v in zip(semantic, views) if v.labels is not None]
         if labelled:
             result["semantic"] = _semantic_loss(labelled, generator)
@@ -130,15 +164,18 @@ def draw_pair(
     """A pair of views and the name of its first scan; of two patients with the given probability, if linked."""
     weights = np.array([scan.weight for scan in scans])
     scan = scans[rng.choice(len(scans), p=weights / weights.sum())]
-    if rng.random() < cross_probability:
+    cross = rng.random() < cross_probability
+    builds = None
+    if cross or (options.other_build > 0 and rng.random() < options.other_build):
         partners = [s for s in scans if (scan.name, s.name) in links and (s.name, scan.name) in links]
         if partners:
             other = partners[rng.integers(len(partners))]
             both = (links[scan.name, other.name], links[other.name, scan.name])
-            pair = draw_cross_pair((scan, other), both, rng, generator, options)
+            pair = draw_cross_pair((scan, other), both, rng, generator, options) if cross else None
             if pair is not None:
                 return pair, f"{scan.name} > {other.name}"
-    return draw_self_pair(scan, rng, generator, options), scan.name
+            builds = None if cross else both
+    return draw_self_pair(scan, rng, generator, options, builds), scan.name
 
 
 def widen(state: Dict[str, torch.Tensor], net: LiteNet) -> Dict[str, torch.Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 import torch
 
 from Training.augment import AIR_HU, apply_intensity, to_network_scale
+from Training.borrowed_build import borrow_build
 from Training.looks import draw_look
 from Training.scans import Link, Scan, random_body_point
 from Training.views import (
@@ -26,6 +27,8 @@ from Training.views import (
 
 Box = Tuple[Tuple[int, int, int], float, torch.Tensor]
 """(size z, y, x; voxel mm; centre x, y, z mm) of a feature map in view coordinates."""
+
+Change = Callable[[ViewMap], ViewMap]
 
 
 @dataclass
@@ -71,10 +74,27 @@ class Pair:
         return link.transfer(points)
 
 
-def draw_self_pair(scan: Scan, rng: np.random.Generator, generator: torch.Generator, options: ViewOptions) -> Pair:
-    """Two views of one scan that share at least one body point in their detail boxes."""
+def draw_self_pair(
+    scan: Scan,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    options: ViewOptions,
+    builds: Optional[Tuple[Link, Link]] = None,
+) -> Pair:
+    """Two views of one scan that share at least one body point in their detail boxes.
+
+    :param builds: to another patient and back: the second view takes a random share of that patient's build.
+    """
     seed = random_body_point(scan, rng)
-    return Pair(_draw_views((scan, scan), (seed, seed), rng, generator, options), (None, None))
+    change: Optional[Change] = None
+    if builds is not None:
+        share = float(rng.uniform(0, 1))
+        there, back = builds
+
+        def change(view_map: ViewMap) -> ViewMap:
+            return borrow_build(view_map, there, back, share)
+
+    return Pair(_draw_views((scan, scan), (seed, seed), rng, generator, options, change), (None, None))
 
 
 def draw_cross_pair(
@@ -94,11 +114,14 @@ def draw_cross_pair(
     return None
 
 
-def _draw_views(scans, seeds, rng, generator, options) -> Tuple[View, View]:
+def _draw_views(scans, seeds, rng, generator, options, change: Optional[Change] = None) -> Tuple[View, View]:
+    """:param change: what happens to the second view's map."""
     shift = np.array(options.shift_mm) / 2
-    views = []
+    views: List[View] = []
     for scan, seed in zip(scans, seeds):
         view_map = draw_map(rng, seed + rng.uniform(-1, 1, 3) * shift, options)
+        if views and change is not None:
+            view_map = change(view_map)
         jitter = torch.tensor(rng.uniform(-16, 16, 3), dtype=torch.float32)
         u = view_map.to_view(torch.tensor(seed, dtype=torch.float32)[None])[0] + jitter
         views.append(make_view(scan, view_map, u, rng, generator, options))

@@ -79,7 +79,10 @@ class ScanLink:
         moved = torch.stack(
             [sample_scan(self.target[..., axis], LATTICE_MM, points, -1e4) for axis in range(3)], dim=-1
         )
-        return moved, sample_scan(self.support, LATTICE_MM, points, 0.0) >= 1.0
+        # Just outside the lattice its values fade into -1e4, and the support into 0, which is not soon enough.
+        last = (torch.tensor(self.support.shape[::-1]) - 1) * LATTICE_MM
+        inside = ((points >= 0) & (points <= last)).all(dim=-1)
+        return moved, inside & (sample_scan(self.support, LATTICE_MM, points, 0.0) >= 1.0)
 
 
 def load_links(path: str) -> Dict[Tuple[str, str], ScanLink]:

@@ -19,9 +19,11 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 AUTO = "auto"
 """Value of the parameters ``model`` and ``device`` that leaves the choice to SAMv2Core."""
 
-DEFAULT_STARTS, DEFAULT_MATCHED_ABOVE = 5, 0.7
-"""Those of SAMv2Core (FixedPointOptions, UncertaintyModel), written down because reading them there takes torch; a test
-compares."""
+DEFAULT_STARTS = 5
+"""That of SAMv2Core (FixedPointOptions), written down because reading it there takes torch; a test compares."""
+
+MODELS_OWN_THRESHOLD = 0.2
+"""Value of ``matchedAbove`` below all others: every model has a threshold of its own."""
 
 
 class MatchMethod(Enum):
@@ -73,7 +75,8 @@ class SAMv2SlicerParameterNode:
     matchWhileClicking: match at once whatever is placed or dragged.
     baselineVolume, followUpVolumes: the scan in which lesions are marked, and later ones in time order.
     lesionSources: point lists, lines and segmentations that mark the lesions.
-    startsPerAxis, matchedAbove: L of the fixed points, and the confidence from which on a match is no longer uncertain.
+    startsPerAxis, matchedAbove: L of the fixed points, and the confidence from which on a match is no longer uncertain
+        (MODELS_OWN_THRESHOLD: what came with the model).
     memoryLimitGB: the most that embedding may use, 0 for SAMv2Core's choice.
     lockMatches: matches can only be dragged after they were unlocked one by one.
     """
@@ -105,7 +108,7 @@ class SAMv2SlicerParameterNode:
     templateModality: ModalityChoice = ModalityChoice.AUTO
     queryModality: ModalityChoice = ModalityChoice.AUTO
     startsPerAxis: Annotated[int, WithinRange(1, 9)] = DEFAULT_STARTS
-    matchedAbove: Annotated[float, WithinRange(0.25, 0.99)] = DEFAULT_MATCHED_ABOVE
+    matchedAbove: Annotated[float, WithinRange(MODELS_OWN_THRESHOLD, 0.99)] = MODELS_OWN_THRESHOLD
     memoryLimitGB: Annotated[float, WithinRange(0, 1024)] = 0.0
     useDiskCache: bool = True
     useKeyboard: bool = True

@@ -22,7 +22,7 @@ from typing import Any, List, Optional
 import slicer
 import slicer.util
 
-from SAMv2SlicerLib import dialogs, engine, texts
+from SAMv2SlicerLib import dialogs, engine, install_progress, texts
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,12 @@ def setUp(ask=None) -> str:
         if logic is None:
             return _installExtension()
         setPending(False)
-        with dialogs.waitCursor():
+        with dialogs.waitCursor(), install_progress.shown():
             if engine.torchState() == "broken":
                 logic.uninstallTorch()
             logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={MINIMUM_TORCH}")
+    except install_progress.InstallCanceled:
+        return texts.setupCanceled()
     except Exception as error:
         logger.exception("PyTorch could not be installed")
         return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
@@ -113,7 +115,10 @@ def installOptional(requirement: str, question: str, ask=None) -> str:
         return texts.setupDeclined()
     kept = [f"{name}=={importlib.metadata.version(name)}" for name in KEPT_PACKAGES if _isInstalled(name)]
     try:
-        slicer.util.pip_install([requirement, *kept])
+        with install_progress.shown():
+            slicer.util.pip_install([requirement, *kept])
+    except install_progress.InstallCanceled:
+        return texts.setupCanceled()
     except Exception as error:
         logger.exception("%s could not be installed", requirement)
         return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)

@@ -36,6 +36,7 @@ def parse_options(
             "--ablation", action="store_true", help="rows of the paper's Table 3 instead of the methods"
         )
         parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too (convexAdam)")
+        parser.add_argument("--oracle", action="store_true", help="what limits the matches between patients")
     return parser.parse_args(argv)
 
 

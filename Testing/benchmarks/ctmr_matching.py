@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from scipy import ndimage
@@ -186,10 +186,19 @@ def _keep(path: Optional[Path], entry: Dict[str, Any]) -> None:
 
 
 def calibration_of(samples: Sequence[Sample]) -> Dict[str, Any]:
-    """Coefficients of one part of the data, cuts from confidences that were cross-validated in it."""
-    sets = calibration.fit_sets(samples)
-    matched, not_found = calibration.cuts_of(samples, calibration.cross_validated(samples), calibration.SETS[:-1])
-    return {**sets, "matched_above": matched, "not_found_below": not_found}
+    """Coefficients of one part of the data, cuts from confidences that were cross-validated in it.
+
+    Two scans of one patient seldom look like two patients': a set of coefficients that judges results of a single pair
+    is not fitted; it takes those of the fixed points.
+    """
+    pairs: Dict[str, Set[str]] = {}
+    for sample in samples:
+        pairs.setdefault(sample.set, set()).add(sample.scans[0])
+    usual = [sample for sample in samples if len(pairs[sample.set]) > 1]
+    sets = calibration.fit_sets(usual)
+    matched, not_found = calibration.cuts_of(usual, calibration.cross_validated(usual), calibration.SETS[:-1])
+    others = {name: sets["fixed_point"] for name in calibration.SETS[:-1] if name not in sets}
+    return {**sets, **others, "matched_above": matched, "not_found_below": not_found}
 
 
 def rows_of(samples: Sequence[Sample], fitted: Dict[str, Any]) -> List[Dict[str, Any]]:

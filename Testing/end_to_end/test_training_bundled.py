@@ -10,7 +10,7 @@ import pytest
 from SAMv2Core.models import load_model
 from SAMv2Core.volume import Volume, write_volume
 from Testing.synthetic import make_body_volume
-from Testing.training_samples import SHAPE, SPACING, phantom_labels
+from Testing.training_samples import SHAPE, SPACING, PlaceNetwork, phantom_labels
 from Training import bundled
 from Training.index import read_index
 from Training.landmark_error import KnownPoints
@@ -67,18 +67,6 @@ def test_the_same_command_does_nothing_twice(made):
 def test_the_error_at_known_points_counts_pairs_of_held_out_patients(made):
     out, _ = made
     index = read_index(out / "prepared")
-
-    class Perfect:
-        """Gives every voxel its own place, the same in all scans: phantoms differ by a few mm."""
-
-        def embed_context(self, x):
-            import torch
-
-            shape = [n // 2 for n in x.shape[2:]]
-            axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
-            place = torch.stack([*axes, torch.full(shape, 2.0)])[None]
-            return None, torch.nn.functional.normalize(place, dim=1)
-
-    errors = KnownPoints(index).errors(Perfect())["ct"]
+    errors = KnownPoints(index).errors(PlaceNetwork())["ct"]
     assert len(errors) % 2 == 0 and 2 <= len(errors) <= 6  # two ordered pairs, up to three labels
     assert np.median(errors) < 30  # the phantoms are 160 mm wide

@@ -161,10 +161,16 @@ def test_the_tab_key_goes_as_one_reads(matched, tab):
 
 def test_defaults_are_those_of_the_library():
     from SAMv2Core.fixed_point import FixedPointOptions
-    from SAMv2Core.uncertainty import UncertaintyModel
 
     assert parameters.DEFAULT_STARTS == FixedPointOptions().starts_per_axis
-    assert parameters.DEFAULT_MATCHED_ABOVE == UncertaintyModel().matched_above
+
+
+def test_the_threshold_is_the_models_own_until_one_is_chosen(widget):
+    box = widget.ui.matchedAboveSpinBox
+    assert box.text == "Model's own" and widget.panel.parameters.matchedAbove == parameters.MODELS_OWN_THRESHOLD
+    assert widget.logic.engine.matchedAbove is None
+    box.value = 0.6
+    assert box.text == "0.60"
 
 
 def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
@@ -190,7 +196,7 @@ def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
     assert asked[-1]["options"].starts_per_axis == 3 and asked[-1]["uncertainty"].matched_above == 0.95
     assert [item["max_memory_gib"] for item in embedded] == [16.5, 16.5]
     ui.defaultsButton.click()
-    assert (ui.startsSpinBox.value, ui.matchedAboveSpinBox.value, ui.memoryLimitSpinBox.value) == (5, 0.7, 0.0)
+    assert (ui.startsSpinBox.value, ui.matchedAboveSpinBox.value, ui.memoryLimitSpinBox.value) == (5, 0.2, 0.0)
     ui.matchButton.click()
     settle(widget)
     assert asked[-1]["options"] is None and asked[-1]["uncertainty"] is None

@@ -33,7 +33,8 @@ from Training.adareg import (
 )
 from Training.bending import DEEDS_GRID, bend, field_lattice, inverted, read_deeds
 from Training.displaced import Displacement, displace, random_rigid, read_truth
-from Training.index import Index, field_at, partner_points, read_index, write_index
+from Training.displaced import main as displace_command
+from Training.index import Index, field_at, moved_to, partner_points, read_index, write_index
 from Training.prepare import prepare
 from Training.rounds import errors, initial_errors, row, to_csv, to_markdown
 
@@ -76,6 +77,21 @@ def test_displacing_needs_aligned_pairs(displaced, tmp_path):
         displace(displaced, tmp_path)
     with pytest.raises(InputError, match="cannot be read as true transforms"):
         read_truth(tmp_path / "gone.json")
+
+
+def test_displacing_as_a_command(aligned, displaced, tmp_path, capsys):
+    """The same seed moves the same scans in the same way; what cannot be displaced ends with exit code 3."""
+    source = tmp_path / "aligned"
+    source.mkdir()
+    entries = [dataclasses.replace(e, **moved_to(e, aligned.folder, source)) for e in aligned.entries]
+    write_index(source, entries)
+    assert displace_command(["--data", str(source), "--out", str(tmp_path / "out"), "--seed", "3"]) == 0
+    again = read_index(tmp_path / "out")
+    assert [e.name for e in again.entries] == [e.name for e in displaced.entries]
+    for name, truth in truths(displaced).items():
+        assert np.allclose(truths(again)[name], truth)
+    assert displace_command(["--data", str(tmp_path / "out"), "--out", str(tmp_path / "twice")]) == 3
+    assert "no aligned pair" in capsys.readouterr().err
 
 
 def test_results_become_an_index(displaced, tmp_path):

@@ -34,7 +34,7 @@ def smooth_scan(shape=(40, 50, 60)):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("name", ["lite-ct", "lite-ct-varied", "lite-ctmr"])
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_view_map_is_inverted_to_a_tenth_of_a_millimeter(name, seed):
     rng = np.random.default_rng(seed)
     options = RECIPES[name].views

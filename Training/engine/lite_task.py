@@ -64,7 +64,7 @@ class LiteTask:
         )
         self.links: Dict[Tuple[str, str], Link] = dict(load_links(recipe.lite.links)) if recipe.lite.links else {}
         self.links.update(partner_links(index, self.scans + self.held_out))
-        self.landmarks = KnownPoints(index)
+        self.landmarks = KnownPoints(index, self.plan.modalities)
 
     def _weighed(self, scans: List[Scan]) -> List[Scan]:
         """Weights: the plan's share of each group, within it the root of the body's size."""
@@ -102,13 +102,13 @@ class LiteTask:
 
     def _forward(self, net: Any, batch: Batch, detail: bool) -> Dict[str, Tuple[torch.Tensor, float]]:
         generator = torch.Generator().manual_seed(batch.seed + 1)
-        return lite.forward_losses(net, batch.content["pair"], self.plan.views, generator, detail, self.bf16)
+        return lite.forward_losses(net, batch.content["pair"], self.plan, generator, detail, self.bf16)
 
     @torch.no_grad()
     def validate(self, net: nn.Module, device: torch.device, pictures: bool) -> Report:
         """The light losses' own retrieval: share of anchors whose positive beats all negatives.
 
-        And, where the index has them, the error at landmarks and label centroids between held-out patients.
+        And, where the index has them, the error at known points (:mod:`Training.landmark_error`).
         """
         rates: Dict[str, List[float]] = {}
         for number in range(self.recipe.validation.pairs if self.held_out else 0):

@@ -30,6 +30,8 @@ def make_fabric(device: str, precision: str) -> Fabric:
     found = resolve_device(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    if found.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # crops keep their size, so the search for fast kernels pays
     devices: Any = local if world > 1 else ([found.index or 0] if found.type == "cuda" else 1)
     strategy: Any = "auto"
     if world > 1:

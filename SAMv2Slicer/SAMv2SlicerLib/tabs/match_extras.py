@@ -9,7 +9,7 @@ import vtk
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import conversion, dialogs, overlays, results, texts
 from SAMv2SlicerLib.added_nodes import addUndoably
-from SAMv2SlicerLib.parameters import DEFAULT_MATCHED_ABOVE, DEFAULT_STARTS, MatchMethod, ModalityChoice
+from SAMv2SlicerLib.parameters import DEFAULT_STARTS, MODELS_OWN_THRESHOLD, MatchMethod, ModalityChoice
 
 PATTERNS = "Points (*.mrk.json *.json *.fcsv *.csv)"
 
@@ -32,7 +32,7 @@ class MatchExtras:
         engine.usesDiskCache = p.useDiskCache
         engine.memoryLimitGiB = p.memoryLimitGB or None
         engine.startsPerAxis = p.startsPerAxis if p.startsPerAxis != DEFAULT_STARTS else None
-        engine.matchedAbove = p.matchedAbove if abs(p.matchedAbove - DEFAULT_MATCHED_ABOVE) > 1e-6 else None
+        engine.matchedAbove = p.matchedAbove if p.matchedAbove > MODELS_OWN_THRESHOLD + 1e-6 else None
 
     def onDefaults(self, checked=False) -> None:
         """Set the options of Advanced back."""
@@ -40,7 +40,7 @@ class MatchExtras:
         with slicer.util.NodeModify(p.parameterNode):
             p.method = MatchMethod.FIXED_POINT
             p.templateModality = p.queryModality = ModalityChoice.AUTO
-            p.startsPerAxis, p.matchedAbove = DEFAULT_STARTS, DEFAULT_MATCHED_ABOVE
+            p.startsPerAxis, p.matchedAbove = DEFAULT_STARTS, MODELS_OWN_THRESHOLD
             p.memoryLimitGB, p.useDiskCache, p.useKeyboard = 0.0, True, True
         self.panel.say(texts.optionsReset())
 

@@ -41,6 +41,14 @@ def setupDone(device: str) -> str:
     return _("Ready on {device}. Try the sample data.").format(device=device)
 
 
+def setupWorking(line: str) -> str:
+    return _("Setting up. Downloading and unpacking take some minutes; now and then nothing moves.") + f"\n{line}"
+
+
+def setupCanceled() -> str:
+    return _("Set up was canceled. Press Set up again to start over; what was half installed is removed then.")
+
+
 def setupDeclined() -> str:
     return _("Set up was not started; nothing was changed.")
 

@@ -1,0 +1,105 @@
+"""The dialog of an installation: real lines of a real process, through slicer.util's own reading of them."""
+
+import io
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+
+import qt
+import slicer.util
+
+from SAMv2SlicerLib import install_progress, setup_dependencies, texts
+
+INSTALLER = textwrap.dedent(
+    """
+    import sys, time
+    print("Collecting torch", flush=True)
+    for done in (0, 25, 50):
+        print(f"Progress {done} of 100", flush=True)
+    print("Installing collected packages: torch", flush=True)
+    time.sleep(float(sys.argv[1]))
+    print("Successfully installed torch", flush=True)
+    """
+)
+
+
+def installing(seconds: float = 0.0) -> subprocess.Popen:
+    """A process that prints what pip prints."""
+    command = [sys.executable, "-c", INSTALLER, str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, universal_newlines=True)
+
+
+@pytest.fixture
+def dialog(widget):
+    """A progress dialog as Slicer makes it, and what it showed: (label, maximum, value)."""
+    made = qt.QProgressDialog()
+    made.autoClose = False
+    made.maximum = 0
+    yield made
+    made.deleteLater()
+
+
+def test_lines_and_percentages_are_shown_and_passed_on(dialog, monkeypatch):
+    printed, seen = io.StringIO(), []
+    monkeypatch.setattr(sys, "stdout", printed)
+    with install_progress.shown(dialog):
+        slicer.util.logProcessOutput(installing(), lambda line: seen.append((dialog.labelText, dialog.value)))
+    assert [value for _, value in seen][1:4] == [0, 25, 50]
+    assert "Collecting torch" in seen[0][0] and "Successfully installed torch" in seen[-1][0]
+    assert dialog.maximum == 0 and not dialog.visible  # unpacking has no percentage; closed in the end
+    assert printed.getvalue().splitlines() == [
+        "Collecting torch",
+        "Installing collected packages: torch",
+        "Successfully installed torch",
+    ]
+
+
+def test_cancel_ends_it_at_the_next_line_and_the_process_with_it(dialog):
+    process = installing(0.3)
+
+    def press(line):
+        if line == "Progress 25 of 100":
+            dialog.cancel()
+
+    with pytest.raises(install_progress.InstallCanceled), install_progress.shown(dialog):
+        slicer.util.logProcessOutput(process, press)
+    process.stdout.close()  # as when the installer's frames are gone
+    assert process.wait(10) != 0  # it could not print its success
+
+
+def test_pip_is_asked_for_its_progress_only_where_it_knows_how(dialog, monkeypatch):
+    monkeypatch.delenv("PIP_PROGRESS_BAR", raising=False)
+    for version, wanted in (("24.0", None), ("24.1.2", "raw"), ("26.0", "raw")):
+        monkeypatch.setattr(install_progress.importlib.metadata, "version", lambda name, v=version: v)
+        with install_progress.shown(dialog):
+            assert os.environ.get("PIP_PROGRESS_BAR") == wanted
+        assert "PIP_PROGRESS_BAR" not in os.environ
+    monkeypatch.setenv("PIP_PROGRESS_BAR", "off")
+    with pytest.raises(ValueError), install_progress.shown(dialog):
+        raise ValueError
+    assert os.environ["PIP_PROGRESS_BAR"] == "off"
+
+
+def test_a_canceled_set_up_is_told(monkeypatch):
+    def cancel(*_, **__):
+        raise install_progress.InstallCanceled
+
+    monkeypatch.setattr(slicer.util, "pip_install", cancel)
+    assert setup_dependencies.installOptional("highdicom", "?", ask=lambda text: True) == texts.setupCanceled()
+    extension = type("Logic", (), {"installTorch": cancel, "uninstallTorch": cancel})
+    monkeypatch.setattr(setup_dependencies, "pyTorchUtilsLogic", extension)
+    monkeypatch.setattr(setup_dependencies, "obstacle", lambda: "")
+    assert setup_dependencies.setUp(lambda text: True) == texts.setupCanceled()
+
+
+def test_without_a_main_window_nothing_is_shown(monkeypatch):
+    monkeypatch.setattr(slicer.util, "createProgressDialog", lambda **_: pytest.fail("a dialog"))
+    before = sys.stdout
+    with install_progress.shown():
+        assert sys.stdout is before
