@@ -17,8 +17,8 @@ whole body's matches say where to expect the point):
 with fixed points, all.
 
 ``--oracle`` tells what limits the matches between patients: the nearest neighbor among the places within some distance
-of the truth. What is left with a small distance is what the embeddings cannot tell apart nearby; what comes with a large
-one is what they confuse with places far off. A guess within 12 mm would have a median of 9.5 mm.
+of the truth. What is left at a small distance is what the embeddings cannot tell apart nearby; what a large one adds
+is what they confuse with places far off. A guess within 12 mm would have a median of 9.5 mm.
 
 ``found`` is the share of points with a status other than ``not_found``; errors count *all* points (the best candidate
 of a point that was not found is counted too), so that refusing hard points does not flatter. A left-right confusion is
