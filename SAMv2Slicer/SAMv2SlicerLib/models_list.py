@@ -79,6 +79,22 @@ def regionsOf(info, modality: str) -> List[str]:
     return found
 
 
+def matchedAbove(name: str, modalities: Sequence[str]) -> float:
+    """The confidence above which a model's matches are not uncertain, as it came with the model.
+
+    :param name: of the model, or auto.
+    :param modalities: (ct or mr) of the volumes whose modality is known; with none of them, auto takes them for CT.
+    """
+    from SAMv2Core.errors import ModelError
+    from SAMv2Core.uncertainty import UncertaintyModel
+
+    info = _info(name if name != AUTO else _automatic(modalities or ("ct",)))
+    try:
+        return UncertaintyModel.from_metadata(info.calibration if info is not None else {}).matched_above
+    except ModelError:  # nonsense in its record; matching says so
+        return UncertaintyModel().matched_above
+
+
 def _automatic(modalities: Sequence[str]) -> str:
     """The bundled model that the automatic choice would take, empty when there is none or nothing is known."""
     from SAMv2Core.errors import ModelError

@@ -166,11 +166,20 @@ def test_defaults_are_those_of_the_library():
 
 
 def test_the_threshold_is_the_models_own_until_one_is_chosen(widget):
+    from SAMv2Core.models import model_info
+
     box = widget.ui.matchedAboveSpinBox
-    assert box.text == "Model's own" and widget.panel.parameters.matchedAbove == parameters.MODELS_OWN_THRESHOLD
-    assert widget.logic.engine.matchedAbove is None
+    for model in ("auto", "lite-ct", "lite-ctmr", "sampp"):
+        widget.panel.parameters.model = model
+        own = model_info("lite-ct" if model == "auto" else model).calibration.get("matched_above", 0.7)
+        assert box.text == f"{own:.2f} (the model's own)" and widget.logic.engine.matchedAbove is None
+        assert widget.panel.parameters.matchedAbove == parameters.MODELS_OWN_THRESHOLD
     box.value = 0.6
+    assert box.text == "0.60" and widget.logic.engine.matchedAbove == 0.6
+    widget.panel.parameters.model = "lite-ct"
     assert box.text == "0.60"
+    widget.ui.defaultsButton.click()
+    assert box.text == "0.83 (the model's own)" and widget.logic.engine.matchedAbove is None
 
 
 def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
@@ -196,7 +205,7 @@ def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
     assert asked[-1]["options"].starts_per_axis == 3 and asked[-1]["uncertainty"].matched_above == 0.95
     assert [item["max_memory_gib"] for item in embedded] == [16.5, 16.5]
     ui.defaultsButton.click()
-    assert (ui.startsSpinBox.value, ui.matchedAboveSpinBox.value, ui.memoryLimitSpinBox.value) == (5, 0.2, 0.0)
+    assert (ui.startsSpinBox.value, ui.memoryLimitSpinBox.value) == (5, 0.0) and "own" in ui.matchedAboveSpinBox.text
     ui.matchButton.click()
     settle(widget)
     assert asked[-1]["options"] is None and asked[-1]["uncertainty"] is None

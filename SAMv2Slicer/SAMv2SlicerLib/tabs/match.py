@@ -317,3 +317,5 @@ class MatchTab:
                 rows = [row for row in rows if row[3].needsALook]
             self.table.show(rows)
             self.review.enable(self.review.selected() is not None)
+            kinds = [self.logic.modalityOf(node) for node in self.volumes() if node is not None]
+            self.extras.threshold.show([kind for kind in kinds if kind])

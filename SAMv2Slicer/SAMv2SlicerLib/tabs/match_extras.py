@@ -10,6 +10,7 @@ from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import conversion, dialogs, overlays, results, texts
 from SAMv2SlicerLib.added_nodes import addUndoably
 from SAMv2SlicerLib.parameters import DEFAULT_STARTS, MODELS_OWN_THRESHOLD, MatchMethod, ModalityChoice
+from SAMv2SlicerLib.tabs.threshold import ThresholdBox, isChosen
 
 PATTERNS = "Points (*.mrk.json *.json *.fcsv *.csv)"
 
@@ -22,6 +23,7 @@ class MatchExtras:
 
     def __init__(self, ui, panel, tab) -> None:
         self.ui, self.panel, self._tab = ui, panel, tab
+        self.threshold = ThresholdBox(ui.matchedAboveSpinBox, panel)
         ui.loadPointsButton.clicked.connect(self.onLoadPoints)
         ui.colorsButton.clicked.connect(self.onColors)
         ui.defaultsButton.clicked.connect(self.onDefaults)
@@ -32,7 +34,7 @@ class MatchExtras:
         engine.usesDiskCache = p.useDiskCache
         engine.memoryLimitGiB = p.memoryLimitGB or None
         engine.startsPerAxis = p.startsPerAxis if p.startsPerAxis != DEFAULT_STARTS else None
-        engine.matchedAbove = p.matchedAbove if p.matchedAbove > MODELS_OWN_THRESHOLD + 1e-6 else None
+        engine.matchedAbove = p.matchedAbove if isChosen(p.matchedAbove) else None
 
     def onDefaults(self, checked=False) -> None:
         """Set the options of Advanced back."""

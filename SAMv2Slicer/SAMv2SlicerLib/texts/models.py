@@ -5,6 +5,11 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 
+def thresholdOwn() -> str:
+    """Behind the number, in a spin box."""
+    return _(" (the model's own)")
+
+
 def modelAuto() -> str:
     return _("Auto (by modality)")
 
