@@ -46,8 +46,7 @@ lint: $(VENV)/.lint
 	$(RUN) -m mypy
 
 benchmark: $(VENV)/.test
-	@for file in Testing/benchmarks/[a-z]*.py; do \
-		echo "== $$file"; $(RUN) -m Testing.benchmarks.$$(basename $$file .py) || exit 1; done
+	$(RUN) -m Testing.benchmarks
 
 lock:
 	$(PYTHON) requirements/lock.py python3.9 python3.10 python3.11

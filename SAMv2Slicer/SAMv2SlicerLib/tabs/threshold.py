@@ -1,4 +1,4 @@
-"""The box with the confidence above which a match is no longer uncertain: the model's own until the user chooses one."""
+"""The box with the confidence above which a match is no longer uncertain: the model's own until the user chooses."""
 
 from __future__ import annotations
 
