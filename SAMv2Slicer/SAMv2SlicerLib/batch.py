@@ -19,7 +19,7 @@ from SAMv2SlicerLib.worker import Job
 class BatchMatch:
     """Matches the points of a template in several queries.
 
-    :param inputs: template, points and options; its query is not used.
+    :param inputs: template, points and options; its query only tells which scan a segment belongs to.
     :param onEnd: called with this batch when everything is done or cancelled.
     """
 
@@ -95,6 +95,7 @@ class BatchMatch:
             inputs.modalities,
             inputs.lock,
             onEnd=self._onJobEnd,
+            inside=inputs.inside if queryNode is inputs.queryNode else None,  # a segmentation belongs to one scan
         )
 
     def _onJobEnd(self, job: Job) -> None:

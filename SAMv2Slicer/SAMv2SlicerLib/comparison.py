@@ -10,7 +10,7 @@ import slicer
 import slicer.util
 import vtk
 
-from SAMv2SlicerLib import conversion, results, texts
+from SAMv2SlicerLib import conversion, pair_folder, results, texts
 
 ATTRIBUTE_POINTS = "SAMv2.usedPoints"
 MAXIMUM_STORED_POINTS = 200
@@ -36,7 +36,7 @@ def addCheckerboard(fixedNode, movingNode, squares: int = SQUARES):
     node.SetAttribute(conversion.ATTRIBUTE_MADE, "1")
     node.GetDisplayNode().SetAutoWindowLevel(False)
     node.GetDisplayNode().SetWindowLevelMinMax(0.0, 1.0)
-    results.placeBeside(node, fixedNode)
+    pair_folder.place(node, fixedNode, movingNode)
     return node
 
 
@@ -60,7 +60,7 @@ def addResampled(fixedNode, movingNode):
     if display is not None:
         node.GetDisplayNode().SetAutoWindowLevel(False)
         node.GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
-    results.placeBeside(node, movingNode)
+    pair_folder.place(node, fixedNode, movingNode)
     return node
 
 
@@ -196,5 +196,5 @@ def addCroppedVolume(fixedNode, movingNode, crop, cropOf: str):
     node.SetAttribute(conversion.ATTRIBUTE_MADE, "1")
     node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
-    results.placeBeside(node, owner)
+    pair_folder.place(node, fixedNode, movingNode)
     return node

@@ -7,9 +7,11 @@ from typing import Any, Sequence
 LOGIC = 'slicer.util.getModuleLogic("SAMv2Slicer")'
 
 
-def matchPoints(template, query, points, method: str, model: str, device: str) -> str:
+def matchPoints(template, query, points, method: str, model: str, device: str, inside=None) -> str:
     """Of one match."""
-    return _call("matchPoints", [template, query, points], method=method, model=model, device=device)
+    segment = None if inside is None else (inside[0].GetID(), inside[1])
+    options = {"method": method, "model": model, "device": device, "inside": segment}
+    return _call("matchPoints", [template, query, points], **options)
 
 
 def trackLesions(baseline, followUps: Sequence[Any], sources: Sequence[Any], model: str, device: str) -> str:
@@ -23,7 +25,14 @@ def registerVolumes(fixed, moving, transform: str, model: str, device: str, defo
     return _call("registerVolumes", [fixed, moving], **options)
 
 
-DEFAULTS = {"method": "fixed-point", "model": "auto", "device": "auto", "transform": "rigid", "deformable": False}
+DEFAULTS = {
+    "method": "fixed-point",
+    "model": "auto",
+    "device": "auto",
+    "inside": None,
+    "transform": "rigid",
+    "deformable": False,
+}
 
 
 def _call(name: str, nodes: Sequence[Any], **options: Any) -> str:

@@ -1,9 +1,9 @@
-"""File dialogs, the same for PythonQt (which returns a text) and other bindings (text and filter); the wait cursor."""
+"""File dialogs (PythonQt returns a text, other bindings a text and a filter), a menu, and the wait cursor."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Iterator, Optional, Sequence
 
 import qt
 
@@ -25,6 +25,15 @@ def chooseFolder(parent, title: str) -> str:
 
 def _path(answer) -> str:
     return str(answer[0] if isinstance(answer, tuple) else answer or "")
+
+
+def choose(button, titles: Sequence[str]) -> Optional[int]:
+    """Index of the entry that the user picks from a menu below a button, None when they changed their mind."""
+    menu = qt.QMenu(button)
+    actions = [menu.addAction(title) for title in titles]
+    chosen = menu.exec_(button.mapToGlobal(qt.QPoint(0, button.height)))
+    menu.deleteLater()
+    return next((n for n, action in enumerate(actions) if action == chosen), None)
 
 
 @contextmanager

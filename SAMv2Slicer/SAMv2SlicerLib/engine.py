@@ -25,8 +25,10 @@ from SAMv2SlicerLib.lesion_engine import (
     VerifiedInput,
     coreLesion,
     coreVerified,
+    matchedEnds,
     trackedStudy,
 )
+from SAMv2SlicerLib.search_mask import SearchMask, judgedInAll, keptInside, restricted
 
 AUTO = "auto"
 FASTEST_CREDIBLE_RATE = 2e7
@@ -53,6 +55,7 @@ class VolumeInput:
     :param text: what the progress says until the model is loaded and reports by itself.
     :param volume: a copy of the voxels, None when the embedding that will be needed is among the cached ones.
     :param cached: valid embeddings by (model, modality asked for).
+    :param inside: where to look for matches, None for everywhere.
     """
 
     nodeID: str
@@ -61,6 +64,7 @@ class VolumeInput:
     signature: Any
     volume: Optional[Volume]
     cached: Dict[EmbeddingKey, Any] = field(default_factory=dict)
+    inside: Optional[SearchMask] = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Engine:
         """Matches with less confidence are uncertain; None for what came with the model."""
         self.voxelsPerSecond: Dict[str, float] = {}
         """Measured on this machine per device, for honest estimates; empty until the first embedding."""
+        self._restricted: Tuple[Any, Any] = (None, None)
+        """((embedding, mask key), restricted embedding) of the last mask: preparing it takes up to a second."""
 
     def embed(self, inputs: Sequence[VolumeInput], options: Options, progress: Progress) -> Computed:
         """One comparable embedding per input, from the cache where possible.
@@ -118,16 +124,39 @@ class Engine:
     ) -> Computed:
         """Find points (N, 3), template volume LPS mm, in the query: a list of Match with query volume LPS."""
         import SAMv2Core
+        from SAMv2Core.uncertainty import UncertaintyModel
 
         share = _embeddingShare(template, query)
         pair = self.embed((template, query), options, _partOf(progress, 0.0, share))
         part = _partOf(progress, share, 1 - share, text)
         part(0.0, "")
         options, uncertainty = self._knobs(pair.embeddings[1])
-        matches = SAMv2Core.match(
-            *pair.embeddings, pointsLPS, method=method, progress=part, options=options, uncertainty=uncertainty
-        )
+        searched = (pair.embeddings[0], self._searched(pair.embeddings[1], query.inside))
+
+        def matched(points: np.ndarray, by: str) -> List[Any]:
+            knobs = {"options": options, "uncertainty": uncertainty}
+            return SAMv2Core.match(*searched, points, method=by, progress=part, **knobs)
+
+        matches = matched(pointsLPS, method)
+        if query.inside is not None:
+            matches = keptInside(matches, query.inside, lambda n: matched(pointsLPS[n], "nearest"))
+            model = uncertainty or UncertaintyModel.from_metadata(pair.embeddings[1].calibration)
+            matches = judgedInAll(matches, *pair.embeddings, model)
         return Computed(matches, pair.embeddings, pair.fresh)
+
+    def _searched(self, embedding: Any, inside: Optional[SearchMask]) -> Any:
+        """The embedding to search in."""
+        if inside is None:
+            return embedding
+        (known, key), found = self._restricted if self._restricted[0] else ((None, None), None)
+        if known is not embedding or key != inside.key:
+            found = restricted(embedding, inside)
+            self._restricted = ((embedding, inside.key), found)
+        return found
+
+    def forgetMasks(self) -> None:
+        """Release what was kept for the last mask."""
+        self._restricted = (None, None)
 
     def _knobs(self, queryEmbedding: Any) -> Tuple[Any, Any]:
         """(FixedPointOptions, UncertaintyModel) of SAMv2Core, each None for its defaults."""
@@ -152,7 +181,7 @@ class Engine:
         from SAMv2Core.match import locate
 
         pair = self.embed((template, query), options, _partOf(progress, 0.0, _embeddingShare(template, query)))
-        place = locate(*pair.embeddings, pointLPS)[0]
+        place = locate(pair.embeddings[0], self._searched(pair.embeddings[1], query.inside), pointLPS)[0]
         return Computed((None if np.isnan(place).any() else place,), pair.embeddings, pair.fresh)
 
     def register(
@@ -219,9 +248,14 @@ class Engine:
             list(found.embeddings[1:]),
             [coreLesion(item) for item in lesions],
             verified=[coreVerified(item) for item in verified],
-            progress=part,
+            progress=_partOf(part, 0.0, 0.8),
         )
-        studies = [trackedStudy(findings, n + 1, parts) for n, parts in enumerate(segmented or [None] * len(followUps))]
+        studies = []
+        for n, parts in enumerate(segmented or [None] * len(followUps)):
+            here = [finding for finding in findings if finding.study == n + 1]
+            step = _partOf(part, 0.8 + 0.2 * n / len(followUps), 0.2 / len(followUps))
+            ends = matchedEnds(found.embeddings[0], found.embeddings[n + 1], lesions, here, step)
+            studies.append(trackedStudy(findings, n + 1, parts, ends))
         return Computed(studies, found.embeddings, found.fresh)
 
     def colors(self, volume: VolumeInput, options: Options, text: str, progress: Progress) -> Computed:
@@ -293,6 +327,7 @@ class Engine:
         with self._lock:
             self._models.clear()
         self._fitting.clear()
+        self.forgetMasks()
 
     def secondsFor(self, voxels: int, device: str) -> Optional[float]:
         """How long an embedding will take, from the last one on this device; None before the first."""

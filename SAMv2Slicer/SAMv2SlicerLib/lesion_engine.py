@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -13,13 +13,15 @@ import numpy as np
 class LesionInput:
     """A lesion of the baseline, in its volume's LPS mm.
 
-    :param placesLPS: (n, 3) places that stand for the lesion (ends of its diameter, voxels of its segment), or None.
+    :param placesLPS: (n, 3) places that stand for the lesion (voxels of its segment), or None.
+    :param endsLPS: (2, 3) ends of a diameter that a person drew, or None.
     """
 
     label: str
     centerLPS: np.ndarray
     diameterMm: float
     placesLPS: Optional[np.ndarray] = None
+    endsLPS: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +39,45 @@ class TrackedStudy:
 
     :param findings: label of each lesion -> Finding of SAMv2Core, position in the study's volume LPS.
     :param assignment: how the study's segmented lesions belong to them (SAMv2Core's), None without a segmentation.
+    :param ends: label of each lesion with a diameter -> (2, 3) where its ends were found, study's volume LPS.
     """
 
     findings: Dict[str, Any]
     assignment: Any = None
+    ends: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def trackedStudy(findings: Sequence[Any], study: int, parts: Optional[Sequence[Any]]) -> TrackedStudy:
+def matchedEnds(
+    baseline: Any, followUp: Any, lesions: Sequence[LesionInput], findings: Sequence[Any], progress: Any
+) -> Dict[str, np.ndarray]:
+    """Where both ends of the lesions' diameters are in a follow-up: label -> (2, 3) LPS.
+
+    By fixed points, whose neighbors steady each end. Lesions that were not found, or of which an end was not, are left
+    out.
+
+    :param baseline: embedding; :param followUp: embedding; :param findings: SAMv2Core's, of this follow-up.
+    """
+    from SAMv2Core.match import match
+
+    placed = {finding.label for finding in findings if finding.lps is not None}
+    asked = [lesion for lesion in lesions if lesion.endsLPS is not None and lesion.label in placed]
+    if not asked:
+        return {}
+    matches = match(baseline, followUp, np.concatenate([lesion.endsLPS for lesion in asked]), progress=progress)
+    found = {}
+    for n, lesion in enumerate(asked):
+        ends = [item.query_lps for item in matches[2 * n : 2 * n + 2]]
+        if all(end is not None for end in ends):
+            found[lesion.label] = np.array(ends)
+    return found
+
+
+def trackedStudy(
+    findings: Sequence[Any],
+    study: int,
+    parts: Optional[Sequence[Any]],
+    ends: Optional[Mapping[str, np.ndarray]] = None,
+) -> TrackedStudy:
     """One study's findings, with what is segmented there assigned to them."""
     from SAMv2Core.assignment import assign, with_parts
 
@@ -52,7 +86,7 @@ def trackedStudy(findings: Sequence[Any], study: int, parts: Optional[Sequence[A
     if parts is not None:
         assignment = assign(here, study, parts)
         here = with_parts(here, assignment)
-    return TrackedStudy({finding.label: finding for finding in here}, assignment)
+    return TrackedStudy({finding.label: finding for finding in here}, assignment, ends or {})
 
 
 def coreVerified(item: VerifiedInput) -> Any:

@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-import slicer
-import slicer.util
 
-from SAMv2SlicerLib import conversion, lesion_list, results, studies
+from SAMv2SlicerLib import conversion, lesion_lines, lesion_list, results, studies
 from SAMv2SlicerLib.point_result import NEW, REJECTED, PointResult
 
 BASELINE = "baseline"
 """Status of a lesion in its baseline, where it was marked and not searched."""
-
-ROLE_LESIONS = "SAMv2.measuredIn"
-ATTRIBUTE_LESION = "SAMv2.lesion"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +27,8 @@ class Finding:
     :param listID: the point list that holds the finding; :param index: of its point.
     :param world: (3,) RAS, None where the lesion is not, or was rejected.
     :param result: the proposal and the decision; None in the baseline, and where it was never searched.
-    :param sizeMm: NaN when not known; :param isMeasured: by a person, not proposed or computed.
+    :param sizeMm: NaN when not known; :param isMeasured: by a person, not computed from a segmentation.
+    :param proposedMm: length of the line between the matched ends of the baseline's diameter; NaN without one.
     """
 
     uid: str
@@ -45,6 +41,7 @@ class Finding:
     sizeMm: float
     isMeasured: bool
     isBaseline: bool = False
+    proposedMm: float = math.nan
 
     @property
     def status(self) -> str:
@@ -83,7 +80,7 @@ def findings(lesionListNode, order: Sequence[Any] = ()) -> List[List[Finding]]:
     volumes = studiesOf(lesionListNode, order)
     baseline = baselineOf(lesionListNode)
     rows = []
-    lines = measuredLines(lesionListNode)
+    lines = lesion_lines.linesOf(lesionListNode)
     indexed = {node.GetID(): _matchesIn(lesionListNode, node) for node in volumes if node is not baseline}
     for n, lesion in enumerate(lesion_list.lesionsIn(lesionListNode)):
         row = []
@@ -112,7 +109,7 @@ def _matchesIn(lesionListNode, volumeNode) -> Tuple[Any, Dict[str, int]]:
 
 
 def _inFollowUp(uid: str, matches: Tuple[Any, Dict[str, int]], lineNode) -> tuple:
-    """(listID, index, world, result, size, is measured) of a lesion in a follow-up."""
+    """(listID, index, world, result, size, is measured, is baseline, proposed size) of a lesion in a follow-up."""
     listNode, indices = matches
     if uid not in indices:
         return "", -1, None, None, math.nan, False
@@ -122,27 +119,13 @@ def _inFollowUp(uid: str, matches: Tuple[Any, Dict[str, int]], lineNode) -> tupl
     world = conversion.pointWorld(listNode, index) if isDefined else None
     if world is None:
         return listNode.GetID(), index, None, result, math.nan, False
-    length = lengthOf(lineNode)
+    length, proposed = lesion_lines.lengthOf(lineNode), math.nan
+    if math.isfinite(length) and lesion_lines.isProposal(lineNode):
+        isFitting = lesion_lines.fits(lesion_lines.endsOf(lineNode), world)
+        length, proposed = math.nan, length if isFitting else math.nan
     if math.isfinite(length):
         return listNode.GetID(), index, world, result, length, True
-    return listNode.GetID(), index, world, result, result.diameterMm, False
-
-
-def measuredLines(lesionListNode) -> Dict[Tuple[str, str], Any]:
-    """{(Tracking UID, volume ID): line markup} of the sizes measured in follow-ups."""
-    found = {}
-    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode", scene=lesionListNode.GetScene()):
-        if node.GetNodeReferenceID(ROLE_LESIONS) == lesionListNode.GetID():
-            found[(node.GetAttribute(ATTRIBUTE_LESION) or "", node.GetNodeReferenceID(results.ROLE_QUERY) or "")] = node
-    return found
-
-
-def lengthOf(lineNode) -> float:
-    """mm between the ends of a line in the world, NaN while it has not both."""
-    if lineNode is None or len(conversion.definedPointIndices(lineNode)) != 2:
-        return math.nan
-    ends = conversion.pointsWorld(lineNode, (0, 1))
-    return float(np.linalg.norm(ends[1] - ends[0]))
+    return listNode.GetID(), index, world, result, result.diameterMm, False, False, proposed
 
 
 def decidedUIDs(lesionListNode) -> set:

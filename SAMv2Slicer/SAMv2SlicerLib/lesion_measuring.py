@@ -1,31 +1,47 @@
-"""Sizes measured by hand in a follow-up: a line markup over a finding, whose length becomes the lesion's size there."""
+"""Sizes measured by hand in a follow-up: a line markup over a finding, whose length becomes the lesion's size there.
+
+Where a line was proposed (lesion_lines.py), measuring takes it over.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import slicer
-import vtk
 
-from SAMv2SlicerLib import conversion, lesion_findings, lesion_list, results, texts
+from SAMv2SlicerLib import conversion, lesion_findings, lesion_lines, lesion_list, results, texts
 from SAMv2SlicerLib.undo import Action
 
 
 def measure(logic, finding: lesion_findings.Finding):
     """Add a line over a finding for the user to fit to the lesion; its length becomes the size. The line node.
 
-    It starts as long and in the direction of the baseline's line; undoable.
+    It starts as the proposed line, else as long and in the direction of the baseline's line; undoable.
     """
     listNode, volumeNode = logic.tracker.lesionList(), slicer.mrmlScene.GetNodeByID(finding.volumeID)
-    existing = lesion_findings.measuredLines(listNode).get((finding.uid, finding.volumeID))
-    if existing is not None:
+    existing = lesion_lines.linesOf(listNode).get((finding.uid, finding.volumeID))
+    if existing is not None and not lesion_lines.isProposal(existing):
         return existing
-    lesion = next(item for item in lesion_list.lesionsIn(listNode) if item.uid == finding.uid)
-    half = 0.5 * _axisOf(lesion, finding)
-    ends = (finding.world - half, finding.world + half)
-    nodeID = _addLine(listNode, volumeNode, finding, ends)
-    _keepUp(logic, listNode)
-    _pushAction(logic, listNode.GetID(), volumeNode.GetID(), finding, ends, nodeID)
+    proposed = lesion_lines.endsOf(existing)
+    if lesion_lines.fits(proposed, finding.world):
+        ends = proposed
+    else:
+        lesion = next(item for item in lesion_list.lesionsIn(listNode) if item.uid == finding.uid)
+        half = 0.5 * _axisOf(lesion, finding)
+        ends = np.array([finding.world - half, finding.world + half])
+    nodeID = _replace(logic, listNode, volumeNode, finding, ends)
+    _pushAction(logic, listNode.GetID(), volumeNode.GetID(), finding, ends, proposed, nodeID)
     return slicer.mrmlScene.GetNodeByID(nodeID)
+
+
+def _replace(logic, listNode, volumeNode, finding, ends: np.ndarray, isProposal: bool = False) -> str:
+    """A new line in place of the one that the finding may have; its ID."""
+    with logic.writing():
+        existing = lesion_lines.linesOf(listNode).get((finding.uid, finding.volumeID))
+        if existing is not None:
+            results.removeNode(existing)
+        node = lesion_lines.add(listNode, volumeNode, finding.uid, finding.label, ends, isProposal, isProposal)
+    _keepUp(logic, listNode)
+    return node.GetID()
 
 
 def _keepUp(logic, listNode) -> None:
@@ -34,20 +50,25 @@ def _keepUp(logic, listNode) -> None:
     logic.tracker.updateTables()
 
 
-def _pushAction(logic, listID: str, volumeID: str, finding, ends, nodeID: str) -> None:
+def _pushAction(logic, listID: str, volumeID: str, finding, ends, proposed, nodeID: str) -> None:
+    """Undo brings back the proposal that was taken over, if there was one."""
     current = {"id": nodeID}
+
+    def put(lineEnds: np.ndarray, isProposal: bool) -> None:
+        listNode, volumeNode = (slicer.mrmlScene.GetNodeByID(n) for n in (listID, volumeID))
+        if listNode is not None and volumeNode is not None:
+            current["id"] = _replace(logic, listNode, volumeNode, finding, lineEnds, isProposal)
 
     def back() -> None:
         node = slicer.mrmlScene.GetNodeByID(current["id"])
-        if node is not None:
+        if node is not None and proposed is not None:
+            put(proposed, True)
+        elif node is not None:
             results.removeNode(node)
         logic.tracker.updateTables()
 
     def forth() -> None:
-        listNode, volumeNode = (slicer.mrmlScene.GetNodeByID(n) for n in (listID, volumeID))
-        if listNode is not None and volumeNode is not None:
-            current["id"] = _addLine(listNode, volumeNode, finding, ends)
-            _keepUp(logic, listNode)
+        put(ends, False)
 
     logic.undoStack.push(Action(texts.actionMeasure(finding.label), back, forth))
 
@@ -60,18 +81,3 @@ def _axisOf(lesion: lesion_list.Lesion, finding: lesion_findings.Finding) -> np.
         direction = axis / max(float(np.linalg.norm(axis)), 1e-6)
     lengths = [value for value in (finding.sizeMm, lesion.diameterMm, 10.0) if np.isfinite(value) and value > 0]
     return direction * lengths[0]
-
-
-def _addLine(listNode, volumeNode, finding, ends) -> str:
-    scene = listNode.GetScene()
-    name = scene.GenerateUniqueName(texts.lineName(finding.label, volumeNode.GetName()))
-    node = scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", name)
-    node.SetNodeReferenceID(lesion_findings.ROLE_LESIONS, listNode.GetID())
-    node.SetNodeReferenceID(results.ROLE_QUERY, volumeNode.GetID())
-    node.SetAttribute(lesion_findings.ATTRIBUTE_LESION, finding.uid)
-    node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().GetTextProperty().SetBackgroundOpacity(0.5)  # readable over bone, too
-    for end in ends:
-        node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in end)))
-    results.placeBeside(node, volumeNode, asChild=True)
-    return node.GetID()

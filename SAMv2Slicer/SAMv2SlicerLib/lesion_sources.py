@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-import slicer
 import slicer.util
-import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry import Grid
 from SAMv2Core.lesions import Lesion, lesions_from_segmentation
-from SAMv2Core.volume import Volume
-from SAMv2SlicerLib import conversion, texts
+from SAMv2SlicerLib import conversion, lesion_lines, texts
 from SAMv2SlicerLib.point_result import factsOf, toFloat
+from SAMv2SlicerLib.segments import segmentsIn, segmentVolume
 
 SOURCE_CLASSES = ("vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsLineNode", "vtkMRMLSegmentationNode")
 
@@ -48,12 +45,12 @@ class MarkedLesion:
 
 
 def marksIn(nodes: Sequence[Any]) -> List[MarkedLesion]:
-    """All lesions marked in some nodes, in order; nodes of other classes and empty marks are left out."""
+    """All lesions marked in some nodes, in order; other nodes, empty marks and lines in follow-ups are left out."""
     found: List[MarkedLesion] = []
     for node in nodes:
         if node is None:
             continue
-        if node.IsA("vtkMRMLMarkupsLineNode"):
+        if node.IsA("vtkMRMLMarkupsLineNode") and not lesion_lines.isLesionLine(node):
             found += _fromLine(node)
         elif node.IsA("vtkMRMLMarkupsFiducialNode"):
             found += _fromPoints(node)
@@ -123,32 +120,14 @@ def partsIn(node, volumeNode) -> List[Tuple[str, Lesion]]:
 
 def _partsOf(node) -> Iterator[Tuple[str, str, Lesion]]:
     """(key, label, lesion in the segmentation's LPS) of each segment, or of each separate part of one."""
-    segmentation = node.GetSegmentation()
-    for n in range(segmentation.GetNumberOfSegments()):
-        segmentID = segmentation.GetNthSegmentID(n)
-        volume = _segmentVolume(node, segmentID)
+    for segmentID, name in segmentsIn(node):
+        volume = segmentVolume(node, segmentID)
         if volume is None or not volume.array.any():
             continue
         lesions = lesions_from_segmentation(volume)
-        name = segmentation.GetNthSegment(n).GetName()
         for part, lesion in enumerate(lesions):
             label = name if len(lesions) == 1 else f"{name} {part + 1}"
             yield f"{node.GetID()}:{segmentID}:{part}", label, lesion
-
-
-def _segmentVolume(node, segmentID: str) -> Optional[Volume]:
-    """A segment's own label map in the segmentation's LPS, 1 inside; None when it has none."""
-    image = slicer.vtkOrientedImageData()
-    if not node.GetBinaryLabelmapRepresentation(segmentID, image) or image.GetPointData().GetScalars() is None:
-        return None
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    extent = image.GetExtent()
-    shape = [extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1]
-    values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
-    toRAS = slicer.util.arrayFromVTKMatrix(matrix)
-    toRAS[:3, 3] += toRAS[:3, :3] @ [extent[0], extent[2], extent[4]]
-    return Volume((values > 0).astype(np.uint8), conversion.LPS_FROM_RAS @ toRAS)
 
 
 def _toWorld(node, pointsLPS: np.ndarray) -> np.ndarray:

@@ -34,10 +34,11 @@ CSV_COLUMNS = (
     "diameter_mm",
     "decision",
     "segmented",
+    "proposed_mm",
     "scan",
 )
 """The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, what a segmentation of the study
-says, and the volume's date and name."""
+says, the length of a proposed diameter that nobody has taken over, and the volume's date and name."""
 
 AS_MARKED = results.PointResult("", results.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
 """What ``samv2 track`` says of a lesion in its baseline."""
@@ -81,6 +82,7 @@ def _asDict(number: int, finding) -> dict:
         "diameter_mm": _known(finding.sizeMm),
         "decision": finding.decision,
         "segmented": result.presence,
+        "proposed_mm": _known(finding.proposedMm),
         "scan": studies.titleOf(volume),
     }
 

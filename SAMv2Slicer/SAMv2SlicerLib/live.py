@@ -50,6 +50,8 @@ class LiveInputs:
     device: str = "auto"
     modalities: Tuple[str, str] = ("auto", "auto")
     lock: bool = True
+    inside: Optional[Tuple[Any, str]] = None
+    """(segmentation node, segment ID) of the query to look in, None for everywhere."""
 
     def isComplete(self) -> bool:
         return (
@@ -213,6 +215,7 @@ class LiveMatcher(VTKObservationMixin):
                 lock=inputs.lock,
                 live=True,
                 onEnd=self._onEnd,
+                inside=inputs.inside,
             )
         except SAMv2Error as error:
             self._toRefine.clear()

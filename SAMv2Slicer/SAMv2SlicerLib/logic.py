@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, ClassVar, List, Optional, Sequence
+from dataclasses import replace
+from typing import Any, Callable, ClassVar, List, Optional, Sequence, Tuple
 
 import slicer
 import slicer.util
@@ -32,6 +33,7 @@ from SAMv2SlicerLib.embedding_store import EmbeddingStore, signatureOf
 from SAMv2SlicerLib.live import LiveInputs, LiveMatcher
 from SAMv2SlicerLib.matching import MatchCommit, matchRequest
 from SAMv2SlicerLib.registration import Extras, RegistrationCommit
+from SAMv2SlicerLib.segments import SearchMasks
 from SAMv2SlicerLib.tracking import LesionTracker
 from SAMv2SlicerLib.undo import UndoStack
 from SAMv2SlicerLib.waiting import waitFor
@@ -58,6 +60,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.worker = Worker()
         self.engine = computingEngine or engine.Engine()
         self.store = EmbeddingStore(self._onVolumeStale)
+        self.masks = SearchMasks()
         self.undoStack = UndoStack()
         self.live = LiveMatcher(self)
         self.tracker = LesionTracker(self)
@@ -89,6 +92,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         device: str = "auto",
         progress: Optional[Progress] = None,
         modalities: Sequence[str] = ("auto", "auto"),
+        inside: Optional[Tuple[Any, str]] = None,
     ):
         """Find the placed points of a list, which lie in the template volume, in the query volume.
 
@@ -96,10 +100,11 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :param query: scalar volume node to find them in.
         :param points: point list node; its points may be under transforms.
         :param method: ``"fixed-point"`` or ``"nearest"``.
+        :param inside: (segmentation, segment), each a node or name or ID: look only inside this segment of the query.
         :return: the matched point list node, in world coordinates; one point per placed template point with the same
             label, without a position where the query does not show the place. Matches edited by hand are kept.
         """
-        job = self.startMatch(template, query, points, None, method, model, device, modalities)
+        job = self.startMatch(template, query, points, None, method, model, device, modalities, inside=inside)
         listNode = self._finish(job, progress)
         logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), results.summaryOf(listNode))
         return listNode
@@ -185,6 +190,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         lock: bool = True,
         live: bool = False,
         onEnd=None,
+        inside: Optional[Tuple[Any, str]] = None,
     ) -> Job:
         """Begin :meth:`matchPoints`.
 
@@ -197,9 +203,11 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         pointsNode = self.resolve(points, "vtkMRMLMarkupsFiducialNode")
         if templateNode is queryNode:
             raise InputError(texts.sameVolumeCause(), texts.sameVolumeRemedy())
-        request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live)
+        mask = self.masks.chosen(self.resolve, inside, queryNode)
+        request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live, mask)
         options = engine.Options(model, device)
         inputs = self.volumeInputs([templateNode, queryNode], modalities, options)
+        inputs[1] = replace(inputs[1], inside=mask)
         text = texts.progressMatching(len(request.pointIDs))
         return self.submit(
             pointsNode.GetName(),
@@ -212,14 +220,11 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Look for one world RAS position (3,) quickly, without any list; ``commit`` gets the ``Engine.follow``."""
         options = engine.Options(inputs.model, inputs.device)
         volumes = self.volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options)
+        mask = self.masks.chosen(self.resolve, inputs.inside, inputs.queryNode)
+        volumes[1] = replace(volumes[1], inside=mask)
         pointsLPS = conversion.worldToVolumeLPS(inputs.templateNode, world)
         text = texts.progressMatching(1)
-        return self.submit(
-            text,
-            lambda progress: self.engine.follow(*volumes, pointsLPS, options, text, progress),
-            commit,
-            onEnd,
-        )
+        return self.submit(text, lambda p: self.engine.follow(*volumes, pointsLPS, options, text, p), commit, onEnd)
 
     def startRegistration(
         self,
@@ -380,6 +385,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.tracker.stop()
         self.worker.abandonAll()
         self.store.clear()
+        self.masks.clear()
+        self.engine.forgetMasks()
         self.undoStack.clear()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)

@@ -14,6 +14,7 @@ import slicer
 
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import conversion, frames, results, texts
+from SAMv2SlicerLib.search_mask import SearchMask
 from SAMv2SlicerLib.undo import Action
 
 MOVED_MM = 1e-3
@@ -25,6 +26,7 @@ class MatchRequest:
 
     :param pointsLPS: (N, 3) the points in template volume LPS.
     :param pointsWorld: (N, 3) the points in world RAS, to notice later that one was moved.
+    :param inside: name of the segment that was searched, empty for everything.
     """
 
     templateID: str
@@ -36,10 +38,18 @@ class MatchRequest:
     method: str
     lock: bool
     live: bool
+    inside: str = ""
 
 
 def matchRequest(
-    templateNode, queryNode, pointsNode, pointIDs: Optional[Sequence[str]], method: str, lock: bool, live: bool
+    templateNode,
+    queryNode,
+    pointsNode,
+    pointIDs: Optional[Sequence[str]],
+    method: str,
+    lock: bool,
+    live: bool,
+    mask: Optional[SearchMask] = None,
 ) -> MatchRequest:
     """Read the points from the scene.
 
@@ -64,6 +74,7 @@ def matchRequest(
         method=method,
         lock=lock,
         live=live,
+        inside=mask.name if mask is not None else "",
     )
 
 
@@ -126,6 +137,7 @@ class MatchCommit:
             listNode = results.ensureMatchList(pointsNode, templateNode, queryNode)
             results.writeMatches(listNode, labels, found, self._request.lock)
             results.describeOrigin(listNode, embedding, self._request.method)
+            listNode.SetAttribute("SAMv2.inside", self._request.inside or None)
             frames.remember(listNode)
         key = "live:" + ",".join(self._request.pointIDs) if self._request.live else None
         self._logic.undoStack.push(listAction(self._logic, listNode, before, texts.actionMatch(len(labels)), key))

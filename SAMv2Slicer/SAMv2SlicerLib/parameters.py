@@ -12,6 +12,7 @@ from slicer import (
     vtkMRMLLinearTransformNode,
     vtkMRMLMarkupsFiducialNode,
     vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
 )
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -78,6 +79,7 @@ class SAMv2SlicerParameterNode:
     startsPerAxis, matchedAbove: L of the fixed points, and the confidence from which on a match is no longer uncertain
         (MODELS_OWN_THRESHOLD: what came with the model).
     memoryLimitGB: the most that embedding may use, 0 for SAMv2Core's choice.
+    searchSegmentation, searchSegment: a segment of the query, by ID, that matches must lie in; none for everywhere.
     lockMatches: matches can only be dragged after they were unlocked one by one.
     """
 
@@ -89,6 +91,8 @@ class SAMv2SlicerParameterNode:
     lockMatches: bool = True
     jumpViews: bool = True
     method: MatchMethod = MatchMethod.FIXED_POINT
+    searchSegmentation: vtkMRMLSegmentationNode
+    searchSegment: str = ""
 
     baselineVolume: vtkMRMLScalarVolumeNode
     followUpVolumes: list[vtkMRMLScalarVolumeNode]

@@ -16,7 +16,7 @@ import slicer.util
 import vtk
 
 from SAMv2Core.errors import InputError, UnreliableResultError
-from SAMv2SlicerLib import comparison, conversion, deformable, registration_facts, results, texts
+from SAMv2SlicerLib import comparison, conversion, deformable, pair_folder, registration_facts, results, texts
 from SAMv2SlicerLib.undo import Action
 
 
@@ -78,7 +78,7 @@ class RegistrationCommit:
         if output is None:
             name = scene.GenerateUniqueName(texts.transformName(movingNode.GetName(), fixedNode.GetName()))
             output = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
-            results.placeBeside(output, movingNode)
+            pair_folder.place(output, fixedNode, movingNode)
         conversion.setTransformFromMatrix(output, matrix, fixedNode, movingNode)
         registration_facts.storeRegistration(output, facts, fixedNode, movingNode)
         comparison.storeUsedPoints(output, registration.fixed_points_lps, registration.moving_points_lps)
@@ -207,7 +207,9 @@ def _switch(current: _State, wanted: _State) -> None:
         if movingNode is None:
             return
         output = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", wanted.outputName)
-        results.placeBeside(output, movingNode)
+        fixedNode = scene.GetNodeByID(wanted.references.get("SAMv2.fixed") or "")
+        if fixedNode is not None:
+            pair_folder.place(output, fixedNode, movingNode)
         if wanted.movingParentID == wanted.outputID:
             wanted.movingParentID = output.GetID()
         current.outputID = wanted.outputID = output.GetID()

@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2SlicerLib import conversion, lesion_findings, lesion_list, results, texts
+from SAMv2SlicerLib import conversion, lesion_findings, lesion_lines, lesion_list, results, texts
 from SAMv2SlicerLib.structured_report import ReportedLesion, Study, writeReport
 
 
@@ -85,5 +85,5 @@ def _endsWorld(lesionListNode, finding: lesion_findings.Finding) -> Optional[np.
     if finding.result is None:
         lesion = next(item for item in lesion_list.lesionsIn(lesionListNode) if item.uid == finding.uid)
         return None if lesion.endsLPS is None else conversion.flipRASAndLPS(lesion.endsLPS)
-    line = lesion_findings.measuredLines(lesionListNode).get((finding.uid, finding.volumeID))
+    line = lesion_lines.linesOf(lesionListNode).get((finding.uid, finding.volumeID))
     return conversion.pointsWorld(line, (0, 1)) if finding.isMeasured and line is not None else None

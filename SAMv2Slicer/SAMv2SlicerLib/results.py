@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 import numpy as np
 import slicer
 
-from SAMv2SlicerLib import conversion, texts
+from SAMv2SlicerLib import conversion, pair_folder, texts
 from SAMv2SlicerLib.point_result import (
     ACCEPTED,
     MATCHED,
@@ -121,17 +121,22 @@ def placeBeside(node, neighbor, asChild: bool = False) -> None:
 
 
 def removeNode(node) -> None:
-    """Remove a node of ours with the display and storage nodes that only it uses: nothing is left behind."""
-    scene = node.GetScene()
+    """Remove a node of ours with its display and storage nodes, and a folder of ours that becomes empty by that."""
+    scene, folder = node.GetScene(), pair_folder.folderOf(node)
     companions = []
     if node.IsA("vtkMRMLDisplayableNode"):
         companions += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
     if node.IsA("vtkMRMLStorableNode"):
         companions.append(node.GetStorageNode())
+    hierarchy = conversion.subjectHierarchy(scene)
     scene.RemoveNode(node)
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if item:  # without Slicer's subject hierarchy plugins (a script without the application) it stays
+        hierarchy.RemoveItem(item, False, False)
     for companion in companions:
         if companion is not None and companion.GetScene() is scene:
             scene.RemoveNode(companion)
+    pair_folder.removeIfEmpty(scene, folder)
 
 
 def resultAt(listNode, index: int) -> Optional[PointResult]:

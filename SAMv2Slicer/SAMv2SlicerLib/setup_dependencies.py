@@ -66,17 +66,29 @@ def setUp(ask=None) -> str:
         if logic is None:
             return _installExtension()
         setPending(False)
-        with dialogs.waitCursor(), install_progress.shown():
-            if engine.torchState() == "broken":
-                logic.uninstallTorch()
-            logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={MINIMUM_TORCH}")
+        with dialogs.waitCursor(), install_progress.shown() as transcript:
+            problem = _installTorch(logic, transcript)
     except install_progress.InstallCanceled:
         return texts.setupCanceled()
     except Exception as error:
-        logger.exception("PyTorch could not be installed")
-        return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        logger.exception("The PyTorch extension does not work")
+        problem = install_progress.oneLine(error)
+    if problem:
+        return texts.setupFailed(problem)
     importlib.invalidate_caches()
     return _checked()
+
+
+def _installTorch(logic, transcript: install_progress.Transcript) -> str:
+    """Install PyTorch through its extension; what went wrong, empty when nothing did."""
+    try:
+        if engine.torchState() == "broken":
+            logic.uninstallTorch()
+        logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={MINIMUM_TORCH}")
+    except Exception as error:
+        logger.exception("PyTorch could not be installed")
+        return transcript.problem(error)
+    return ""
 
 
 def _installExtension() -> str:
@@ -86,12 +98,12 @@ def _installExtension() -> str:
         return texts.setupExtensionMissing()
     wasInteractive, manager.interactive = manager.interactive, False  # no dialogs of its own
     try:
-        with dialogs.waitCursor():
+        with dialogs.waitCursor(), install_progress.shown(text=texts.setupExtensionWorking(), isCancelable=False):
             isInstalled = manager.installExtensionFromServer(EXTENSION, False)
     finally:
         manager.interactive = wasInteractive
     if not isInstalled:
-        return texts.setupExtensionMissing()
+        return texts.setupExtensionFailed()
     setPending(True)
     return texts.setupRestart()
 
@@ -115,13 +127,14 @@ def installOptional(requirement: str, question: str, ask=None) -> str:
         return texts.setupDeclined()
     kept = [f"{name}=={importlib.metadata.version(name)}" for name in KEPT_PACKAGES if _isInstalled(name)]
     try:
-        with install_progress.shown():
-            slicer.util.pip_install([requirement, *kept])
+        with install_progress.shown() as transcript:
+            try:
+                slicer.util.pip_install([requirement, *kept], **install_progress.pipOptions())
+            except Exception as error:
+                logger.exception("%s could not be installed", requirement)
+                return texts.setupFailed(transcript.problem(error))
     except install_progress.InstallCanceled:
         return texts.setupCanceled()
-    except Exception as error:
-        logger.exception("%s could not be installed", requirement)
-        return texts.setupFailed(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
     importlib.invalidate_caches()
     return ""
 

@@ -18,6 +18,7 @@ from SAMv2SlicerLib import (
     conversion,
     engine,
     lesion_findings,
+    lesion_lines,
     lesion_list,
     lesion_sources,
     lesion_table,
@@ -154,7 +155,7 @@ class LesionTracker(VTKObservationMixin):
             return
         for node in lesion_list.findingsOf(listNode):
             self.corrections.watch(node)
-        for node in lesion_findings.measuredLines(listNode).values():
+        for node in lesion_lines.linesOf(listNode).values():
             for event in _LINE_EVENTS:
                 if not self.hasObserver(node, event, self._onLineChanged):
                     self.addObserver(node, event, self._onLineChanged)
@@ -188,12 +189,21 @@ class LesionTracker(VTKObservationMixin):
         self._isUpdating = True
         try:
             lesion_table.update(listNode, self.order())
+            rows = lesion_findings.findings(listNode)
+            lesion_lines.showFitting(listNode, {(f.uid, f.volumeID): f.world for row in rows for f in row})
         finally:
             self._isUpdating = False
         if self.onChanged is not None:
             self.onChanged()
 
     def _onLineChanged(self, caller=None, event=None) -> None:
+        """A line was drawn or dragged: its length is a measurement from now on."""
+        if self._logic.isWriting():
+            return
+        uid = caller.GetAttribute(lesion_lines.ATTRIBUTE_LESION) if caller is not None else ""
+        labels = {lesion.uid: lesion.label for lesion in lesion_list.lesionsIn(self.lesionList())}
+        if uid in labels:
+            lesion_lines.confirmMoved(caller, labels[uid])
         self.updateTables()
 
 
@@ -207,4 +217,5 @@ def _lesionInput(item: lesion_list.PlannedLesion, baselineNode) -> engine.Lesion
         centerLPS=center,
         diameterMm=mark.diameterMm,
         placesLPS=None if places is None else conversion.worldToVolumeLPS(baselineNode, places),
+        endsLPS=None if mark.endsWorld is None else conversion.worldToVolumeLPS(baselineNode, mark.endsWorld),
     )

@@ -12,7 +12,17 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2SlicerLib import conversion, engine, frames, lesion_findings, lesion_list, lesion_table, results, texts
+from SAMv2SlicerLib import (
+    conversion,
+    engine,
+    frames,
+    lesion_findings,
+    lesion_lines,
+    lesion_list,
+    lesion_table,
+    results,
+    texts,
+)
 from SAMv2SlicerLib.undo import Action
 
 
@@ -63,6 +73,7 @@ class TrackCommit:
                 study, embedding = computed.results[n], computed.embeddings[1 + n]
                 matched = self._writeStudy(listNode, baselineNode, node, study, embedding)
                 _writeNew(matched, node, newByStudy[n], request.lock)
+                lesion_lines.propose(listNode, node, self._proposals(matched, node, study), request.lock)
             for matched in lesion_list.findingsOf(listNode):
                 for uid in dropped:
                     results.removeMatch(matched, uid)
@@ -115,6 +126,19 @@ class TrackCommit:
         frames.remember(matched)
         return matched
 
+    def _proposals(self, matched, volumeNode, study: engine.TrackedStudy) -> List[lesion_lines.Proposal]:
+        """The lines between matched ends that fit what is written about their lesions."""
+        found, defined = [], conversion.definedPointIndices(matched)
+        for item in self._request.planned:
+            ends = study.ends.get(item.lesion.label)
+            index = results.indexOfTemplatePoint(matched, item.lesion.uid)
+            if ends is None or index not in defined:
+                continue
+            world = conversion.volumeLPSToWorld(volumeNode, ends)
+            if lesion_lines.isCredible(world, conversion.pointWorld(matched, index), item.mark.diameterMm):
+                found.append((item.lesion.uid, item.lesion.label, world))
+        return found
+
 
 def _presence(label: str, finding: Any, assignment: Any) -> str:
     """What the study's segmentation says about a lesion's place."""
@@ -153,6 +177,7 @@ class Snapshot:
     baselineID: str
     lesions: Optional[list]
     findings: Dict[str, list]
+    lines: Dict[lesion_lines.Key, Any]
 
     @staticmethod
     def of(baselineNode) -> Snapshot:
@@ -160,7 +185,8 @@ class Snapshot:
         found = {}
         for node in lesion_list.findingsOf(listNode):
             found[node.GetNodeReferenceID(results.ROLE_QUERY)] = results.captureList(node)
-        return Snapshot(baselineNode.GetID(), results.captureList(listNode), found)
+        lines = lesion_lines.capture(listNode) if listNode is not None else {}
+        return Snapshot(baselineNode.GetID(), results.captureList(listNode), found, lines)
 
     def restore(self) -> None:
         """Make the scene's lesion lists what they were; each only as far as its volumes still are there."""
@@ -175,6 +201,7 @@ class Snapshot:
         if self.lesions is None:
             if listNode is not None:
                 lesion_table.remove(listNode)
+                lesion_lines.removeProposals(listNode)
                 results.removeNode(listNode)
             return
         listNode = lesion_list.ensureLesionList(baselineNode)
@@ -184,6 +211,7 @@ class Snapshot:
             if volumeNode is not None:
                 name = texts.findingsListName(volumeNode.GetName())
                 results.restoreList(results.ensureMatchList(listNode, baselineNode, volumeNode, name), captured)
+        lesion_lines.restore(listNode, self.lines)
         lesion_table.update(listNode)
 
 

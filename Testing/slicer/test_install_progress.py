@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 
@@ -98,8 +99,79 @@ def test_a_canceled_set_up_is_told(monkeypatch):
     assert setup_dependencies.setUp(lambda text: True) == texts.setupCanceled()
 
 
-def test_without_a_main_window_nothing_is_shown(monkeypatch):
+def test_without_a_main_window_nothing_is_shown_but_all_is_kept(monkeypatch):
     monkeypatch.setattr(slicer.util, "createProgressDialog", lambda **_: pytest.fail("a dialog"))
-    before = sys.stdout
-    with install_progress.shown():
-        assert sys.stdout is before
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    with install_progress.shown() as transcript:
+        slicer.util.logProcessOutput(installing())
+    assert sys.stdout is printed and printed.getvalue().splitlines() == list(transcript.lines)
+    assert transcript.lines[0] == "Collecting torch"
+
+
+def pip(*arguments):
+    """Real pip, as slicer.util.pip_install runs it, with its errors among the lines."""
+    command = [sys.executable, "-m", "pip", "--isolated", "install", "--no-cache-dir", "--retries", "1", *arguments]
+    slicer.util.logProcessOutput(
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    )
+
+
+def test_being_offline_is_said_in_words(monkeypatch):
+    """Port 9 of this machine answers nothing: pip finds out as it does without a network."""
+    monkeypatch.setattr(
+        slicer.util, "pip_install", lambda names, **_: pip("--index-url", "http://127.0.0.1:9/simple", *names)
+    )
+    told = setup_dependencies.installOptional("samv2-no-such-package", "?", ask=lambda text: True)
+    assert told.startswith("Set up stopped: no connection to the Python package index.") and "HTTPS_PROXY" in told
+    extension = type(
+        "Logic", (), {"installTorch": lambda self, **_: pip("--index-url", "http://127.0.0.1:9/", "torchx")}
+    )
+    monkeypatch.setattr(setup_dependencies, "pyTorchUtilsLogic", extension)
+    monkeypatch.setattr(setup_dependencies, "obstacle", lambda: "")
+    assert "no connection" in setup_dependencies.setUp(lambda text: True)
+
+
+def test_pips_own_words_are_told_where_it_has_some(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        slicer.util, "pip_install", lambda names, **_: pip("--no-index", "--find-links", str(tmp_path), *names)
+    )
+    told = setup_dependencies.installOptional("samv2-no-such-package", "?", ask=lambda text: True)
+    assert told == "Set up stopped: No matching distribution found for samv2-no-such-package"
+
+
+def test_slicer_5_11_is_asked_not_to_run_pip_beside_us(monkeypatch):
+    """There pip_install would open a dialog of its own, which nobody can cancel; before it knows no such option."""
+    asked = []
+    monkeypatch.setattr(slicer.util, "pip_install", lambda names, **options: asked.append((names, options)))
+    for module, wanted in ((None, {}), (types.ModuleType("slicer.packaging"), {"show_progress": False})):
+        monkeypatch.setitem(sys.modules, "slicer.packaging", module)
+        assert setup_dependencies.installOptional("highdicom", "?", ask=lambda text: True) == ""
+        names, options = asked.pop()
+        assert options == wanted and names[0] == "highdicom"
+        kept = {name.split("==")[0] for name in names[1:]}  # no second SimpleITK, numpy, scipy or vtk
+        assert {"numpy", "scipy", "SimpleITK", "vtk"} >= kept >= {"numpy", "scipy"} and all(
+            "==" in n for n in names[1:]
+        )
+
+
+def test_fetching_the_extension_shows_what_is_going_on(widget, monkeypatch):
+    real, dialogs, seen = slicer.util.createProgressDialog, [], []
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: widget.parent)
+    monkeypatch.setattr(slicer.util, "createProgressDialog", lambda **o: dialogs.append(real(**o)) or dialogs[-1])
+
+    class Manager:
+        interactive = True
+
+        def installExtensionFromServer(self, name, restart):
+            (made,) = dialogs
+            seen.append((made.visible, made.labelText, made.windowModality == qt.Qt.ApplicationModal))
+            assert not [button for button in made.findChildren(qt.QPushButton) if button.visible]
+            return False
+
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", Manager, raising=False)
+    monkeypatch.setattr(setup_dependencies, "pyTorchUtilsLogic", lambda: None)
+    monkeypatch.setattr(setup_dependencies, "obstacle", lambda: "")
+    told = setup_dependencies.setUp(lambda text: True)
+    assert seen == [(True, texts.setupExtensionWorking(), True)] and not dialogs[0].visible
+    assert "Check the internet connection" in told

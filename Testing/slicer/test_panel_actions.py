@@ -15,7 +15,7 @@ from lesions import PLACES_RAS, addLesionPoints, addStudies
 from panel_tools import cells, matrix, patientItems, settle
 from phantoms import addPair, addPoints
 
-from SAMv2SlicerLib import conversion, elastix, results, studies, views
+from SAMv2SlicerLib import conversion, dialogs, hand_over, results, studies, views
 
 TRACK_TAB, REGISTER_TAB = 1, 2
 
@@ -56,31 +56,88 @@ def test_used_points_far_apart_have_another_color(widget, scene):
         assert bool(fixedList.GetNthControlPointSelected(n)) == (apart[n] <= 2 * np.median(apart))
 
 
-def test_elastix_starts_from_the_result(widget, scene, monkeypatch):
+class Selector:
+    """A node selector or combo box of another module; remembers the order of what was set."""
+
+    def __init__(self, name, seen):
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "seen", seen)
+
+    def setCurrentNode(self, node):
+        self.seen[self.name] = node
+
+    def __setattr__(self, name, value):
+        self.seen[self.name] = value
+
+
+def pretend(monkeypatch, modules):
+    """A Slicer with these modules; {module: {selector: what was chosen}}."""
+    seen = {module: {} for module in modules}
+
+    def widgetOf(name):
+        names = next(
+            (t.fixed, t.moving, t.start, *([t.kind] if t.kind else [])) for t in hand_over.TARGETS if t.module == name
+        )
+        selectors = {item: Selector(item, seen[name]) for item in names}
+        return type("Widget", (), {"ui": type("Ui", (), selectors)})
+
+    manager = type("Manager", (), {"modulesNames": lambda self: list(modules)})()
+    monkeypatch.setattr(slicer.app, "moduleManager", lambda: manager, raising=False)
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
+    monkeypatch.setattr(slicer.util, "getModuleWidget", widgetOf)
+    monkeypatch.setattr(slicer.util, "selectModule", lambda name: seen[name].setdefault("opened", True))
+    return seen
+
+
+@pytest.mark.parametrize("target", hand_over.TARGETS, ids=lambda target: target.module)
+def test_another_program_starts_from_the_result(widget, scene, monkeypatch, target):
     template, query = addPair(scene)
     widget.ui.tabWidget.currentIndex = REGISTER_TAB
     widget.ui.registerButton.click()
     settle(widget)
     widget.ui.useAsStartButton.click()
-    assert "SlicerElastix is not installed" in widget.ui.statusLabel.text
-    chosen = {}
-
-    class Selector:
-        def __init__(self, name):
-            self.name = name
-
-        def setCurrentNode(self, node):
-            chosen[self.name] = node
-
-    names = (elastix.FIXED, elastix.MOVING, elastix.START)
-    module = type("Widget", (), {"ui": type("Ui", (), {name: Selector(name) for name in names})})
-    monkeypatch.setattr(slicer.modules, "elastix", object(), raising=False)
-    monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
-    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: module)
-    monkeypatch.setattr(slicer.util, "selectModule", lambda name: chosen.setdefault("module", name))
+    assert "Neither SlicerElastix nor SlicerANTs" in widget.ui.statusLabel.text
+    seen = pretend(monkeypatch, [target.module])[target.module]
     widget.ui.useAsStartButton.click()
     output = widget.panel.parameters.outputTransform
-    assert [chosen[name] for name in names] == [template, query, output] and chosen["module"] == "Elastix"
+    assert [seen[name] for name in (target.fixed, target.moving, target.start)] == [template, query, output]
+    if target.kind:  # "initial transform: a transform node", chosen before that node
+        assert seen[target.kind] == 1 and list(seen).index(target.kind) < list(seen).index(target.start)
+    assert seen["opened"] and target.title in widget.ui.statusLabel.text
+
+
+def test_which_program_is_asked_when_there_are_several(widget, scene, monkeypatch):
+    addPair(scene)
+    widget.ui.tabWidget.currentIndex = REGISTER_TAB
+    widget.ui.registerButton.click()
+    settle(widget)
+    seen = pretend(monkeypatch, ["Elastix", "antsRegistration"])
+    asked = []
+    answer = None
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: asked.append(list(titles)) or answer)
+    widget.ui.useAsStartButton.click()  # the user changes their mind
+    assert asked == [["Elastix", "ANTs"]] and not any(seen.values())
+    answer = 1
+    widget.ui.useAsStartButton.click()
+    assert seen["antsRegistration"]["opened"] and not seen["Elastix"]
+    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: type("W", (), {"ui": type("Ui", (), {})}))
+    widget.ui.useAsStartButton.click()  # a version with other selectors
+    assert "has another panel than expected" in widget.ui.statusLabel.text
+
+
+def test_the_menu_gives_the_index_of_what_was_picked(widget):
+    import qt
+
+    def pick():
+        menu = qt.QApplication.activePopupWidget()
+        menu.setActiveAction(menu.actions()[1])
+        qt.QApplication.sendEvent(menu, qt.QKeyEvent(qt.QEvent.KeyPress, qt.Qt.Key_Return, qt.Qt.NoModifier))
+
+    widget.parent.show()
+    qt.QTimer.singleShot(50, pick)
+    assert dialogs.choose(widget.ui.useAsStartButton, ["a", "b"]) == 1
+    qt.QTimer.singleShot(50, lambda: qt.QApplication.activePopupWidget().close())
+    assert dialogs.choose(widget.ui.useAsStartButton, ["a", "b"]) is None
 
 
 # --- studies ---------------------------------------------------------------------------------------------------------

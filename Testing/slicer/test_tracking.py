@@ -248,7 +248,7 @@ def test_sizes_come_from_lines_and_are_plotted(logic, scene):
     listNode = logic.tracker.lesionList()
     assert findingAt(logic, 0, 0).sizeMm == pytest.approx(12.0) and findingAt(logic, 0, 0).isMeasured
     drawn = lesion_measuring.measure(logic, findingAt(logic, 0, 1))
-    assert np.allclose(conversion.pointsWorld(drawn, (0, 1)).mean(axis=0), findingAt(logic, 0, 1).world)
+    assert np.allclose(conversion.pointsWorld(drawn, (0, 1)).mean(axis=0), findingAt(logic, 0, 1).world, atol=2.0)
     end = conversion.pointWorld(drawn, 0)
     drawn.SetNthControlPointPositionWorld(1, *(end + [0, 17.5, 0]))  # the table follows the line
     assert findingAt(logic, 0, 1).sizeMm == pytest.approx(17.5) and findingAt(logic, 0, 1).isMeasured
@@ -260,7 +260,8 @@ def test_sizes_come_from_lines_and_are_plotted(logic, scene):
     assert chart.GetNthPlotSeriesNode(0).GetYColumnName() == "RECIST 1"
     assert lesion_measuring.measure(logic, findingAt(logic, 0, 1)) is drawn  # one line per lesion and study
     logic.undoStack.undo()
-    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == 1 and not findingAt(logic, 0, 1).isMeasured
+    assert not findingAt(logic, 0, 1).isMeasured
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == 3  # the mark and the two proposals
 
 
 def test_csv_has_the_columns_of_the_command(tracked, tmp_path):

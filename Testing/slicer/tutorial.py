@@ -33,7 +33,7 @@ from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
 from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
 from SAMv2Core.volume import Volume, read_volume  # noqa: E402
-from SAMv2SlicerLib import comparison, conversion, lesion_findings, lesion_table, results, studies  # noqa: E402
+from SAMv2SlicerLib import comparison, conversion, lesion_findings, lesion_lines, lesion_table, results, studies  # noqa: E402
 
 VIEW = 250
 DATES = ("2024-03-01", "2024-09-02", "2025-03-03")
@@ -190,7 +190,7 @@ def lesionStep(widget, baseline, followUps, folder):
     settle(widget)
     grab(widget, folder / "slicer-panel-lesions.png", 520, 1200)
     found = lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)[1]
-    drawn = lesion_findings.measuredLines(tracker.lesionList())
+    drawn = lesion_lines.linesOf(tracker.lesionList())
     rows = [(baseline, [lines[1]], found[0].world)]
     for finding in found[1:]:
         if finding.world is not None:
@@ -218,7 +218,7 @@ def _measureAs(widget, lesion, study, length):
     widget.ui.findingsTable.setCurrentCell(lesion, study)
     widget.ui.measureButton.click()
     finding = widget.panel.trackTab.matrix.selected()
-    line = lesion_findings.measuredLines(widget.logic.tracker.lesionList())[(finding.uid, finding.volumeID)]
+    line = lesion_lines.linesOf(widget.logic.tracker.lesionList())[(finding.uid, finding.volumeID)]
     ends = conversion.pointsWorld(line, (0, 1))
     center, axis = ends.mean(axis=0), (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
     for n, sign in enumerate((-0.5, 0.5)):

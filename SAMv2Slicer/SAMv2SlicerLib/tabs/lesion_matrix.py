@@ -109,5 +109,7 @@ def cellText(finding: Finding) -> str:
     else:
         word = texts.presenceWord(finding.result.presence, finding.decision)
         word = word or texts.statusWord(finding.status, finding.decision)
+    if not math.isfinite(finding.sizeMm) and math.isfinite(finding.proposedMm):
+        return texts.cellProposed(word, f"{finding.proposedMm:.1f}")
     size = f"{finding.sizeMm:.1f}" if math.isfinite(finding.sizeMm) else ""
     return texts.cellText(word, size, not finding.isMeasured)

@@ -15,6 +15,7 @@ from SAMv2SlicerLib.live import LiveInputs
 from SAMv2SlicerLib.tabs.match_extras import MatchExtras
 from SAMv2SlicerLib.tabs.match_table import MatchTable
 from SAMv2SlicerLib.tabs.review import Review
+from SAMv2SlicerLib.tabs.segment_box import SegmentBox
 
 
 class MatchTab:
@@ -33,6 +34,7 @@ class MatchTab:
         self.table = MatchTable(ui.resultsTable, self.onRowSelected)
         self.review = Review(ui, panel, self.table, self.inputs)
         self.extras = MatchExtras(ui, panel, self)
+        self.searchBox = SegmentBox(ui.searchSegmentComboBox, panel)
         self._connect()
 
     def _connect(self) -> None:
@@ -61,6 +63,7 @@ class MatchTab:
             device=p.device,
             modalities=(p.templateModality.value, p.queryModality.value),
             lock=p.lockMatches,
+            inside=self.searchBox.chosen(),
         )
 
     def queries(self) -> List[Any]:
@@ -145,7 +148,8 @@ class MatchTab:
         inputs = self.inputs()
         for query in self.queries():
             arguments = (inputs.templateNode, query, inputs.pointsNode, inputs.method, inputs.model, inputs.device)
-            self.panel.log(texts.consoleLine(console_lines.matchPoints(*arguments)))
+            inside = inputs.inside if query is inputs.queryNode else None
+            self.panel.log(texts.consoleLine(console_lines.matchPoints(*arguments, inside)))
         self.batch = BatchMatch(self.logic, inputs, self.queries(), self.onBatchEnd)
         self.batch.start()
         self.panel.refresh()
@@ -317,5 +321,6 @@ class MatchTab:
                 rows = [row for row in rows if row[3].needsALook]
             self.table.show(rows)
             self.review.enable(self.review.selected() is not None)
+            self.searchBox.show()
             kinds = [self.logic.modalityOf(node) for node in self.volumes() if node is not None]
             self.extras.threshold.show([kind for kind in kinds if kind])

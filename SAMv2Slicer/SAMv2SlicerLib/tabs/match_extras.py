@@ -43,6 +43,7 @@ class MatchExtras:
             p.method = MatchMethod.FIXED_POINT
             p.templateModality = p.queryModality = ModalityChoice.AUTO
             p.startsPerAxis, p.matchedAbove = DEFAULT_STARTS, MODELS_OWN_THRESHOLD
+            p.searchSegmentation, p.searchSegment = None, ""
             p.memoryLimitGB, p.useDiskCache, p.useKeyboard = 0.0, True, True
         self.panel.say(texts.optionsReset())
 

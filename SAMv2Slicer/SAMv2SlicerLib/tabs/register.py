@@ -14,7 +14,7 @@ from SAMv2SlicerLib import (
     conversion,
     deformable,
     dialogs,
-    elastix,
+    hand_over,
     hardening,
     registration_facts,
     setup_dependencies,
@@ -203,11 +203,19 @@ class RegisterTab:
             addUndoably(self.logic, texts.actionAdd(name), lambda: _made(comparison.addUsedPoints, ids))
 
     def onUseAsStart(self, checked=False) -> None:
-        """Elastix with these scans and this transform."""
-        found = self.result()
-        if found is not None:
-            isOpen = elastix.startFrom(*(found[n] for n in (0, 2, 3)))
-            self.panel.say(texts.handedOver(found[0].GetName()) if isOpen else texts.noElastix())
+        """Elastix or ANTs with these scans and this transform."""
+        found, targets = self.result(), hand_over.installed()
+        if found is None:
+            return
+        if not targets:
+            self.panel.say(texts.noRefiner())
+            return
+        titles = [target.title for target in targets]
+        n = dialogs.choose(self.ui.useAsStartButton, titles) if len(targets) > 1 else 0
+        if n is not None:
+            isOpen = hand_over.startFrom(targets[n], *(found[k] for k in (0, 2, 3)))
+            say = texts.handedOver if isOpen else texts.notHandedOver
+            self.panel.say(say(titles[n], found[0].GetName()))
 
     def exit(self) -> None:
         """The module is left: the views get back what they showed."""

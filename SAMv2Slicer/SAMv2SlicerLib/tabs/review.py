@@ -79,6 +79,7 @@ class Review:
                 inputs.modalities,
                 inputs.lock,
                 onEnd=lambda job: self.panel.showError(job.error) if job.error is not None else None,
+                inside=inputs.inside if query is inputs.queryNode else None,
             )
         except SAMv2Error as error:
             self.panel.showError(error)

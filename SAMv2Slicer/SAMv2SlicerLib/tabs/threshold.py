@@ -1,4 +1,4 @@
-"""The box with the confidence above which a match is no longer uncertain: the model's own until the user chooses."""
+"""The box with the confidence above which a match is not uncertain: that of the model until the user chooses one."""
 
 from __future__ import annotations
 

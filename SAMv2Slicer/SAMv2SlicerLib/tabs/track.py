@@ -333,6 +333,8 @@ def detailsOf(finding: lesion_findings.Finding) -> str:
     if math.isfinite(finding.sizeMm):
         size = f"{finding.sizeMm:.1f}"
         facts["size"] = texts.sizeMeasured(size) if finding.isMeasured else texts.sizeEstimated(size)
+    elif math.isfinite(finding.proposedMm):
+        facts["size"] = texts.sizeProposed(f"{finding.proposedMm:.1f}")
     if result is not None:
         word = texts.presenceWord(result.presence, result.decision)
         facts["status"] = word or facts["status"]

@@ -130,6 +130,24 @@ def wrongNode(name: str, className: str):
     return remedies.get(className, (notPointsCause(name), notPointsRemedy()))
 
 
+def noSegmentCause(segment: str, segmentation: str) -> str:
+    if not segment:
+        return _("{segmentation} has not exactly one segment.").format(segmentation=segmentation)
+    return _("{segmentation} has no segment {segment}.").format(segmentation=segmentation, segment=segment)
+
+
+def noSegmentRemedy() -> str:
+    return _("Choose one of its segments.")
+
+
+def emptySegmentCause(segment: str, volume: str) -> str:
+    return _("{segment} covers nothing of the patient in {volume}.").format(segment=segment, volume=volume)
+
+
+def emptySegmentRemedy() -> str:
+    return _("Choose a segment that was drawn on the query, or search everywhere.")
+
+
 def noNodeCause(name: str) -> str:
     return _("There is no node named {name} in the scene.").format(name=name)
 

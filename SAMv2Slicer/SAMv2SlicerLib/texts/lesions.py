@@ -33,6 +33,19 @@ def lineName(label: str, study: str) -> str:
     return _("{label} in {study}").format(label=label, study=study)
 
 
+def proposedLineName(label: str, study: str) -> str:
+    return _("{label} in {study} (proposed)").format(label=label, study=study)
+
+
+def cellProposed(glyph: str, size: str) -> str:
+    """A cell of the matrix with a diameter that is only proposed."""
+    return _("{glyph}  {size} mm?").format(glyph=glyph, size=size)
+
+
+def sizeProposed(size: str) -> str:
+    return _("Diameter {size} mm proposed from its matched ends; press Measure to take it over").format(size=size)
+
+
 def lesionLabel() -> str:
     return _("Lesion")
 

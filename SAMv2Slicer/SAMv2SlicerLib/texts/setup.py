@@ -23,6 +23,26 @@ def setupExtensionMissing() -> str:
     )
 
 
+def setupExtensionWorking() -> str:
+    return _(
+        "Fetching the PyTorch extension from Slicer's extensions server. This takes a minute and cannot be stopped."
+    )
+
+
+def setupExtensionFailed() -> str:
+    return _(
+        "The PyTorch extension could not be installed from Slicer's extensions server. Check the internet connection,"
+        " or install it with the Extensions Manager (there also from a file), restart Slicer, and press Set up again."
+    )
+
+
+def setupOffline() -> str:
+    return _(
+        "no connection to the Python package index. Connect to the internet, or set the proxy (environment variable"
+        " HTTPS_PROXY), and press Set up again."
+    )
+
+
 def setupRestart() -> str:
     return _("The PyTorch extension was installed. Restart Slicer, open this module and press Set up again.")
 

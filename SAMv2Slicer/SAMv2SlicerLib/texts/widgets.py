@@ -96,6 +96,10 @@ def transformName(moving: str, fixed: str) -> str:
     return f"{moving} \N{RIGHTWARDS ARROW} {fixed}"
 
 
+def pairFolderName(template: str, query: str) -> str:
+    return f"SAMv2 {template} \N{RIGHTWARDS ARROW} {query}"
+
+
 def similarityName(label: str, query: str) -> str:
     return _("Similarity to {label} in {query}").format(label=label, query=query)
 
@@ -167,12 +171,22 @@ def resampledName(moving: str, fixed: str) -> str:
     return _("{moving} on {fixed}").format(moving=moving, fixed=fixed)
 
 
-def noElastix() -> str:
-    return _("The extension SlicerElastix is not installed; other programs can start from the saved transform, too.")
+def noRefiner() -> str:
+    return _(
+        "Neither SlicerElastix nor SlicerANTs is installed; other programs can start from the saved transform, too."
+    )
 
 
-def handedOver(transform: str) -> str:
-    return _("Elastix begins with {transform}; check its settings and press its Apply.").format(transform=transform)
+def handedOver(module: str, transform: str) -> str:
+    return _("{module} begins with {transform}; check its settings and start it there.").format(
+        module=module, transform=transform
+    )
+
+
+def notHandedOver(module: str, transform: str) -> str:
+    return _("{module} has another panel than expected: choose {transform} there as the initial transform.").format(
+        module=module, transform=transform
+    )
 
 
 def hardenedName(volume: str) -> str:
@@ -231,6 +245,10 @@ def tableCopied(count: int) -> str:
 
 def optionsReset() -> str:
     return _("All options of this area are as they were at first.")
+
+
+def searchEverywhere() -> str:
+    return _("Everywhere")
 
 
 def followOff() -> str:
