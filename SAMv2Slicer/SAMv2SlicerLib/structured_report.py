@@ -5,8 +5,15 @@ long axis where one is known, and, as qualitative evaluations of our own coding 
 what the user decided. The Tracking UID belongs to the lesion, not to the study: the reports of all studies of a patient
 name the same one, which is how viewers recognize a lesion over time.
 
-Needs the package highdicom, which Slicer does not have: imported when a report is written, see :func:`isAvailable`.
-Knows nothing of Slicer, so it is usable and tested outside. Positions are LPS mm in the scan's own frame of reference.
+Slicer 5.12 and later have a TID 1500 plugin of their own, which cannot write these reports: ``DICOMTID1500Plugin``
+(Slicer's Modules/Scripted/DICOMPlugins, titled "DICOM SR TID1500 Object Import Plugin") examines and loads, and has no
+``examineForExport`` or ``export``; its only Tracking UIDs are those it reads and puts on segments. So highdicom writes,
+on every version, and that plugin reads: it takes places (3D points) as point lists and wants a finding site in every
+group, which therefore is given as "body structure". Lines in 3D it does not draw; other viewers do.
+
+Needs the package highdicom, which Slicer has since 5.12 only: imported when a report is written, see
+:func:`isAvailable`. Knows nothing of Slicer, so it is usable and tested outside. Positions are LPS mm in the scan's own
+frame of reference.
 """
 
 from __future__ import annotations
@@ -172,6 +179,7 @@ def _group(lesion: ReportedLesion, study: Study, frameOfReference: str, identifi
         referenced_region=_region(lesion, frameOfReference),
         time_point_context=sr.TimePointContext(time_point=study.timePoint, time_point_order=study.order),
         finding_type=codes.SCT.Lesion,
+        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.BodyStructure)],
         algorithm_id=identification,
         measurements=measurements or None,
         qualitative_evaluations=[

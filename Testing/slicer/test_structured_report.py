@@ -69,6 +69,24 @@ def test_one_tracking_uid_over_all_studies(tmp_path):
     assert uids == {uid} and pydicom.uid.UID(uid).is_valid
 
 
+def test_slicers_own_importer_finds_what_it_reads(series, tmp_path):
+    """The calls of Slicer 5.12's DICOMTID1500Plugin; it takes the first finding site of every group."""
+    uid, path = newTrackingUID(), tmp_path / "report.dcm"
+    lesion = ReportedLesion("L1", uid, (4.0, 5.0, 106.0), "matched", diameterMm=9.0)
+    writeReport(str(path), Study(series, "Baseline", 0), [lesion], "lite-ct", "0.1.0")
+    dataset = pydicom.dcmread(path)
+    assert dataset.Modality == "SR" and dataset.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert dataset.SOPClassUID == pydicom.uid.Comprehensive3DSRStorage
+    report = highdicom.sr.Comprehensive3DSR.from_dataset(dataset, copy=True)
+    (group,) = report.content.get_planar_roi_measurement_groups(
+        graphic_type=highdicom.sr.GraphicTypeValues3D.POINT, reference_type=pydicom.sr.codedict.codes.DCM.ImageRegion
+    )
+    assert (group.tracking_identifier, group.tracking_uid) == ("L1", uid)
+    assert group.finding_sites[0].value.CodeMeaning.startswith("Body structure")
+    assert group.roi.ReferencedFrameOfReferenceUID == pydicom.dcmread(series[0]).FrameOfReferenceUID
+    assert np.allclose(group.roi.value[0], (4.0, 5.0, 106.0))
+
+
 def test_what_cannot_be_reported_is_an_error_and_leaves_no_file(series, tmp_path, monkeypatch):
     path, lesion = tmp_path / "report.dcm", ReportedLesion("L1", newTrackingUID(), (0.0, 0.0, 104.0), "matched")
     other = tmp_path / "other"
