@@ -41,7 +41,7 @@ class SAMv2Slicer(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = texts.moduleTitle()
         parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
-        parent.dependencies = ["Markups", "Transforms", "Volumes"]
+        parent.dependencies = ["Markups", "Segmentations", "Transforms", "Volumes"]
         parent.contributors = ["SAMv2 for 3D Slicer contributors"]
         parent.helpText = texts.helpText()
         parent.acknowledgementText = texts.acknowledgementText()

@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 from slicer.util import VTKObservationMixin
 
-from SAMv2SlicerLib import conversion, results, texts
+from SAMv2SlicerLib import conversion, results, rings, texts
 from SAMv2SlicerLib.matching import MOVED_MM, listAction
 
 _EVENTS = (
@@ -42,6 +42,10 @@ class CorrectionWatcher(VTKObservationMixin):
         for event in _EVENTS:
             if not self.hasObserver(listNode, event, self._onPointMoved):
                 self.addObserver(listNode, event, self._onPointMoved)
+        shown = slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent
+        if not self.hasObserver(listNode, shown, self._onShown):
+            self.addObserver(listNode, shown, self._onShown)
+        rings.show(listNode, results.needingALook(listNode))
 
     def _noteEarlierEdits(self, listNode) -> None:
         """Mark undecided matches that are not where they were proposed: moved in another module, or by a script."""
@@ -65,6 +69,9 @@ class CorrectionWatcher(VTKObservationMixin):
         """Watch nothing."""
         self.removeObservers()
         self._written.clear()
+
+    def _onShown(self, listNode, event=None) -> None:
+        rings.follow(listNode)
 
     def _onPointMoved(self, listNode, event=None) -> None:
         """Mark the matches that the user moved or placed."""

@@ -43,7 +43,7 @@ says, the length of a proposed diameter that nobody has taken over, and the volu
 AS_MARKED = results.PointResult("", results.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
 """What ``samv2 track`` says of a lesion in its baseline."""
 
-# Okabe and Ito's palette: series stay distinguishable in all common color vision deficiencies.
+# Okabe and Ito's palette: series stay distinguishable in all common color vision deficiencies; markers differ, too.
 COLORS = (
     (0.0, 0.45, 0.70),
     (0.90, 0.62, 0.0),
@@ -197,6 +197,8 @@ def _updateSizes(lesionListNode, order: Sequence[Any]) -> None:
 
 
 def _updateChart(lesionListNode, tableNode, xName: str, labels: List[str]) -> None:
+    kinds = slicer.vtkMRMLPlotSeriesNode
+    markers = (kinds.MarkerStyleCircle, kinds.MarkerStyleSquare, kinds.MarkerStyleDiamond, kinds.MarkerStyleCross)
     chart = _ensure(lesionListNode, CHART, texts.chartName)
     with slicer.util.NodeModify(chart):
         chart.SetTitle(texts.chartTitle())
@@ -214,7 +216,7 @@ def _updateChart(lesionListNode, tableNode, xName: str, labels: List[str]) -> No
             series.SetXColumnName(xName)
             series.SetYColumnName(label)
             series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-            series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+            series.SetMarkerStyle(markers[n % len(markers)])
             series.SetColor(*COLORS[n % len(COLORS)])
 
 

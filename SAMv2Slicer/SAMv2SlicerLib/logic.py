@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import weakref
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from typing import Any, Callable, ClassVar, List, Optional, Sequence, Tuple
 
 import slicer
@@ -28,10 +28,11 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import InputError, ModelError
-from SAMv2SlicerLib import conversion, deformable, engine, results, texts
+from SAMv2SlicerLib import conversion, deformable, engine, results, rings, texts
 from SAMv2SlicerLib.embedding_store import EmbeddingStore, signatureOf
 from SAMv2SlicerLib.live import LiveInputs, LiveMatcher
 from SAMv2SlicerLib.matching import MatchCommit, matchRequest
+from SAMv2SlicerLib.references import resolve
 from SAMv2SlicerLib.registration import Extras, RegistrationCommit
 from SAMv2SlicerLib.segments import SearchMasks
 from SAMv2SlicerLib.tracking import LesionTracker
@@ -206,8 +207,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         mask = self.masks.chosen(self.resolve, inside, queryNode)
         request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live, mask)
         options = engine.Options(model, device)
-        inputs = self.volumeInputs([templateNode, queryNode], modalities, options)
-        inputs[1] = replace(inputs[1], inside=mask)
+        inputs = self.volumeInputs([templateNode, queryNode], modalities, options, mask=mask)
         text = texts.progressMatching(len(request.pointIDs))
         return self.submit(
             pointsNode.GetName(),
@@ -219,12 +219,12 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def startPosition(self, inputs: LiveInputs, world, commit, onEnd=None) -> Job:
         """Look for one world RAS position (3,) quickly, without any list; ``commit`` gets the ``Engine.follow``."""
         options = engine.Options(inputs.model, inputs.device)
-        volumes = self.volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options)
         mask = self.masks.chosen(self.resolve, inputs.inside, inputs.queryNode)
-        volumes[1] = replace(volumes[1], inside=mask)
+        volumes = self.volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options, mask=mask)
         pointsLPS = conversion.worldToVolumeLPS(inputs.templateNode, world)
         text = texts.progressMatching(1)
-        return self.submit(text, lambda p: self.engine.follow(*volumes, pointsLPS, options, text, p), commit, onEnd)
+        work = partial(self.engine.follow, *volumes, pointsLPS, options, text)
+        return self.submit(text, work, commit, onEnd)
 
     def startRegistration(
         self,
@@ -292,22 +292,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     # --- helpers, also for the commits ---------------------------------------------------------------------------
 
     def resolve(self, reference, className: str):
-        """A node of the scene from a node, an ID or a name.
-
-        :raises InputError: there is no such node, or it is of another kind.
-        """
-        node = reference
-        if isinstance(reference, str):
-            node = slicer.mrmlScene.GetNodeByID(reference) or slicer.mrmlScene.GetFirstNode(reference, className)
-            if node is None:
-                raise InputError(texts.noNodeCause(reference), texts.noNodeRemedy())
-        if className == "vtkMRMLScalarVolumeNode":
-            conversion.checkVolumeNode(node)
-        elif node is None:
-            raise InputError(texts.noPointsCause(None), texts.noPointsRemedy())
-        elif not node.IsA(className):
-            raise InputError(*texts.wrongNode(node.GetName(), className))
-        return node
+        """A node of the scene from a node, an ID or a name, see references.py."""
+        return resolve(reference, className)
 
     def keepEmbeddings(self, computed: engine.Computed) -> None:
         """Store what a job computed on the way.
@@ -342,9 +328,12 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return any(model in (engine.AUTO, name) for name, _ in self.store.get(volumeNode))
 
     def volumeInputs(
-        self, nodes, modalities: Sequence[str], options: engine.Options, isVoxelsNeeded: bool = False
+        self, nodes, modalities: Sequence[str], options: engine.Options, isVoxelsNeeded: bool = False, mask=None
     ) -> List[engine.VolumeInput]:
-        """The volumes for a job: voxels are copied only where no valid embedding will do, or when they are needed."""
+        """The volumes for a job: voxels are copied only where no valid embedding will do, or when they are needed.
+
+        :param mask: SearchMask of the last one.
+        """
         cached = [self.store.get(node) for node in nodes]
         model = self.engine.plannedModel(cached, modalities, options)
         inputs = []
@@ -358,6 +347,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                     signature=signatureOf(node),
                     volume=None if isEnough else conversion.volumeFromNode(node),
                     cached=found,
+                    inside=mask if node is nodes[-1] else None,
                 )
             )
         return inputs
@@ -393,6 +383,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _onNodeRemoved(self, caller, event, node) -> None:
         if node is not None and node.IsA("vtkMRMLVolumeNode"):
             self.store.drop(node.GetID())
+        elif results.isMatchList(node) and not slicer.mrmlScene.IsClosing():
+            rings.remove(rings.ringsOf(node, slicer.mrmlScene))
 
     def _onVolumeStale(self, volumeNode) -> None:
         if self.onStale is not None:

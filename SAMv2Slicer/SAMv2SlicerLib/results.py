@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 import numpy as np
 import slicer
 
-from SAMv2SlicerLib import conversion, pair_folder, texts
+from SAMv2SlicerLib import conversion, pair_folder, rings, texts
 from SAMv2SlicerLib.point_result import (
     ACCEPTED,
     MATCHED,
@@ -123,6 +123,7 @@ def placeBeside(node, neighbor, asChild: bool = False) -> None:
 def removeNode(node) -> None:
     """Remove a node of ours with its display and storage nodes, and a folder of ours that becomes empty by that."""
     scene, folder = node.GetScene(), pair_folder.folderOf(node)
+    rings.remove(rings.ringsOf(node))
     companions = []
     if node.IsA("vtkMRMLDisplayableNode"):
         companions += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
@@ -150,6 +151,12 @@ def indexOfTemplatePoint(listNode, templatePoint: str) -> int:
         if result is not None and result.templatePoint == templatePoint:
             return index
     return -1
+
+
+def needingALook(listNode) -> List[int]:
+    """Indices of the placed matches that a person should look at."""
+    found = [(n, resultAt(listNode, n)) for n in conversion.definedPointIndices(listNode)]
+    return [n for n, result in found if result is not None and result.needsALook]
 
 
 def writeMatches(

@@ -22,7 +22,7 @@ from typing import Any, List, Optional
 import slicer
 import slicer.util
 
-from SAMv2SlicerLib import dialogs, engine, install_progress, texts
+from SAMv2SlicerLib import engine, install_progress, texts
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def setUp(ask=None) -> str:
         if logic is None:
             return _installExtension()
         setPending(False)
-        with dialogs.waitCursor(), install_progress.shown() as transcript:
+        with install_progress.shown() as transcript:
             problem = _installTorch(logic, transcript)
     except install_progress.InstallCanceled:
         return texts.setupCanceled()
@@ -98,7 +98,7 @@ def _installExtension() -> str:
         return texts.setupExtensionMissing()
     wasInteractive, manager.interactive = manager.interactive, False  # no dialogs of its own
     try:
-        with dialogs.waitCursor(), install_progress.shown(text=texts.setupExtensionWorking(), isCancelable=False):
+        with install_progress.shown(text=texts.setupExtensionWorking(), isCancelable=False):
             isInstalled = manager.installExtensionFromServer(EXTENSION, False)
     finally:
         manager.interactive = wasInteractive

@@ -45,7 +45,7 @@ def test_both_ends_are_found_and_proposed(lined):
         display = proposed.GetDisplayNode()
         assert display.GetGlyphType() != line.GetDisplayNode().GetGlyphType()
         assert np.allclose(display.GetSelectedColor(), results.COLOR_UNCERTAIN) and proposed.GetLocked()
-        assert proposed.GetDisplayVisibility()
+        assert proposed.GetDisplayVisibility() and proposed.GetHideFromEditors()
 
 
 def test_a_diameter_moves_with_a_scan_that_was_turned(logic, scene):
@@ -84,6 +84,7 @@ def test_measuring_takes_the_proposal_over_and_undo_gives_it_back(lined):
     finding = findingAt(logic, 0, 1)
     assert finding.isMeasured and finding.sizeMm == pytest.approx(12.0, abs=1.5) and math.isnan(finding.proposedMm)
     assert np.allclose(lesion_lines.endsOf(line), ends) and not line.GetLocked() and "(proposed)" not in line.GetName()
+    assert not line.GetHideFromEditors()
     reported = report_export._reported(logic.tracker.lesionList(), finding)
     assert reported.diameterMm == pytest.approx(finding.sizeMm) and reported.ends is not None
     logic.undoStack.undo()
@@ -101,6 +102,7 @@ def test_dragging_an_end_is_measuring(lined):
     line.SetNthControlPointPositionWorld(1, *(end + [0, 15.0, 0]))
     finding = findingAt(logic, 0, 1)
     assert finding.isMeasured and finding.sizeMm == pytest.approx(15.0) and "(proposed)" not in line.GetName()
+    assert not line.GetHideFromEditors()
     assert np.allclose(line.GetDisplayNode().GetSelectedColor(), slicer.vtkMRMLMarkupsDisplayNode().GetSelectedColor())
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import slicer
 import slicer.util
 import vtk
-from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addSegment, addStudies
+from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addLine, addSegment, addStudies
 from panel_tools import cells, close, settle
 from phantoms import addPair, addPoints
 from test_registration import sceneState
@@ -28,6 +28,18 @@ def started(logic, scene, kind):
     """A function that starts a job of a kind on a fresh pair of scans."""
     volumes = addStudies(scene)
     points = addLesionPoints(scene)
+
+    def lesionLine():
+        return scene.GetFirstNodeByClass("vtkMRMLMarkupsLineNode") or addLine(scene, PLACES_RAS[0])
+
+    def organ():
+        found = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+        return found or addSegment(scene, PLACES_RAS[0] + SHIFT_RAS, (24.0, 20.0, 16.0))
+
+    if kind == "lines":
+        lesionLine()
+    if kind == "inside":
+        organ()
     return {
         "embed": lambda: logic.startEmbedding(volumes[0]),
         "match": lambda: logic.startMatch(volumes[0], volumes[1], points),
@@ -40,10 +52,12 @@ def started(logic, scene, kind):
             logic, volumes[0], volumes[1], points, points.GetNthControlPointID(0)
         ),
         "colors": lambda: overlays.startColors(logic, volumes[0]),
+        "lines": lambda: logic.tracker.start(volumes[0], volumes[1:2], [lesionLine()]),
+        "inside": lambda: logic.startMatch(volumes[0], volumes[1], points, inside=(organ(), "")),
     }[kind]
 
 
-KINDS = ("embed", "match", "track", "register", "similarity", "colors")
+KINDS = ("embed", "match", "inside", "track", "lines", "register", "similarity", "colors")
 
 
 def stepping(logic, action):
@@ -89,7 +103,7 @@ def test_cancel_at_any_step_changes_nothing(logic, scene, kind):
     for step in sorted({0, count // 4, count // 2, 3 * count // 4, count - 1}):
         assert isinstance(once(step).error, Cancelled), step
         assert sceneState(scene) == ready
-    if kind in ("embed", "match", "track", "register"):
+    if kind not in ("similarity", "colors"):
         assert ready == before
 
 
@@ -105,7 +119,7 @@ def test_scene_closed_in_the_middle(logic, scene, kind):
     assert logic.store.nbytes() == 0
 
 
-@pytest.mark.parametrize("kind", ["match", "track", "segmented", "register", "similarity", "colors"])
+@pytest.mark.parametrize("kind", ["match", "inside", "track", "lines", "segmented", "register", "similarity", "colors"])
 def test_volume_deleted_in_the_middle(logic, scene, kind):
     start = started(logic, scene, kind)
     job = start()

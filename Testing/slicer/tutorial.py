@@ -31,14 +31,20 @@ from panel_tools import close, settle  # noqa: E402
 from slice_view import SliceView  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
+from SAMv2Core.geometry import Grid  # noqa: E402
 from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
 from SAMv2Core.volume import Volume, read_volume  # noqa: E402
 from SAMv2SlicerLib import comparison, conversion, lesion_findings, lesion_lines, lesion_table, results, studies  # noqa: E402
 
-VIEW = 250
+VIEW, ZOOM = 300, 2
+"""Pixels of a slice view in the pictures, and how many times larger it is rendered: its texts are not smoothed."""
+
 DATES = ("2024-03-01", "2024-09-02", "2025-03-03")
-SIZES_MM = {0: (14.0, 17.0, 12.5), 1: (22.0, 20.0, 9.0), 2: (9.0, 11.5, 16.0)}
+SIZES_MM = {0: (14.0, 17.0, 12.5), 1: (20.0, 18.0, 9.0), 2: (9.0, 11.5, 16.0)}
 """Diameters that the script "measures" in each study: invented, to show the plot."""
+
+AIRWAY_LPS, AIR_HU = (2.0, -9.0, 20.0), -500
+"""From the carina to a place in the airway above it, whose depth stands in for a lesion's diameter; what is air."""
 
 
 def savePNG(path, pixels):
@@ -64,6 +70,7 @@ def grab(widget, path, width, height):
 
 def views(rows, orientations=tour.ORIENTATIONS, fieldOfViewMm=None, size=VIEW):
     """(h, w, 3): a row per (volume, markups shown, world position), a column per orientation."""
+    size *= ZOOM
     shown = {node for _, nodes, _ in rows for node in nodes}
     images = []
     for volume, nodes, position in rows:
@@ -76,31 +83,65 @@ def views(rows, orientations=tour.ORIENTATIONS, fieldOfViewMm=None, size=VIEW):
             if fieldOfViewMm is not None:
                 view.node.SetFieldOfView(fieldOfViewMm, fieldOfViewMm, view.node.GetFieldOfView()[2])
             view.node.JumpSliceByCentering(*(float(x) for x in position))
-            row.append(view.pixels())
+            row.append(captioned(_smaller(view.pixels()), f"{volume.GetName()}, {orientation.lower()}"))
         images.append(np.concatenate(row, axis=1))
     for node in shown:
         node.SetDisplayVisibility(True)
     return np.concatenate(images, axis=0)
 
 
-def plot(chartNode, size=(560, 320)):
+def _smaller(pixels):
+    """Means of ZOOM x ZOOM pixels."""
+    height, width, _ = pixels.shape
+    blocks = pixels.reshape(height // ZOOM, ZOOM, width // ZOOM, ZOOM, 3)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def captioned(pixels, text):
+    """(h, w, 3): with a text in the upper left corner, as Slicer's views have it, and a frame."""
+    pixels = np.ascontiguousarray(pixels)
+    height, width, _ = pixels.shape
+    image = qt.QImage(pixels.data, width, height, 3 * width, qt.QImage.Format_RGB888).copy()
+    painter = qt.QPainter(image)
+    font = painter.font()
+    font.setPixelSize(13)
+    painter.setFont(font)
+    painter.setPen(qt.QColor(90, 90, 90))
+    painter.drawRect(0, 0, width - 1, height - 1)
+    painter.fillRect(1, 1, painter.fontMetrics().horizontalAdvance(text) + 14, 23, qt.QColor(0, 0, 0, 170))
+    painter.setPen(qt.QColor(255, 255, 255))
+    painter.drawText(8, 18, text)
+    painter.end()
+    return (
+        np.array(image.constBits(), dtype=np.uint8)
+        .reshape(height, image.bytesPerLine())[:, : 3 * width]
+        .reshape(height, width, 3)
+    )
+
+
+def plot(chartNode, size=(640, 360)):
     """(h, w, 3): a plot node drawn by VTK's charts, which Slicer's plot view uses, too."""
     view = vtk.vtkContextView()
     view.GetRenderWindow().SetOffScreenRendering(1)
+    view.GetRenderWindow().SetMultiSamples(8)
     view.GetRenderWindow().SetSize(*size)
     chart = vtk.vtkChartXY()
     view.GetScene().AddItem(chart)
-    chart.SetTitle(chartNode.GetTitle())
+    chart.SetTitle(f"{chartNode.GetTitle()}\n ")  # some space below it
+    chart.GetTitleProperties().SetFontSize(14)
     chart.SetShowLegend(True)
     for axis, title in ((vtk.vtkAxis.BOTTOM, chartNode.GetXAxisTitle()), (vtk.vtkAxis.LEFT, chartNode.GetYAxisTitle())):
         chart.GetAxis(axis).SetTitle(title)
+        chart.GetAxis(axis).GetTitleProperties().SetFontSize(13)
+        chart.GetAxis(axis).GetLabelProperties().SetFontSize(12)
     for n in range(chartNode.GetNumberOfPlotSeriesNodes()):
         series = chartNode.GetNthPlotSeriesNode(n)
         line = chart.AddPlot(vtk.vtkChart.LINE)
         line.SetInputData(series.GetTableNode().GetTable(), series.GetXColumnName(), series.GetYColumnName())
         line.SetColorF(*series.GetColor())
         line.SetWidth(2.0)
-        line.SetMarkerStyle(vtk.vtkPlotPoints.CIRCLE)
+        line.SetMarkerStyle(series.GetMarkerStyle())  # the same numbers in both
+        line.SetMarkerSize(9.0)
         line.SetLabel(series.GetName())
     chart.GetAxis(vtk.vtkAxis.LEFT).SetBehavior(vtk.vtkAxis.FIXED)
     chart.GetAxis(vtk.vtkAxis.LEFT).SetRange(0, 25)
@@ -156,14 +197,17 @@ def matchStep(widget, template, query, folder):
 
 def lesionStep(widget, baseline, followUps, folder):
     """Mark three places with lines, track, judge, measure; pictures of the matrix, the views and the plot."""
-    landmarks = list(tour.landmarksLPS(tour.QUERY).items())
-    chosen = [landmarks[n] for n in (0, len(landmarks) // 2, len(landmarks) - 1)]
+    landmarks = tour.landmarksLPS(tour.QUERY)
+    ends = [
+        landmarks["apex_left_lung"] + np.array([[-0.5], [0.5]]) * [SIZES_MM[0][0], 0, 0],
+        airwayLPS(baseline, landmarks["carina"] + AIRWAY_LPS),
+        landmarks["left_atrium_centre"] + np.array([[-0.5], [0.5]]) * [SIZES_MM[2][0], 0, 0],
+    ]
     lines = []
-    for n, (_, lps) in enumerate(chosen):
+    for n, pair in enumerate(ends):
         line = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", f"L{n + 1}")
         line.CreateDefaultDisplayNodes()
-        for sign in (-0.5, 0.5):
-            end = lps * [-1, -1, 1] + np.array([sign * SIZES_MM[n][0], 0, 0])
+        for end in pair * [-1, -1, 1]:
             line.AddControlPointWorld(vtk.vtkVector3d(*end))
         lines.append(line)
     for node, date in zip((baseline, *(node for node, _ in followUps)), DATES):
@@ -176,12 +220,16 @@ def lesionStep(widget, baseline, followUps, folder):
     widget.ui.trackButton.click()
     settle(widget, 1800)
     tracker = widget.logic.tracker
+    rows = lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)
+    linePicture(baseline, lines[1], rows[1], folder)
     report = {}
-    for n, row in enumerate(lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)):
+    for n, row in enumerate(rows):
         for k, finding in enumerate(row[1:], 1):
-            truth = followUps[k - 1][1].deformation.map_points(chosen[n][1][None])[0] * [-1, -1, 1]
+            truth = followUps[k - 1][1].deformation.map_points(ends[n]) * [-1, -1, 1]
             key = f"{finding.label} in {DATES[k]}"
-            report[key] = None if finding.world is None else float(np.linalg.norm(finding.world - truth))
+            isFound = finding.world is not None
+            report[key] = float(np.linalg.norm(finding.world - truth.mean(axis=0))) if isFound else None
+            report[f"{key}, length"] = [finding.proposedMm, float(np.linalg.norm(truth[1] - truth[0]))]
             if finding.world is not None:
                 _measureAs(widget, n, k, SIZES_MM[n][k])
     widget.ui.findingsTable.setCurrentCell(0, 1)
@@ -189,28 +237,41 @@ def lesionStep(widget, baseline, followUps, folder):
     widget.ui.findingsTable.setCurrentCell(1, 2)
     settle(widget)
     grab(widget, folder / "slicer-panel-lesions.png", 520, 1200)
-    found = lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)[1]
-    drawn = lesion_lines.linesOf(tracker.lesionList())
-    rows = [(baseline, [lines[1]], found[0].world)]
+    savePNG(folder / "slicer-plot.png", plot(lesion_table.find(tracker.lesionList(), lesion_table.CHART)))
+    return report
+
+
+def airwayLPS(volumeNode, place):
+    """(2, 3) LPS: front and back wall of the airway around a place, by the values along the ray between them."""
+    steps = place + np.arange(-20, 20, 0.25)[:, None] * [0.0, 1.0, 0.0]
+    values = slicer.util.arrayFromVolume(volumeNode)
+    ijk = np.rint(Grid(values.shape, conversion.ijkToLPS(volumeNode)).to_ijk(steps)).astype(int)
+    walls = np.flatnonzero(values[tuple(ijk.T[::-1])] > AIR_HU)
+    middle = len(steps) // 2
+    return steps[[walls[walls < middle].max(), walls[walls > middle].min()]]
+
+
+def linePicture(baseline, line, found, folder):
+    """A marked diameter, and what is proposed in both later scans before anybody measures: axial above sagittal."""
+    drawn = lesion_lines.linesOf(slicer.mrmlScene.GetNodeByID(found[0].listID))
+    rows = [(baseline, [line], found[0].world)]
     for finding in found[1:]:
-        if finding.world is not None:
-            node = slicer.mrmlScene.GetNodeByID(finding.volumeID)
-            rows.append((node, [drawn[(finding.uid, finding.volumeID)]], finding.world))
-    for matched in results.matchLists(tracker.lesionList()):
-        matched.SetDisplayVisibility(False)
-    for line in (*lines, *drawn.values()):
-        line.SetDisplayVisibility(False)
-    for _, (line,), _ in rows:
-        line.GetDisplayNode().SetGlyphScale(1.5)
-        line.GetDisplayNode().SetTextScale(2.1)
-        line.GetDisplayNode().GetTextProperty().SetBackgroundOpacity(0.5)
+        node = slicer.mrmlScene.GetNodeByID(finding.volumeID)
+        rows.append((node, [drawn[(finding.uid, finding.volumeID)]], finding.world))
+    others = [*slicer.util.getNodesByClass("vtkMRMLMarkupsNode")]
+    shown = {node.GetID(): node.GetDisplayVisibility() for node in others if node.GetDisplayNode() is not None}
+    for node in others:
+        node.SetDisplayVisibility(False)
+    for _, (item,), _ in rows:
+        item.GetDisplayNode().SetGlyphScale(2.5)
+        item.GetDisplayNode().SetTextScale(2.9)
     pictures = [
-        np.concatenate([views([row], (name,), fieldOfViewMm=150.0, size=300) for name in ("Axial", "Coronal")], axis=0)
+        np.concatenate([views([row], (name,), fieldOfViewMm=110.0) for name in ("Axial", "Sagittal")], axis=0)
         for row in rows
     ]
     savePNG(folder / "slicer-lesions.png", np.concatenate(pictures, axis=1))
-    savePNG(folder / "slicer-plot.png", plot(lesion_table.find(tracker.lesionList(), lesion_table.CHART)))
-    return report
+    for nodeID, isVisible in shown.items():
+        slicer.mrmlScene.GetNodeByID(nodeID).SetDisplayVisibility(isVisible)
 
 
 def _measureAs(widget, lesion, study, length):
@@ -238,6 +299,8 @@ def registerStep(widget, baseline, followUp, simulated, folder):
     widget.ui.registerButton.click()
     settle(widget, 1800)
     after = comparison.addCheckerboard(baseline, followUp)
+    before.SetName("Before")
+    after.SetName("After")
     grab(widget, folder / "slicer-panel-register.png", 470, 800)
     savePNG(
         folder / "slicer-registration.png",

@@ -17,6 +17,7 @@ from SAMv2SlicerLib import (
     lesion_findings,
     lesion_list,
     lesion_sources,
+    lesion_sums,
     results,
     states,
     studies,
@@ -310,6 +311,8 @@ class TrackTab:
         self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes])
         self.review.enable()
         self.export.enable(listNode is not None)
+        self.ui.sumsLabel.text = sumsText(self._found)
+        self.ui.sumsLabel.visible = bool(self.ui.sumsLabel.text)
         self._showDetails()
 
 
@@ -342,6 +345,20 @@ def detailsOf(finding: lesion_findings.Finding) -> str:
         isElsewhere = result.decision in (results.MOVED, results.REJECTED) and result.proposed is not None
         facts["proposed"] = _numbers(result.proposed) if isElsewhere else ""
     return texts.lesionDetails(facts)
+
+
+def sumsText(rows) -> str:
+    """The sums of the diameters per study, empty when there is nothing to add up."""
+    parts = []
+    for item in lesion_sums.sums(rows):
+        volume = slicer.mrmlScene.GetNodeByID(item.volumeID)
+        study = studies.dateOf(volume) or volume.GetName()
+        if math.isfinite(item.sumMm):
+            change = f"{100 * item.change:+.0f}" if math.isfinite(item.change) else ""
+            parts.append(texts.sumOfStudy(study, f"{item.sumMm:.1f}", change, item.isEstimated))
+        else:
+            parts.append(texts.sumIncomplete(study, item.sized, item.wanted))
+    return texts.sumOfDiameters("; ".join(parts)) if parts else ""
 
 
 def _numbers(values) -> str:

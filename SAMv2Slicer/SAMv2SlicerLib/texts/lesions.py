@@ -130,6 +130,21 @@ def lesionDetails(facts: dict) -> str:
     return "\n".join(lines)
 
 
+def sumOfStudy(study: str, total: str, change: str, isEstimated: bool) -> str:
+    mark = "~" if isEstimated else ""
+    if not change:
+        return _("{study}: {mark}{total} mm").format(study=study, mark=mark, total=total)
+    return _("{study}: {mark}{total} mm ({change} %)").format(study=study, mark=mark, total=total, change=change)
+
+
+def sumIncomplete(study: str, sized: int, wanted: int) -> str:
+    return _("{study}: {sized} of {wanted} sizes known").format(study=study, sized=sized, wanted=wanted)
+
+
+def sumOfDiameters(parts: str) -> str:
+    return _("Sum of diameters: {parts}").format(parts=parts)
+
+
 def sizeMeasured(size: str) -> str:
     return _("Diameter {size} mm, measured").format(size=size)
 
