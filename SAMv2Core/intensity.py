@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional
+from typing import Dict, Optional
 
 import numpy as np
 import torch
@@ -76,6 +76,11 @@ class TissueImage:
         return image
 
     @cached_property
+    def near(self) -> Dict[int, torch.Tensor]:
+        """What :func:`near_body` found, by voxels of reach."""
+        return {}
+
+    @cached_property
     def bone_distance(self) -> Optional[torch.Tensor]:
         """(1, D, H, W) float32 mm to the nearest bone, on the lattice of its level; None without bone."""
         if self.bone is None:
@@ -108,9 +113,13 @@ def sample(channels: torch.Tensor, grid: Grid, points_lps: torch.Tensor) -> torc
     """Channels (C, D, H, W) on ``grid`` at (..., 3) LPS mm: (C, ...), trilinear, differentiable; 0 outside."""
     matrix = torch.as_tensor(grid.lps_to_ijk, dtype=points_lps.dtype)
     size = torch.as_tensor(np.maximum(grid.size_ijk - 1, 1), dtype=points_lps.dtype)
-    where = 2 * (points_lps @ matrix[:3, :3].T + matrix[:3, 3]) / size - 1
-    found = grid_sample(channels[None], where.reshape(1, 1, 1, -1, 3).float(), align_corners=True)
-    return found.reshape(len(channels), *points_lps.shape[:-1])
+    where = (2 * (points_lps @ matrix[:3, :3].T + matrix[:3, 3]) / size - 1).float()
+    count = where.numel() // 3
+    # torch samples the members of a batch in parallel, not the points of one.
+    parts = torch.get_num_threads() if count % torch.get_num_threads() == 0 else 1
+    batch = channels.expand(parts, *channels.shape)
+    found = grid_sample(batch, where.reshape(parts, 1, 1, count // parts, 3), align_corners=True)
+    return found.transpose(0, 1).reshape(len(channels), *points_lps.shape[:-1])
 
 
 def tissue_image(volume: Volume, modality: str = "auto") -> TissueImage:
@@ -184,8 +193,14 @@ def _shares(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 
 def near_body(image: TissueImage, rim_mm: float) -> torch.Tensor:
-    """(D, H, W) bool: the scanned part of the body and of the air ``rim_mm`` around it."""
+    """(D, H, W) bool: the scanned part of the body and of the air ``rim_mm`` around it; kept with the image."""
     reach = max(1, round(rim_mm / image.spacing_mm))
+    if reach not in image.near:
+        image.near[reach] = _near_body(image, reach)
+    return image.near[reach]
+
+
+def _near_body(image: TissueImage, reach: int) -> torch.Tensor:
     grown = image.body.float()[None]
     for axis in range(3):
         kernel, pad = [1, 1, 1], [0, 0, 0]

@@ -277,6 +277,7 @@ def _judge(
         half_sample_mm=np.inf if half_sample is None else half_sample,
         undetermined=undetermined(transform, free_fixed[explained], settings.min_spread_mm),
         intensity=choice,
+        crosses_modalities=sides.small.modality != sides.large.modality,
     )
     status, reasons = verdict(evidence, settings)
     return Registration(

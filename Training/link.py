@@ -25,6 +25,7 @@ from scipy.ndimage import find_objects, map_coordinates
 from SAMv2Core.device import resolve_device
 from SAMv2Core.files import atomic_path
 from SAMv2Core.network.lite import LiteNet
+from Training.command import finish
 from Training.cross_subject import LATTICE_MM, CrossMap, fit_cross_map
 from Training.export import load_trained
 from Training.index import Entry, Index, read_index, to_network
@@ -142,9 +143,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    make_links(args.weights, read_index(args.data), args.out, args.seed, args.device)
-    return 0
+    return finish(
+        lambda: make_links(args.weights, read_index(args.data), args.out, args.seed, args.device), out=args.out
+    )
 
 
 def make_links(weights: Path, index: Index, out: Path, seed: int = 0, device: str = "auto") -> None:

@@ -19,6 +19,7 @@ from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import Cancelled, SAMv2Error
 from SAMv2SlicerLib import conversion, embedding_rates, engine, setup_dependencies, texts
+from SAMv2SlicerLib.gui_binding import GuiBinding
 from SAMv2SlicerLib.parameters import SAMv2SlicerParameterNode
 from SAMv2SlicerLib.shortcuts import Shortcuts
 from SAMv2SlicerLib.states import OFFER_CONTINUE, PanelState
@@ -54,7 +55,7 @@ class Panel(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.ui, self.logic = ui, logic
         self.parameters: Optional[SAMv2SlicerParameterNode] = None
-        self._guiTag: Any = None
+        self._binding = GuiBinding(ui)
         self._message = ""
         self._isRefreshing = False
         self.timer = qt.QTimer()
@@ -118,19 +119,17 @@ class Panel(VTKObservationMixin):
     def connectParameters(self) -> None:
         """Bind the widgets to the scene's parameter node, making it when there is none."""
         self.disconnectParameters()
-        self.parameters = SAMv2SlicerParameterNode(self.logic.getParameterNode())
+        self.parameters = self._binding.bind(self.logic.getParameterNode())
         self._chooseDefaults()
-        self._guiTag = self.parameters.connectGui(self.ui)
         self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.header.show()
         self.onParametersChanged()
 
     def disconnectParameters(self) -> None:
-        """Let go of the parameter node (module left, scene closing)."""
+        """React to the parameter node no more (module left, scene closing)."""
         if self.parameters is None:
             return
         node, self.parameters = self.parameters, None
-        node.disconnectGui(self._guiTag)
         if self.hasObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged):
             self.removeObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.logic.live.stop()
@@ -151,6 +150,7 @@ class Panel(VTKObservationMixin):
         self.timer.stop()
         self.refreshTimer.stop()
         self.exit()
+        self._binding.release()
         self.logic.onWake = self.logic.onStale = self.logic.onMatched = None
         self.logic.cleanup()
 

@@ -83,6 +83,11 @@ class SAMv2SlicerParameterNode:
     lockMatches: matches can only be dragged after they were unlocked one by one.
     """
 
+    # First, since nothing is bound to it: the wrapper keeps each parameter up to date by an observer, and VTK 9.6 calls
+    # the first observer of an object last, when widgets have been shown its old value.
+    model: str = AUTO
+    device: str = AUTO
+
     templateVolume: vtkMRMLScalarVolumeNode
     queryVolume: vtkMRMLScalarVolumeNode
     furtherQueryVolumes: list[vtkMRMLScalarVolumeNode]
@@ -107,8 +112,6 @@ class SAMv2SlicerParameterNode:
     createResampledVolume: bool = False
     deformable: bool = False
 
-    model: str = AUTO
-    device: str = AUTO
     templateModality: ModalityChoice = ModalityChoice.AUTO
     queryModality: ModalityChoice = ModalityChoice.AUTO
     startsPerAxis: Annotated[int, WithinRange(1, 9)] = DEFAULT_STARTS

@@ -30,9 +30,9 @@ def register() -> None:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category=CATEGORY,
             sampleName=name,
-            uris=[],
+            uris=[],  # nothing that Slicer itself could fetch; all lists must be equally long
             fileNames=[],
-            nodeNames=[name],
+            nodeNames=[],
             customDownloader=lambda source, load=load: load(),
         )
 

@@ -1,7 +1,7 @@
 """Accuracy of a model on the validation scans, as one Markdown table.
 
     python -m Testing.benchmarks.accuracy [--model NAME|FILE] [--data ../shared/data] [--report R.json] [--quick]
-        [--heads fine=1,coarse=2,semantic=0] [--ablation] [--mind] [--oracle]
+        [--heads fine=1,coarse=2,semantic=0] [--ablation] [--mind] [--oracle] [--labels]
 
 Rows, each for the nearest neighbor, the paper's fixed points, and what `match` does by default (fixed points, and the
 whole body's matches say where to expect the point):
@@ -19,6 +19,8 @@ with fixed points, all.
 ``--oracle`` tells what limits the matches between patients: the nearest neighbor among the places within some distance
 of the truth. What is left at a small distance is what the embeddings cannot tell apart nearby; what a large one adds
 is what they confuse with places far off. A guess within 12 mm would have a median of 9.5 mm.
+
+``--labels`` tells which landmarks of torsos the error of the default comes from.
 
 ``found`` is the share of points with a status other than ``not_found``; errors count *all* points (the best candidate
 of a point that was not found is counted too), so that refusing hard points does not flatter. A left-right confusion is
@@ -74,6 +76,7 @@ ABLATION = (
 )
 Features = Union[Model, MindFeatures]
 
+TORSO = "between patients, torso"
 MIN_SURE = 0.75
 N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
 N_MR_POINTS = 100
@@ -192,7 +195,7 @@ def between_torsos(model: Features, data: Path) -> Experiment:
     }
     queries = [p.name.split(".")[0] for p in paths if p.parent.name == "val"]
     asked = [Asked(t, q, landmarks[t], landmarks[q]) for q in queries for t in landmarks if t != q]
-    return Experiment("between patients, torso", embeddings, asked)
+    return Experiment(TORSO, embeddings, asked)
 
 
 def between_necks(model: Features, data: Path) -> Experiment:
@@ -296,6 +299,21 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def labels_to_markdown(trials: Iterable[Trial]) -> str:
+    """What each kind of landmark (both sides as one) adds to the torsos' error by default, the largest share first."""
+    errors: Dict[str, List[float]] = {}
+    for trial in trials:
+        if trial.experiment == TORSO and trial.method == "default":
+            kind = trial.label.replace("left", "").replace("right", "").replace("__", "_").strip("_")
+            errors.setdefault(kind, []).append(trial.error_mm)
+    total = sum(sum(values) for values in errors.values())
+    lines = ["| landmark | n | median | mean | share of the sum of all errors |", "|---|---|---|---|---|"]
+    for label, values in sorted(errors.items(), key=lambda item: -sum(item[1])):
+        lengths = f"{np.median(values):.1f} mm | {np.mean(values):.1f} mm"
+        lines.append(f"| {label.replace('_', ' ')} | {len(values)} | {lengths} | {100 * sum(values) / total:.0f} % |")
+    return "\n".join(lines)
+
+
 def parse_heads(text: Optional[str]) -> Optional[Dict[str, float]]:
     """``fine=1,coarse=2,semantic=0`` as a mapping."""
     return {n: float(v) for n, v in (part.split("=") for part in text.split(","))} if text else None
@@ -330,7 +348,8 @@ def main(argv: Optional[List[str]] = None) -> None:
             trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in experiment.run(METHODS)]
         trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together
     rows = summarize(trials)
-    publish(args, model, to_markdown(rows), rows, trials)
+    table = to_markdown(rows)
+    publish(args, model, f"{table}\n\n{labels_to_markdown(trials)}" if args.labels else table, rows, trials)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def parse_options(
         )
         parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too (convexAdam)")
         parser.add_argument("--oracle", action="store_true", help="what limits the matches between patients")
+        parser.add_argument("--labels", action="store_true", help="a table of the errors by landmark, too")
     return parser.parse_args(argv)
 
 

@@ -58,8 +58,9 @@ def scene():
     import slicer.util
 
     slicer.mrmlScene.Clear()
-    for node in slicer.util.getNodesByClass("vtkMRMLCrosshairNode"):  # a singleton of another test's views survives
-        slicer.mrmlScene.RemoveNode(node)
+    for className in ("vtkMRMLCrosshairNode", "vtkMRMLScriptedModuleNode"):  # singletons of another test survive
+        for node in slicer.util.getNodesByClass(className):
+            slicer.mrmlScene.RemoveNode(node)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     yield slicer.mrmlScene
     slicer.mrmlScene.Clear()

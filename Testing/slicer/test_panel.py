@@ -13,7 +13,8 @@ import vtk
 from panel_tools import cells, settle
 from phantoms import SHIFT_LPS, addPair, addPoints, addVolume
 
-from SAMv2SlicerLib import conversion, results
+from SAMv2SlicerLib import conversion, gui_binding, results
+from SAMv2SlicerLib.parameters import MatchMethod, TransformType
 
 PLACES_RAS = np.array([[11.0, 13, 141], [-13, -7, 133], [3, 21, 149]])
 SHIFT_RAS = SHIFT_LPS * [-1, -1, 1]
@@ -351,6 +352,34 @@ def test_leaving_and_coming_back(ready):
     widget.exit()
     widget.exit()
     assert not widget.panel.Observations and not widget.logic.live.Observations
+
+
+def test_choices_survive_leaving_and_closed_scenes(ready, scene):
+    """Slicer's binding of widgets, made twice, would write the last entry of each box (gui_binding.py)."""
+    widget = ready[0]
+    parameters = widget.panel.parameters
+    parameters.transformType, parameters.startsPerAxis = TransformType.SIMILARITY, 7
+    for _ in range(2):
+        widget.exit()
+        widget.enter()
+        assert widget.panel.parameters.transformType == TransformType.SIMILARITY
+        assert widget.panel.parameters.method == MatchMethod.FIXED_POINT
+        assert widget.ui.startsSpinBox.value == 7
+    scene.Clear()
+    assert widget.panel.parameters.transformType == TransformType.RIGID
+    widget.ui.transformTypeComboBox.currentIndex = 2
+    assert widget.panel.parameters.transformType == TransformType.AFFINE
+    assert widget.panel.parameters.method == MatchMethod.FIXED_POINT
+    widget.cleanup()  # unbound: what is shown is of no consequence any more
+    node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
+    widget.ui.transformTypeComboBox.currentIndex = 0
+    assert node.GetParameter("transformType") == "AFFINE"
+
+
+def test_the_first_parameter_is_shown_by_no_widget_of_its_own(widget):
+    first = next(iter(type(widget.panel.parameters).allParameters))
+    bound = {child.property(gui_binding.PROPERTY) for child in vars(widget.ui).values()}
+    assert first not in bound and "templateVolume" in bound
 
 
 def test_shortcuts_exist_only_inside_the_module(ready):

@@ -190,14 +190,18 @@ def test_sample_data_is_registered_and_not_downloaded(monkeypatch):
     import SAMv2Slicer
 
     registered = []
+
+    def register(category, sampleName, uris, fileNames, nodeNames, customDownloader):
+        """As strict as Slicer's: lists of unequal length are refused, a button calls with the source."""
+        assert isinstance(uris, list) and len(uris) == len(fileNames) == len(nodeNames)
+        registered.append(sampleName)
+
     module = types.ModuleType("SampleData")
-    module.SampleDataLogic = types.SimpleNamespace(
-        registerCustomSampleDataSource=lambda **options: registered.append(options)
-    )
+    module.SampleDataLogic = types.SimpleNamespace(registerCustomSampleDataSource=register)
     monkeypatch.setitem(sys.modules, "SampleData", module)
     monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: pytest.fail("downloaded"))
     SAMv2Slicer.registerSampleData()
-    assert [options["sampleName"] for options in registered] == ["SAMv2ChestTemplate", "SAMv2LungCT1"]
+    assert registered == ["SAMv2ChestTemplate", "SAMv2LungCT1"]
     monkeypatch.setitem(sys.modules, "SampleData", None)
     SAMv2Slicer.registerSampleData()  # a Slicer without that module: no error
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from SAMv2Core.errors import InputError
+from SAMv2Core.geometry import Grid
 from SAMv2Core.intensity import mutual_information, near_body, sample, tissue_image
 from SAMv2Core.volume import Volume
 from Testing.limb_phantom import limb, tissue_at
@@ -96,3 +97,22 @@ def test_ct_knows_its_bones_but_not_specks_and_mr_none():
     far = sample(ct.at_spacing(4.0).bone_distance, ct.at_spacing(4.0).grid, torch.from_numpy(speck))
     assert far > 2.0
     assert tissue_image(limb("mr")).bone is None and tissue_image(limb("mr")).bone_distance is None
+
+
+def test_sampling_is_the_same_with_any_number_of_threads():
+    channels = torch.rand(3, 9, 8, 7, generator=torch.Generator().manual_seed(0))
+    grid = Grid((9, 8, 7), np.diag([2.0, 3.0, 4.0, 1.0]))
+    places = torch.from_numpy(np.random.default_rng(0).uniform(-4, 36, (5, 24, 3)))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 7):  # 7 does not divide the places
+            torch.set_num_threads(count)
+            points = places.clone().requires_grad_()
+            values = sample(channels, grid, points)
+            values.square().sum().backward()
+            found.append((values.detach(), points.grad))
+    finally:
+        torch.set_num_threads(threads)
+    assert values.shape == (3, 5, 24) and float(values.max()) > 0.5
+    for values, gradient in found[1:]:
+        assert torch.equal(values, found[0][0]) and torch.equal(gradient, found[0][1])

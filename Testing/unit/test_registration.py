@@ -39,6 +39,7 @@ def test_all_well_is_registered_without_reasons():
         ({"points_lps": GOOD.points_lps * (0.02, 0.02, 1.0)}, "uncertain", "line"),
         ({"undetermined": ("scale",)}, "uncertain", "scale"),
         ({"matrix": np.diag([1.5, 1.5, 1.5, 1.0])}, "uncertain", "size"),
+        ({"crosses_modalities": True}, "uncertain", "CT and MR"),
     ],
 )
 def test_every_broken_limit_shows(change, status, word):
