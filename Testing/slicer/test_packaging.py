@@ -176,11 +176,13 @@ sys.path[:0] = [{str(MODULE)!r}, {str(MODULE.parent / "Testing" / "slicer")!r}, 
 from standins.install import install
 slicer = install()
 import importlib, qt, SAMv2Slicer
-for _ in range(3):
+for isShown in (False, True, True):  # whoever reloads looks at the panel, and Slicer does not enter it again
     parent = slicer.qMRMLWidget()
     qt.QVBoxLayout(parent)
+    parent.isEntered = isShown
     widget = SAMv2Slicer.SAMv2SlicerWidget(parent)
     widget.setup()
+    assert (widget.panel.parameters is not None) == isShown
     widget.enter()
     widget.cleanup()
     for name in SAMv2Slicer.reloadOrder():

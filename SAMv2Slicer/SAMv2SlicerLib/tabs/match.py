@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence, Tuple
 
-import qt
 import slicer
 import slicer.util
 
@@ -12,6 +11,7 @@ from SAMv2SlicerLib import console_lines, conversion, frames, lesion_list, resul
 from SAMv2SlicerLib.batch import BatchMatch
 from SAMv2SlicerLib.cursor import CursorFollower
 from SAMv2SlicerLib.live import LiveInputs
+from SAMv2SlicerLib.tabs.checked_nodes import CheckedNodes
 from SAMv2SlicerLib.tabs.match_extras import MatchExtras
 from SAMv2SlicerLib.tabs.match_table import MatchTable
 from SAMv2SlicerLib.tabs.review import Review
@@ -35,6 +35,7 @@ class MatchTab:
         self.review = Review(ui, panel, self.table, self.inputs)
         self.extras = MatchExtras(ui, panel, self)
         self.searchBox = SegmentBox(ui.searchSegmentComboBox, panel)
+        self.furtherBox = CheckedNodes(ui.furtherQueriesSelector, ("vtkMRMLScalarVolumeNode",), self.onFurtherQueries)
         self._connect()
 
     def _connect(self) -> None:
@@ -43,7 +44,6 @@ class MatchTab:
         ui.swapButton.clicked.connect(self.onSwap)
         ui.sideBySideButton.toggled.connect(self.onSideBySide)
         ui.followCursorButton.toggled.connect(self.onFollow)
-        ui.furtherQueriesSelector.checkedNodesChanged.connect(self.onFurtherQueries)
         ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
         ui.needsALookCheckBox.toggled.connect(self.onFilter)
         ui.resultsTable.cellDoubleClicked.connect(self.review.onAccept)
@@ -99,10 +99,7 @@ class MatchTab:
         """Follow the parameter node: bind what its own connectors do not bind, and tell the live matcher."""
         p = self.panel.parameters
         self.ui.pointsWidget.setCurrentNode(p.points)
-        further = self._furtherQueries()
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-            state = qt.Qt.Checked if node in further else qt.Qt.Unchecked
-            self.ui.furtherQueriesSelector.setCheckState(node, state)
+        self.furtherBox.show(self._furtherQueries())
         self.extras.applyOptions()
         self.logic.live.setInputs(self.inputs())
         if self.follower.isFollowing():
@@ -118,12 +115,9 @@ class MatchTab:
         ):
             p.points = node
 
-    def onFurtherQueries(self) -> None:
-        p = self.panel.parameters
-        if p is not None:
-            checked = list(self.ui.furtherQueriesSelector.checkedNodes())
-            if [n.GetID() for n in checked] != [n.GetID() for n in self._furtherQueries()]:
-                p.furtherQueryVolumes = checked
+    def onFurtherQueries(self, checked: List[Any]) -> None:
+        if self.panel.parameters is not None:
+            self.panel.parameters.furtherQueryVolumes = checked
 
     def onSwap(self, checked=False) -> None:
         p = self.panel.parameters

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, List, Tuple
 
-import qt
 import slicer
 import slicer.util
 
@@ -24,6 +23,7 @@ from SAMv2SlicerLib import (
     texts,
     views,
 )
+from SAMv2SlicerLib.tabs.checked_nodes import CheckedNodes
 from SAMv2SlicerLib.tabs.finding_review import FindingReview
 from SAMv2SlicerLib.tabs.lesion_export import LesionExport
 from SAMv2SlicerLib.tabs.lesion_matrix import LesionMatrix
@@ -40,7 +40,7 @@ class TrackTab:
         self.ui, self.panel = ui, panel
         self.logic = panel.logic
         self.job: Any = None
-        self._isChecking = False
+        self._isShowing = False
         self._counted: Tuple[Any, int] = (None, 0)
         self._found: List[List[lesion_findings.Finding]] = []
         """What the matrix shows; read from the scene when results changed, not with every tick of a progress bar."""
@@ -49,8 +49,8 @@ class TrackTab:
         self.export = LesionExport(ui, panel)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
         self.layout = views.LayoutSwitch()
-        ui.followUpsSelector.checkedNodesChanged.connect(self.onFollowUpsChecked)
-        ui.lesionSourcesSelector.checkedNodesChanged.connect(self.onSourcesChecked)
+        self.followUpsBox = CheckedNodes(ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.onFollowUpsChecked)
+        self.sourcesBox = CheckedNodes(ui.lesionSourcesSelector, lesion_sources.SOURCE_CLASSES, self.onSourcesChecked)
         ui.trackButton.clicked.connect(self.onTrackButton)
         ui.earlierButton.clicked.connect(lambda checked=False: self._moveStudy(-1))
         ui.laterButton.clicked.connect(lambda checked=False: self._moveStudy(1))
@@ -83,27 +83,20 @@ class TrackTab:
     def parametersChanged(self) -> None:
         """Follow the parameter node: checks, studies, and the findings that belong to the baseline."""
         p = self.panel.parameters
-        self._isChecking = True
-        try:
-            _check(self.ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.followUps())
-            _check(self.ui.lesionSourcesSelector, lesion_sources.SOURCE_CLASSES, self.sources())
-        finally:
-            self._isChecking = False
+        self.followUpsBox.show(self.followUps())
+        self.sourcesBox.show(self.sources())
         self.logic.tracker.follow(p.baselineVolume, self.followUps())
 
-    def onFollowUpsChecked(self) -> None:
+    def onFollowUpsChecked(self, checked: List[Any]) -> None:
         """Checked studies join the others in time order."""
-        if self._isChecking or self.panel.parameters is None:
-            return
-        checked = [node for node in self.ui.followUpsSelector.checkedNodes() if node is not None]
-        kept = [node for node in self.followUps() if node in checked]
-        ordered = studies.inTimeOrder([*kept, *[node for node in checked if node not in kept]])
-        self.panel.parameters.followUpVolumes = ordered
+        if self.panel.parameters is not None:
+            kept = [node for node in self.followUps() if node in checked]
+            ordered = studies.inTimeOrder([*kept, *[node for node in checked if node not in kept]])
+            self.panel.parameters.followUpVolumes = ordered
 
-    def onSourcesChecked(self) -> None:
-        if not self._isChecking and self.panel.parameters is not None:
-            nodes = [node for node in self.ui.lesionSourcesSelector.checkedNodes() if node is not None]
-            self.panel.parameters.lesionSources = nodes
+    def onSourcesChecked(self, checked: List[Any]) -> None:
+        if self.panel.parameters is not None:
+            self.panel.parameters.lesionSources = checked
 
     def onDated(self) -> None:
         """A date was entered: it decides the order."""
@@ -139,17 +132,17 @@ class TrackTab:
         """Show what can be done with the selected study."""
         self._enableOrder()
         node = self._selectedFollowUp()
-        self._isChecking = True
+        self._isShowing = True
         try:
             self.ui.segmentationSelector.setCurrentNode(studies.segmentationOf(node) if node is not None else None)
         finally:
-            self._isChecking = False
+            self._isShowing = False
         self.ui.segmentationSelector.enabled = node is not None
 
     def onSegmentation(self, node=None) -> None:
         """The user says which segmentation shows the selected study's lesions."""
         volume = self._selectedFollowUp()
-        if self._isChecking or volume is None:
+        if self._isShowing or volume is None:
             return
         studies.setSegmentation(volume, self.ui.segmentationSelector.currentNode())
         self.panel.refresh()
@@ -363,11 +356,3 @@ def sumsText(rows) -> str:
 
 def _numbers(values) -> str:
     return ", ".join(f"{value:.1f}" for value in values)
-
-
-def _check(selector, classNames, wanted) -> None:
-    """Make a checkable selector show what the parameter node says; our own lists of results are no lesion marks."""
-    for className in classNames:
-        for node in slicer.util.getNodesByClass(className):
-            state = qt.Qt.Checked if node in wanted else qt.Qt.Unchecked
-            selector.setCheckState(node, state)
