@@ -7,6 +7,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 pytest.importorskip("torch")
 
+import qt
 import slicer
 import slicer.util
 import vtk
@@ -387,3 +388,13 @@ def test_shortcuts_exist_only_inside_the_module(ready):
     assert len(widget.panel.shortcuts._shortcuts) == 10
     widget.exit()
     assert not widget.panel.shortcuts._shortcuts
+
+
+def test_only_visible_point_lists_are_offered(ready, scene):
+    widget, _, _, points = ready
+    scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Line")
+    hidden = slicer.vtkMRMLMarkupsFiducialNode()
+    hidden.SetHideFromEditors(True)
+    scene.AddNode(hidden)
+    box = widget.ui.pointsWidget.markupsSelectorComboBox().findChild(qt.QComboBox)
+    assert [box.itemText(n) for n in range(box.count)] == ["None", points.GetName()]

@@ -44,6 +44,10 @@ class MatchTab:
         ui.swapButton.clicked.connect(self.onSwap)
         ui.sideBySideButton.toggled.connect(self.onSideBySide)
         ui.followCursorButton.toggled.connect(self.onFollow)
+        selector = (
+            ui.pointsWidget.markupsSelectorComboBox()
+        )  # offers other markups and hidden lists, too, in some Slicers
+        selector.nodeTypes, selector.showHidden = ["vtkMRMLMarkupsFiducialNode"], False
         ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
         ui.needsALookCheckBox.toggled.connect(self.onFilter)
         ui.resultsTable.cellDoubleClicked.connect(self.review.onAccept)

@@ -40,6 +40,7 @@ class _SceneWidget(QtWidgets.QWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._scene = None
         self._nodeTypes = []
+        self._showHidden = False
 
     def _getNodeTypes(self):
         return self._nodeTypes
@@ -48,7 +49,15 @@ class _SceneWidget(QtWidgets.QWidget, VTKObservationMixin):
         self._nodeTypes = list(nodeTypes)
         self._refresh()
 
+    def _getShowHidden(self):
+        return self._showHidden
+
+    def _setShowHidden(self, shown):
+        self._showHidden = shown
+        self._refresh()
+
     nodeTypes = QtCore.Property("QStringList", _getNodeTypes, _setNodeTypes)
+    showHidden = QtCore.Property(bool, _getShowHidden, _setShowHidden)
 
     def setMRMLScene(self, scene):
         self.removeObservers()
@@ -67,7 +76,7 @@ class _SceneWidget(QtWidgets.QWidget, VTKObservationMixin):
         self._refresh()
 
     def _candidates(self):
-        """Nodes of the types asked for; exact types unless showChildNodeTypes is set, hidden ones left out."""
+        """Nodes of the types asked for; exact types unless showChildNodeTypes is set, hidden ones with showHidden."""
         if self._scene is None:
             return []
         nodes = [self._scene.GetNthNode(n) for n in range(self._scene.GetNumberOfNodes())]
@@ -75,7 +84,7 @@ class _SceneWidget(QtWidgets.QWidget, VTKObservationMixin):
         return [
             node
             for node in nodes
-            if not node.GetHideFromEditors()
+            if (self._showHidden or not node.GetHideFromEditors())
             and any(node.GetClassName() == name if exact else node.IsA(name) for name in self._nodeTypes)
         ]
 
@@ -163,35 +172,48 @@ class qMRMLCheckableNodeComboBox(_SceneWidget):
 
 
 class qSlicerSimpleMarkupsWidget(_SceneWidget):
-    """A point list selector with a table of its points."""
+    """A point list selector with a table of its points.
+
+    What its selector offers differs between versions of Slicer; here it is everything: markups of all kinds, hidden
+    ones too. Choosing a list there enters place mode, which needs a main window; choosing one by code does not.
+    """
 
     markupsNodeChanged = QtCore.Signal()
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._nodeTypes = ["vtkMRMLMarkupsFiducialNode"]
-        self._currentID = ""
-        self._table = QtWidgets.QTableWidget(0, 4, self)
-        QtWidgets.QVBoxLayout(self).addWidget(self._table)
+        self._selector, self._table = qMRMLNodeComboBox(self), QtWidgets.QTableWidget(0, 4, self)
+        self._selector.nodeTypes = ["vtkMRMLMarkupsNode"]
+        self._selector.showHidden = True
+        self._selector.setProperty("showChildNodeTypes", True)
+        self._selector.setProperty("noneEnabled", True)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.addWidget(self._selector)
+        layout.addWidget(self._table)
+        self._selector.currentNodeChanged.connect(self._onChosen)
+
+    def setMRMLScene(self, scene):
+        self._selector.setMRMLScene(scene)
+        super().setMRMLScene(scene)
+
+    def markupsSelectorComboBox(self):
+        return self._selector
 
     def currentNode(self):
-        return self._scene.GetNodeByID(self._currentID) if self._scene is not None and self._currentID else None
+        return self._selector.currentNode()
 
     def setCurrentNode(self, node):
-        nodeID = node.GetID() if node is not None else ""
-        if nodeID == self._currentID:
-            return
-        self._currentID = nodeID
-        self._refresh()
-        self.markupsNodeChanged.emit()
+        if node is not self.currentNode():
+            self._selector.setCurrentNode(node)
 
     def tableWidget(self):
         return self._table
 
+    def _onChosen(self, node=None):
+        self._refresh()
+        self.markupsNodeChanged.emit()
+
     def _refresh(self):
-        if self._currentID and self.currentNode() is None:
-            self._currentID = ""
-            self.markupsNodeChanged.emit()
         node = self.currentNode()
         self._table.rowCount = node.GetNumberOfControlPoints() if node is not None else 0
         for n in range(self._table.rowCount):
