@@ -67,6 +67,9 @@ class CursorFollower(VTKObservationMixin):
         return slicer.mrmlScene.GetNodeByID(self._glyphID) if self._glyphID else None
 
     def _onCursorMoved(self, crosshair, event=None) -> None:
+        view = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0])  # None where the cursor is in no slice view
+        if view is not None and view not in views.sliceNodesShowing(self._inputs.templateNode):
+            return  # over the query someone looks at the place that was found, and it must not run away
         position = [0.0, 0.0, 0.0]
         if crosshair.GetCursorPositionRAS(position):
             self._wanted = np.array(position)

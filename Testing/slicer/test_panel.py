@@ -14,8 +14,7 @@ import vtk
 from panel_tools import cells, settle
 from phantoms import SHIFT_LPS, addPair, addPoints, addVolume
 
-from SAMv2SlicerLib import conversion, gui_binding, results
-from SAMv2SlicerLib.parameters import MatchMethod, TransformType
+from SAMv2SlicerLib import conversion, results
 
 PLACES_RAS = np.array([[11.0, 13, 141], [-13, -7, 133], [3, 21, 149]])
 SHIFT_RAS = SHIFT_LPS * [-1, -1, 1]
@@ -159,7 +158,6 @@ def test_batch_over_several_queries(ready, scene):
     for place in PLACES_RAS:
         points.AddControlPointWorld(vtk.vtkVector3d(*place), "p")
     settle(widget)
-    import qt
 
     widget.ui.furtherQueriesSelector.setCheckState(third, qt.Qt.Checked)
     assert widget.panel.parameters.furtherQueryVolumes == [third]
@@ -259,7 +257,7 @@ def test_similarity_map_button(ready, scene):
 
 
 def test_follow_cursor(ready, scene):
-    widget, _, query, points = ready
+    widget, template, query, points = ready
     widget.ui.followCursorButton.checked = True
     assert not widget.ui.followCursorButton.checked  # no crosshair node without slice views
     crosshair = scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
@@ -271,6 +269,14 @@ def test_follow_cursor(ready, scene):
     assert np.linalg.norm(conversion.pointWorld(glyph, 0) - (PLACES_RAS[2] + SHIFT_RAS)) < 4.0  # mm: one feature voxel
     assert glyph.GetHideFromEditors() and not glyph.GetSaveWithScene()
     assert points.GetNumberOfControlPoints() == 0
+    for (view, composite), volume in zip(addSliceViews(scene), (template, query)):
+        composite.SetBackgroundVolumeID(volume.GetID())
+        view.JumpSliceByCentering(*PLACES_RAS[0])
+        found = conversion.pointWorld(glyph, 0)
+        crosshair.SetCursorPositionXYZ([128.0, 128.0, 0.0], view)
+        settle(widget)
+        hasMoved = np.linalg.norm(conversion.pointWorld(glyph, 0) - found) > 10.0
+        assert hasMoved == (volume is template)  # over the query it stays
     crosshair.SetCursorPositionRAS(np.array([400.0, 0, 0]))
     settle(widget)
     assert not glyph.GetDisplayVisibility()
@@ -355,46 +361,8 @@ def test_leaving_and_coming_back(ready):
     assert not widget.panel.Observations and not widget.logic.live.Observations
 
 
-def test_choices_survive_leaving_and_closed_scenes(ready, scene):
-    """Slicer's binding of widgets, made twice, would write the last entry of each box (gui_binding.py)."""
-    widget = ready[0]
-    parameters = widget.panel.parameters
-    parameters.transformType, parameters.startsPerAxis = TransformType.SIMILARITY, 7
-    for _ in range(2):
-        widget.exit()
-        widget.enter()
-        assert widget.panel.parameters.transformType == TransformType.SIMILARITY
-        assert widget.panel.parameters.method == MatchMethod.FIXED_POINT
-        assert widget.ui.startsSpinBox.value == 7
-    scene.Clear()
-    assert widget.panel.parameters.transformType == TransformType.RIGID
-    widget.ui.transformTypeComboBox.currentIndex = 2
-    assert widget.panel.parameters.transformType == TransformType.AFFINE
-    assert widget.panel.parameters.method == MatchMethod.FIXED_POINT
-    widget.cleanup()  # unbound: what is shown is of no consequence any more
-    node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
-    widget.ui.transformTypeComboBox.currentIndex = 0
-    assert node.GetParameter("transformType") == "AFFINE"
-
-
-def test_the_first_parameter_is_shown_by_no_widget_of_its_own(widget):
-    first = next(iter(type(widget.panel.parameters).allParameters))
-    bound = {child.property(gui_binding.PROPERTY) for child in vars(widget.ui).values()}
-    assert first not in bound and "templateVolume" in bound
-
-
 def test_shortcuts_exist_only_inside_the_module(ready):
     widget, _, _, _ = ready
     assert len(widget.panel.shortcuts._shortcuts) == 10
     widget.exit()
     assert not widget.panel.shortcuts._shortcuts
-
-
-def test_only_visible_point_lists_are_offered(ready, scene):
-    widget, _, _, points = ready
-    scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Line")
-    hidden = slicer.vtkMRMLMarkupsFiducialNode()
-    hidden.SetHideFromEditors(True)
-    scene.AddNode(hidden)
-    box = widget.ui.pointsWidget.markupsSelectorComboBox().findChild(qt.QComboBox)
-    assert [box.itemText(n) for n in range(box.count)] == ["None", points.GetName()]
