@@ -40,17 +40,12 @@ TARGETS = (
 
 
 def installed() -> List[Target]:
-    """The targets that this Slicer has; none without a window."""
-    if slicer.util.mainWindow() is None:
-        return []
-    names = _moduleNames()
+    """The targets that this Slicer has; none without a window.
+
+    By exact names: in slicer.modules, where they are in lower case, the two ANTs modules are one.
+    """
+    names = slicer.util.moduleNames() if slicer.util.mainWindow() is not None else ()
     return [target for target in TARGETS if target.module in names]
-
-
-def _moduleNames() -> List[str]:
-    """Exact names: in slicer.modules, where they are in lower case, the two ANTs modules are one."""
-    manager = getattr(slicer.app, "moduleManager", lambda: None)()
-    return [str(name) for name in manager.modulesNames()] if manager is not None else []
 
 
 def startFrom(target: Target, transformNode, fixedNode, movingNode) -> bool:

@@ -81,8 +81,7 @@ def pretend(monkeypatch, modules):
         selectors = {item: Selector(item, seen[name]) for item in names}
         return type("Widget", (), {"ui": type("Ui", (), selectors)})
 
-    manager = type("Manager", (), {"modulesNames": lambda self: list(modules)})()
-    monkeypatch.setattr(slicer.app, "moduleManager", lambda: manager, raising=False)
+    monkeypatch.setattr(slicer.util, "moduleNames", lambda: tuple(modules))
     monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
     monkeypatch.setattr(slicer.util, "getModuleWidget", widgetOf)
     monkeypatch.setattr(slicer.util, "selectModule", lambda name: seen[name].setdefault("opened", True))
