@@ -30,7 +30,7 @@ from SAMv2Core.preprocess import PREPROCESSING_VERSION, Preprocessed, preprocess
 from SAMv2Core.volume import Volume
 
 if TYPE_CHECKING:
-    from SAMv2Core.models import ModelInfo
+    from SAMv2Core.model_catalogue import ModelInfo
 
 logger = logging.getLogger(__name__)
 

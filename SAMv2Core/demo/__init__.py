@@ -76,6 +76,7 @@ def run(
     """
     from SAMv2Core.demo import outputs, tour
     from SAMv2Core.demo.canvas import pictures_available
+    from SAMv2Core.demo.report import write_page
 
     if (template is None) != (query is None):
         raise UsageError("The demo needs both of your scans.", "Give --template and --query, or neither.")
@@ -98,7 +99,7 @@ def run(
         tour.show_all(trip, None if data_folder is None else Path(data_folder))
     trip.step(1.0, "writing the page")
     trip.seconds["total"] = time.perf_counter() - started
-    page, data = outputs.write_page(trip)
+    page, data = write_page(trip)
     say("")
     if with_pictures and not drawing:
         say(HOW_TO_GET_PICTURES)

@@ -1,4 +1,4 @@
-"""The files of a demo: pictures, points, the page and the report, all under one folder.
+"""The files of a demo's stops: pictures and points, all under one folder.
 
 A stop of the tour has a folder of its own: ``overview.png``, one card per point, and the points as
 ``template.mrk.json`` and ``query.mrk.json`` for 3D Slicer.
@@ -7,33 +7,17 @@ A stop of the tour has a folder of its own: ``overview.png``, one card per point
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import numpy as np
 
 from SAMv2Core import files
 from SAMv2Core.demo.cases import Case, Finding, RegistrationCase, slug
-from SAMv2Core.demo.fetch import WHEELS
-from SAMv2Core.demo.page import page
-from SAMv2Core.demo.table import case_data, registration_data
 from SAMv2Core.errors import OutputError
 from SAMv2Core.markups import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.demo.panels import Similarity
-    from SAMv2Core.demo.tour import Tour
-
-TITLE = "SAMv2 demo: one point, found again in other scans"
-LEAD = (
-    "Yellow marks the point in the template. Blue marks its match in the query, orange an uncertain one; a "
-    "point that was not found gets no mark. A white circle is the true place, where it is known. Positions "
-    "are in mm, LPS.",
-)
-LIMITS = (
-    "A simulated follow-up is the same patient, rotated, resized, smoothly deformed and scanned differently; "
-    "real follow-ups are harder. Places read by eye carry an error of some 3 mm of their own.",
-    "For research only; not a medical device. Every match needs a reader's check.",
-)
 
 
 def open_folder(path: Path) -> Path:
@@ -71,24 +55,6 @@ def write_registration(output: Path, case: RegistrationCase, with_pictures: bool
 
         written.append(registration_sheet(folder / "overview.png", case))
     return tuple(path.relative_to(output).as_posix() for path in written)
-
-
-def write_page(tour: Tour) -> Tuple[Path, Dict[str, Any]]:
-    """``index.html`` and ``report.json``; returns the page's path and the report's content."""
-    info = tour.model.info
-    data = {
-        "model": {"name": str(info.name), "sha256": str(info.sha256)},
-        "method": tour.method,
-        "seconds": {stage: round(value, 2) for stage, value in tour.seconds.items()},
-        "cases": [case_data(case) for case in tour.cases],
-        "registrations": [registration_data(case) for case in tour.registrations],
-    }
-    files.write_json(tour.output / "report.json", data)
-    lead = [*LEAD, f"Model {info.name}, method {tour.method}; {tour.seconds['total']:.0f} s in total."]
-    terms = [f"{wheel.name} {wheel.version} (wheel on PyPI): {wheel.content}. {wheel.license}." for wheel in WHEELS]
-    path = tour.output / "index.html"
-    files.write_text(path, page(TITLE, lead, tour.cases, tour.registrations, [*terms, *LIMITS]))
-    return path, data
 
 
 def _write_points(folder: Path, case: Case) -> List[Path]:

@@ -24,7 +24,6 @@ import vtk
 
 from SAMv2SlicerLib import conversion, results, texts
 
-ROLE_LESIONS = "SAMv2.measuredIn"
 ATTRIBUTE_LESION = "SAMv2.lesion"
 ATTRIBUTE_PROPOSED = "SAMv2.proposedEnds"
 """World RAS of both ends as they were proposed; gone when the line is a measurement."""
@@ -40,16 +39,11 @@ Key = Tuple[str, str]
 """(Tracking UID, volume ID)."""
 
 
-def isLesionLine(node) -> bool:
-    """Whether a line is one of ours, in a follow-up, and no mark of a lesion."""
-    return bool(node.GetNodeReferenceID(ROLE_LESIONS))
-
-
 def linesOf(lesionListNode) -> Dict[Key, Any]:
     """All lines over the findings of a lesion list, measured and proposed."""
     found = {}
     for node in slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode", scene=lesionListNode.GetScene()):
-        if node.GetNodeReferenceID(ROLE_LESIONS) == lesionListNode.GetID():
+        if node.GetNodeReferenceID(results.ROLE_LESIONS) == lesionListNode.GetID():
             found[(node.GetAttribute(ATTRIBUTE_LESION) or "", node.GetNodeReferenceID(results.ROLE_QUERY) or "")] = node
     return found
 
@@ -71,7 +65,7 @@ def add(lesionListNode, volumeNode, uid: str, label: str, ends: np.ndarray, isPr
     """A new line over a finding, from end to end (2, 3) world RAS."""
     scene = lesionListNode.GetScene()
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode")
-    node.SetNodeReferenceID(ROLE_LESIONS, lesionListNode.GetID())
+    node.SetNodeReferenceID(results.ROLE_LESIONS, lesionListNode.GetID())
     node.SetNodeReferenceID(results.ROLE_QUERY, volumeNode.GetID())
     node.SetAttribute(ATTRIBUTE_LESION, uid)
     node.CreateDefaultDisplayNodes()

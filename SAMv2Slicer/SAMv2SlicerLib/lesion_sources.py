@@ -16,7 +16,7 @@ import slicer.util
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry import Grid
 from SAMv2Core.lesions import Lesion, lesions_from_segmentation
-from SAMv2SlicerLib import conversion, lesion_lines, texts
+from SAMv2SlicerLib import conversion, results, texts
 from SAMv2SlicerLib.point_result import factsOf, toFloat
 from SAMv2SlicerLib.segments import segmentsIn, segmentVolume
 
@@ -50,7 +50,7 @@ def marksIn(nodes: Sequence[Any]) -> List[MarkedLesion]:
     for node in nodes:
         if node is None:
             continue
-        if node.IsA("vtkMRMLMarkupsLineNode") and not lesion_lines.isLesionLine(node):
+        if node.IsA("vtkMRMLMarkupsLineNode") and not results.isLesionLine(node):
             found += _fromLine(node)
         elif node.IsA("vtkMRMLMarkupsFiducialNode"):
             found += _fromPoints(node)

@@ -32,6 +32,8 @@ from SAMv2SlicerLib.point_result import (
 ROLE_POINTS = "SAMv2.points"
 ROLE_TEMPLATE = "SAMv2.template"
 ROLE_QUERY = "SAMv2.query"
+ROLE_LESIONS = "SAMv2.measuredIn"
+"""From a line over a finding to the lesion list."""
 
 __all__ = [
     "ACCEPTED",
@@ -73,6 +75,11 @@ def matchLists(pointsNode) -> List[Any]:
 
 def isMatchList(node) -> bool:
     return bool(node is not None and node.GetNodeReferenceID(ROLE_POINTS))
+
+
+def isLesionLine(node) -> bool:
+    """Whether a line is one of ours, in a follow-up, and no mark of a lesion."""
+    return bool(node.GetNodeReferenceID(ROLE_LESIONS))
 
 
 def ensureMatchList(pointsNode, templateNode, queryNode, name: str = ""):
