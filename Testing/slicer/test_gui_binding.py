@@ -50,3 +50,15 @@ def test_only_visible_point_lists_are_offered(widget, scene):
     scene.AddNode(hidden)
     box = widget.ui.pointsWidget.markupsSelectorComboBox().findChild(qt.QComboBox)
     assert [box.itemText(n) for n in range(box.count)] == ["None", points.GetName()]
+
+
+def test_placing_begins_with_a_new_list_only(widget, scene):
+    """In a list that is there already, a click that was meant for a view would be a point too many."""
+    addPair(scene)
+    full, empty = addPoints(scene, [(1.0, 2.0, 3.0)]), addPoints(scene, [])
+    pointsWidget, parameters = widget.ui.pointsWidget, widget.panel.parameters
+    parameters.points = empty
+    assert not pointsWidget.isPlacing  # chosen by code
+    for node, isPlacing in ((full, False), (empty, True)):
+        pointsWidget.markupsSelectorComboBox().setCurrentNode(node)
+        assert parameters.points is node and pointsWidget.isPlacing == isPlacing

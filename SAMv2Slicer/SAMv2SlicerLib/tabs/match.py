@@ -118,6 +118,8 @@ class MatchTab:
             and not lesion_list.isLesionList(node)
         ):
             p.points = node
+            if node is not None and node.GetNumberOfControlPoints() == 0:  # a new one, in which nothing can go astray
+                self.ui.pointsWidget.placeActive(True)
 
     def onFurtherQueries(self, checked: List[Any]) -> None:
         if self.panel.parameters is not None:

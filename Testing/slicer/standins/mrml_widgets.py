@@ -175,7 +175,9 @@ class qSlicerSimpleMarkupsWidget(_SceneWidget):
     """A point list selector with a table of its points.
 
     What its selector offers differs between versions of Slicer; here it is everything: markups of all kinds, hidden
-    ones too. Choosing a list there enters place mode, which needs a main window; choosing one by code does not.
+    ones too. Choosing a list there enters place mode unless that is switched off; choosing one by code does not.
+
+    :ivar isPlacing: whether the next click in a view places a point.
     """
 
     markupsNodeChanged = QtCore.Signal()
@@ -183,6 +185,7 @@ class qSlicerSimpleMarkupsWidget(_SceneWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._selector, self._table = qMRMLNodeComboBox(self), QtWidgets.QTableWidget(0, 4, self)
+        self._entersPlaceMode, self.isPlacing, self._isByCode = True, False, False
         self._selector.nodeTypes = ["vtkMRMLMarkupsNode"]
         self._selector.showHidden = True
         self._selector.setProperty("showChildNodeTypes", True)
@@ -204,14 +207,30 @@ class qSlicerSimpleMarkupsWidget(_SceneWidget):
 
     def setCurrentNode(self, node):
         if node is not self.currentNode():
+            self._isByCode = True
             self._selector.setCurrentNode(node)
+            self._isByCode = False
+
+    def placeActive(self, place):
+        self.isPlacing = place
 
     def tableWidget(self):
         return self._table
 
+    def _getEntersPlaceMode(self):
+        return self._entersPlaceMode
+
+    def _setEntersPlaceMode(self, enters):
+        self._entersPlaceMode = enters
+
+    enterPlaceModeOnNodeChange = QtCore.Property(bool, _getEntersPlaceMode, _setEntersPlaceMode)
+
     def _onChosen(self, node=None):
+        isByCode = self._isByCode
         self._refresh()
         self.markupsNodeChanged.emit()
+        if self._entersPlaceMode and not isByCode:
+            self.isPlacing = self.currentNode() is not None
 
     def _refresh(self):
         node = self.currentNode()
