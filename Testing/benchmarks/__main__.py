@@ -8,7 +8,7 @@ Each prints its table as Markdown; the names are the modules of this folder.
 import subprocess
 import sys
 
-BENCHMARKS = ("accuracy", "embedding", "matching", "registration", "slicer")
+BENCHMARKS = ("accuracy", "robustness", "embedding", "matching", "registration", "slicer")
 
 
 def main() -> int:
