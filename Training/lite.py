@@ -53,9 +53,23 @@ class LiteRecipe:
 # Matching looks at whole scans, so the crops show the whole section of the body and most of a torso's length, and the
 # negatives come from all of it. Four times the work of the small crops: for a GPU. What it brought, and what it cost,
 # is in the model cards; so for "lite-ct-builds" and "lite-ctmr-wide".
-WIDE = ViewOptions(context_size=(88, 72, 104), detail_size=(64, 72, 72))
-WIDE_COARSE = replace(COARSE, n_anchors=768, n_negatives=12288)
-WIDE_FINE = replace(FINE, n_anchors=768, n_negatives=8192)
+WIDE = LiteRecipe(
+    {"ct": 0.65, "hn": 0.25, "ctmr": 0.1},
+    ViewOptions(context_size=(88, 72, 104), detail_size=(64, 72, 72)),
+    coarse=replace(COARSE, n_anchors=768, n_negatives=12288),
+    fine=replace(FINE, n_anchors=768, n_negatives=8192),
+)
+CTMR = LiteRecipe(
+    {"ctmr": 0.8, "ct": 0.14, "hn": 0.06},
+    # Limbs are narrow: smaller crops, more steps. Both ends are often cut, as a knee coil does.
+    ViewOptions(
+        context_size=(40, 48, 48), detail_size=(40, 40, 40), rotation=12.0, scale=(0.94, 1.07),
+        shift_mm=(50.0, 50.0, 80.0), other_contrast=0.25,
+    ),
+    CT_WINDOWS + MR_WINDOWS,
+    cross=0.9,
+    modalities=("ct", "mr"),
+)  # fmt: skip
 
 RECIPES = {
     "lite-ct": LiteRecipe({"ct": 0.6, "hn": 0.25, "ctmr": 0.15}),
@@ -64,38 +78,19 @@ RECIPES = {
         {"ct": 0.65, "hn": 0.22, "ctmr": 0.13},
         ViewOptions(rotation=18.0, stretch=0.15, deformation_mm=8.0, bulk_mm=18.0, other_contrast=0.2),
     ),
-    "lite-ct-wide": LiteRecipe(
-        {"ct": 0.65, "hn": 0.25, "ctmr": 0.1}, WIDE, cross=0.5, coarse=WIDE_COARSE, fine=WIDE_FINE
-    ),
-    "lite-ct-builds": LiteRecipe(
-        {"ct": 0.65, "hn": 0.25, "ctmr": 0.1},
-        replace(
-            WIDE, rotation=18.0, stretch=0.1, deformation_mm=8.0, bulk_mm=12.0, other_build=0.6
+    "lite-ct-wide": WIDE,
+    "lite-ct-builds": replace(
+        WIDE,
+        views=replace(
+            WIDE.views, rotation=18.0, stretch=0.1, deformation_mm=8.0, bulk_mm=12.0, other_build=0.6
         ),
-        cross=0.5,
-        coarse=WIDE_COARSE,
-        fine=WIDE_FINE,
     ),
-    "lite-ctmr": LiteRecipe(
-        {"ctmr": 0.8, "ct": 0.14, "hn": 0.06},
-        # Limbs are narrow: smaller crops, more steps. Both ends are often cut, as a knee coil does.
-        ViewOptions(
-            context_size=(40, 48, 48), detail_size=(40, 40, 40), rotation=12.0, scale=(0.94, 1.07),
-            shift_mm=(50.0, 50.0, 80.0), other_contrast=0.25,
+    "lite-ctmr": CTMR,
+    "lite-ctmr-wide": replace(
+        CTMR,
+        views=replace(
+            CTMR.views, context_size=(56, 56, 64), detail_size=(48, 48, 56), rotation=14.0, scale=(0.92, 1.09)
         ),
-        CT_WINDOWS + MR_WINDOWS,
-        cross=0.9,
-        modalities=("ct", "mr"),
-    ),
-    "lite-ctmr-wide": LiteRecipe(
-        {"ctmr": 0.8, "ct": 0.14, "hn": 0.06},
-        ViewOptions(
-            context_size=(56, 56, 64), detail_size=(48, 48, 56), rotation=14.0, scale=(0.92, 1.09),
-            shift_mm=(50.0, 50.0, 80.0), other_contrast=0.25,
-        ),
-        CT_WINDOWS + MR_WINDOWS,
-        cross=0.9,
-        modalities=("ct", "mr"),
         coarse=replace(COARSE, n_anchors=512, n_negatives=8192),
         fine=replace(FINE, n_negatives=8192),
     ),

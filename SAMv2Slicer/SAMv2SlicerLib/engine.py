@@ -93,8 +93,8 @@ class Engine:
         """Matches with less confidence are uncertain; None for what came with the model."""
         self.voxelsPerSecond: Dict[str, float] = {}
         """Measured on this machine per device, for honest estimates; empty until the first embedding."""
-        self._restricted: Tuple[Any, Any] = (None, None)
-        """((embedding, mask key), restricted embedding) of the last mask: preparing it takes up to a second."""
+        self._restricted: Tuple[Any, Any, Any] = (None, None, None)
+        """(embedding, mask's key, restricted embedding) of the last mask: preparing it takes up to a second."""
 
     def embed(self, inputs: Sequence[VolumeInput], options: Options, progress: Progress) -> Computed:
         """One comparable embedding per input, from the cache where possible.
@@ -148,15 +148,14 @@ class Engine:
         """The embedding to search in."""
         if inside is None:
             return embedding
-        (known, key), found = self._restricted if self._restricted[0] else ((None, None), None)
+        known, key, _ = self._restricted
         if known is not embedding or key != inside.key:
-            found = restricted(embedding, inside)
-            self._restricted = ((embedding, inside.key), found)
-        return found
+            self._restricted = (embedding, inside.key, restricted(embedding, inside))
+        return self._restricted[2]
 
     def forgetMasks(self) -> None:
         """Release what was kept for the last mask."""
-        self._restricted = (None, None)
+        self._restricted = (None, None, None)
 
     def _knobs(self, queryEmbedding: Any) -> Tuple[Any, Any]:
         """(FixedPointOptions, UncertaintyModel) of SAMv2Core, each None for its defaults."""

@@ -7,7 +7,7 @@ changed, for the panel's matrix, the table node, the plot and the exports alike.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -34,12 +34,12 @@ class Finding:
     uid: str
     label: str
     volumeID: str
-    listID: str
-    index: int
-    world: Optional[np.ndarray]
-    result: Optional[PointResult]
-    sizeMm: float
-    isMeasured: bool
+    listID: str = ""
+    index: int = -1
+    world: Optional[np.ndarray] = None
+    result: Optional[PointResult] = None
+    sizeMm: float = math.nan
+    isMeasured: bool = False
     isBaseline: bool = False
     proposedMm: float = math.nan
 
@@ -85,14 +85,13 @@ def findings(lesionListNode, order: Sequence[Any] = ()) -> List[List[Finding]]:
     for n, lesion in enumerate(lesion_list.lesionsIn(lesionListNode)):
         row = []
         for volume in volumes:
-            if volume is baseline and lesion.centerWorld is None:
-                where = ("", -1, None, None, math.nan, False)  # new in a follow-up
-            elif volume is baseline:
-                isMeasured = math.isfinite(lesion.diameterMm) and not lesion.isEstimated
-                where = (lesionListNode.GetID(), n, lesion.centerWorld, None, lesion.diameterMm, isMeasured, True)
-            else:
-                where = _inFollowUp(lesion.uid, indexed[volume.GetID()], lines.get((lesion.uid, volume.GetID())))
-            row.append(Finding(lesion.uid, lesion.label, volume.GetID(), *where))
+            finding = Finding(lesion.uid, lesion.label, volume.GetID())  # and no more if it is new in a follow-up
+            if volume is not baseline:
+                line = lines.get((lesion.uid, volume.GetID()))
+                finding = _inFollowUp(finding, indexed[volume.GetID()], line)
+            elif lesion.centerWorld is not None:
+                finding = _inBaseline(finding, lesionListNode, n, lesion)
+            row.append(finding)
         rows.append(row)
     return rows
 
@@ -108,24 +107,31 @@ def _matchesIn(lesionListNode, volumeNode) -> Tuple[Any, Dict[str, int]]:
     return listNode, found
 
 
-def _inFollowUp(uid: str, matches: Tuple[Any, Dict[str, int]], lineNode) -> tuple:
-    """(listID, index, world, result, size, is measured, is baseline, proposed size) of a lesion in a follow-up."""
+def _inBaseline(finding: Finding, lesionListNode, index: int, lesion: lesion_list.Lesion) -> Finding:
+    """The finding where its lesion was marked."""
+    where = {"listID": lesionListNode.GetID(), "index": index, "world": lesion.centerWorld, "isBaseline": True}
+    isMeasured = math.isfinite(lesion.diameterMm) and not lesion.isEstimated
+    return replace(finding, sizeMm=lesion.diameterMm, isMeasured=isMeasured, **where)
+
+
+def _inFollowUp(finding: Finding, matches: Tuple[Any, Dict[str, int]], lineNode) -> Finding:
+    """The finding with its match and its size in a follow-up, as far as there are any."""
     listNode, indices = matches
-    if uid not in indices:
-        return "", -1, None, None, math.nan, False
-    index = indices[uid]
+    if finding.uid not in indices:
+        return finding
+    index = indices[finding.uid]
     result = results.resultAt(listNode, index)
-    isDefined = index in conversion.definedPointIndices(listNode)
-    world = conversion.pointWorld(listNode, index) if isDefined else None
+    finding = replace(finding, listID=listNode.GetID(), index=index, result=result)
+    world = conversion.pointWorld(listNode, index) if index in conversion.definedPointIndices(listNode) else None
     if world is None:
-        return listNode.GetID(), index, None, result, math.nan, False
-    length, proposed = lesion_lines.lengthOf(lineNode), math.nan
-    if math.isfinite(length) and lesion_lines.isProposal(lineNode):
-        isFitting = lesion_lines.fits(lesion_lines.endsOf(lineNode), world)
-        length, proposed = math.nan, length if isFitting else math.nan
-    if math.isfinite(length):
-        return listNode.GetID(), index, world, result, length, True
-    return listNode.GetID(), index, world, result, result.diameterMm, False, False, proposed
+        return finding
+    length = lesion_lines.lengthOf(lineNode)
+    if not math.isfinite(length):
+        return replace(finding, world=world, sizeMm=result.diameterMm)
+    if not lesion_lines.isProposal(lineNode):
+        return replace(finding, world=world, sizeMm=length, isMeasured=True)
+    proposed = length if lesion_lines.fits(lesion_lines.endsOf(lineNode), world) else math.nan
+    return replace(finding, world=world, sizeMm=result.diameterMm, proposedMm=proposed)
 
 
 def decidedUIDs(lesionListNode) -> set:

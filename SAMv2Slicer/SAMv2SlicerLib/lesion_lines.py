@@ -22,7 +22,7 @@ import slicer
 import slicer.util
 import vtk
 
-from SAMv2SlicerLib import conversion, results, texts
+from SAMv2SlicerLib import conversion, lesion_list, results, texts
 
 ATTRIBUTE_LESION = "SAMv2.lesion"
 ATTRIBUTE_PROPOSED = "SAMv2.proposedEnds"
@@ -202,6 +202,4 @@ def showFitting(lesionListNode, worlds: Mapping[Key, Optional[np.ndarray]]) -> N
 
 
 def _labels(lesionListNode) -> Dict[str, str]:
-    from SAMv2SlicerLib.lesion_list import lesionsIn  # it knows sources, which know lines
-
-    return {lesion.uid: lesion.label for lesion in lesionsIn(lesionListNode)}
+    return {lesion.uid: lesion.label for lesion in lesion_list.lesionsIn(lesionListNode)}

@@ -42,7 +42,7 @@ from SAMv2Core.evaluation.mind import MindFeatures
 from SAMv2Core.feature import Embedding
 from SAMv2Core.match import match, similarity_map
 from SAMv2Core.models import load_model
-from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
+from SAMv2Core.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
 from SAMv2Core.volume import Volume, read_volume
 from Testing.benchmarks.common import find_data, parse_options, publish
 
@@ -210,22 +210,53 @@ def between_necks(model: Features, data: Path) -> Experiment:
     return Experiment("between patients, neck", embeddings, asked)
 
 
-def simulated_follow_ups(model: Features, data: Path, n_points: int = N_SIMULATED_POINTS) -> Experiment:
-    """Random body points of each validation torso in its simulated follow-up."""
+class Baseline(NamedTuple):
+    """A scan, embedded once, and the points asked for (N, 3), LPS mm."""
+
+    name: str
+    seed: int
+    volume: Volume
+    embedding: Embedding
+    points: np.ndarray
+
+    @property
+    def follow_up(self) -> str:
+        return f"{self.name}, follow-up"
+
+    def asked(self, simulated: SimulatedFollowUp) -> Asked:
+        """The points that a follow-up shows."""
+        moved, inside = simulated.map_points(self.points)
+        labels = {f"point {n}": n for n in np.flatnonzero(inside)}
+        points, truth = ({label: places[n] for label, n in labels.items()} for places in (self.points, moved))
+        return Asked(self.name, self.follow_up, points, truth)
+
+
+def validation_torsos(model: Features, data: Path, n_points: int) -> List[Baseline]:
+    """The ``ct/val`` scans and random points of their bodies."""
+    found = []
+    for seed, path in enumerate(sorted((data / "ct" / "val").glob("*.nii.gz"))):
+        volume = read_volume(path)
+        embedding = model.embed(volume, "ct")
+        points = random_body_points(embedding, n_points, seed)
+        found.append(Baseline(path.name.split(".")[0], seed, volume, embedding, points))
+    return found
+
+
+def simulated_follow_ups(
+    model: Features,
+    baselines: Sequence[Baseline],
+    options: SimulationOptions = FOLLOW_UP,
+    name: str = "simulated follow-up",
+) -> Experiment:
+    """The baselines' points in a simulated follow-up of each."""
     embeddings: Dict[str, Embedding] = {}
     asked: List[Asked] = []
-    for seed, path in enumerate(p for p in sorted((data / "ct" / "val").glob("*.nii.gz"))):
-        baseline = read_volume(path)
-        follow_up = simulate_follow_up(baseline, FOLLOW_UP, seed=seed)
-        name = path.name.split(".")[0]
-        template = model.embed(baseline, "ct")
-        embeddings.update({name: template, f"{name}, follow-up": model.embed(follow_up.volume, "ct")})
-        points = random_body_points(template, n_points, seed)
-        moved, inside = follow_up.map_points(points)
-        labels = [f"point {n}" for n in np.flatnonzero(inside)]
-        truth = dict(zip(labels, moved[inside]))
-        asked.append(Asked(name, f"{name}, follow-up", dict(zip(labels, points[inside])), truth))
-    return Experiment("simulated follow-up", embeddings, asked)
+    for baseline in baselines:
+        simulated = simulate_follow_up(baseline.volume, options, seed=baseline.seed)
+        asked.append(baseline.asked(simulated))
+        embeddings[baseline.name] = baseline.embedding
+        embeddings[baseline.follow_up] = model.embed(simulated.volume, "ct")
+    return Experiment(name, embeddings, asked)
 
 
 def mr_in_ct(model: Features, data: Path) -> Experiment:
@@ -324,7 +355,7 @@ def experiments(
 ) -> Iterator[Experiment]:
     """All experiments with these features, one at a time: their embeddings take memory."""
     yield between_torsos(features, data)
-    yield simulated_follow_ups(features, data, n_points)
+    yield simulated_follow_ups(features, validation_torsos(features, data, n_points))
     if not quick:
         yield between_necks(features, data)
     if with_mr:

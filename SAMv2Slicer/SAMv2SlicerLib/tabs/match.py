@@ -44,9 +44,8 @@ class MatchTab:
         ui.swapButton.clicked.connect(self.onSwap)
         ui.sideBySideButton.toggled.connect(self.onSideBySide)
         ui.followCursorButton.toggled.connect(self.onFollow)
-        selector = (
-            ui.pointsWidget.markupsSelectorComboBox()
-        )  # offers other markups and hidden lists, too, in some Slicers
+        # In some Slicers it offers other markups and hidden lists, too.
+        selector = ui.pointsWidget.markupsSelectorComboBox()
         selector.nodeTypes, selector.showHidden = ["vtkMRMLMarkupsFiducialNode"], False
         ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
         ui.needsALookCheckBox.toggled.connect(self.onFilter)
