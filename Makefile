@@ -12,7 +12,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # Options of `samv2 demo`, e.g. make demo DEMO_ARGS="--template mine.nii.gz --query other.nii.gz"
 DEMO_ARGS ?=
-# Options of pytest, e.g. make test TEST_ARGS="-m 'not slow' Testing/unit"
+# Options of pytest, e.g. make test TEST_ARGS="-m 'not slow' Testing/core"
 TEST_ARGS ?= -n auto --dist worksteal
 
 VENV := .venv

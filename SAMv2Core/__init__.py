@@ -17,8 +17,6 @@ The names below are the public interface; everything else may change. They are r
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, List
 
 __version__ = "0.1.0"
@@ -34,24 +32,26 @@ _HOME = {
         "UnreliableResultError",
         "UsageError",
     ),
-    "geometry": ("Grid",),
-    "volume": ("Volume", "read_volume", "write_volume"),
-    "preprocess": ("preprocess",),
-    "network": ("build_network",),
-    "feature": ("Embedding", "FeatureMap"),
-    "models": ("ModelInfo", "load_model"),
-    "embed": ("Model",),
-    "match": ("Match", "locate", "match"),
-    "register": ("Registration", "register"),
-    "lesions": ("Lesion", "read_lesions"),
-    "track": ("Finding", "Verified", "track"),
+    "geometry.grid": ("Grid",),
+    "io.volume": ("Volume", "read_volume", "write_volume"),
+    "preprocessing.preprocess": ("preprocess",),
+    "network.build": ("build_network",),
+    "embedding.embedding": ("Embedding", "FeatureMap"),
+    "models.library": ("ModelInfo", "load_model"),
+    "embedding.model": ("Model",),
+    "matching.match": ("Match", "locate", "match"),
+    "registration.register": ("Registration", "register"),
+    "io.lesions": ("Lesion", "read_lesions"),
+    "tracking.track": ("Finding", "Verified", "track"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from SAMv2Core.embed import Model as Model
+    from SAMv2Core.embedding.embedding import Embedding as Embedding
+    from SAMv2Core.embedding.embedding import FeatureMap as FeatureMap
+    from SAMv2Core.embedding.model import Model as Model
     from SAMv2Core.errors import Cancelled as Cancelled
     from SAMv2Core.errors import InputError as InputError
     from SAMv2Core.errors import MemoryLimitError as MemoryLimitError
@@ -60,26 +60,24 @@ if TYPE_CHECKING:
     from SAMv2Core.errors import SAMv2Error as SAMv2Error
     from SAMv2Core.errors import UnreliableResultError as UnreliableResultError
     from SAMv2Core.errors import UsageError as UsageError
-    from SAMv2Core.feature import Embedding as Embedding
-    from SAMv2Core.feature import FeatureMap as FeatureMap
-    from SAMv2Core.geometry import Grid as Grid
-    from SAMv2Core.lesions import Lesion as Lesion
-    from SAMv2Core.lesions import read_lesions as read_lesions
-    from SAMv2Core.match import Match as Match
-    from SAMv2Core.match import locate as locate
-    from SAMv2Core.match import match as match
-    from SAMv2Core.models import ModelInfo as ModelInfo
-    from SAMv2Core.models import load_model as load_model
-    from SAMv2Core.network import build_network as build_network
-    from SAMv2Core.preprocess import preprocess as preprocess
-    from SAMv2Core.register import Registration as Registration
-    from SAMv2Core.register import register as register
-    from SAMv2Core.track import Finding as Finding
-    from SAMv2Core.track import Verified as Verified
-    from SAMv2Core.track import track as track
-    from SAMv2Core.volume import Volume as Volume
-    from SAMv2Core.volume import read_volume as read_volume
-    from SAMv2Core.volume import write_volume as write_volume
+    from SAMv2Core.geometry.grid import Grid as Grid
+    from SAMv2Core.io.lesions import Lesion as Lesion
+    from SAMv2Core.io.lesions import read_lesions as read_lesions
+    from SAMv2Core.io.volume import Volume as Volume
+    from SAMv2Core.io.volume import read_volume as read_volume
+    from SAMv2Core.io.volume import write_volume as write_volume
+    from SAMv2Core.matching.match import Match as Match
+    from SAMv2Core.matching.match import locate as locate
+    from SAMv2Core.matching.match import match as match
+    from SAMv2Core.models.library import ModelInfo as ModelInfo
+    from SAMv2Core.models.library import load_model as load_model
+    from SAMv2Core.network.build import build_network as build_network
+    from SAMv2Core.preprocessing.preprocess import preprocess as preprocess
+    from SAMv2Core.registration.register import Registration as Registration
+    from SAMv2Core.registration.register import register as register
+    from SAMv2Core.tracking.track import Finding as Finding
+    from SAMv2Core.tracking.track import Verified as Verified
+    from SAMv2Core.tracking.track import track as track
 
 
 def __getattr__(name: str) -> Any:
@@ -91,18 +89,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> List[str]:
     return sorted({*globals(), *_MODULE_OF})
-
-
-class _Package(ModuleType):
-    """This package's class: `match`, `register` and `preprocess` are functions, although submodules bear those names.
-
-    Importing ``SAMv2Core.match`` makes Python bind the submodule to the package's attribute `match`, and `s.match(...)`
-    would fail from then on. That binding alone is refused here; ``from SAMv2Core.match import Match`` is not affected.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

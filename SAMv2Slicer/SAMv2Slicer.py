@@ -51,7 +51,7 @@ class SAMv2Slicer(ScriptedLoadableModule):
 def registerSampleData():
     """Add the sample scans to the Sample Data module; called when Slicer has started."""
     try:
-        from SAMv2SlicerLib import sample_data
+        from SAMv2SlicerLib.setup import sample_data
 
         sample_data.register()
     except ImportError:  # Slicer without the Sample Data module
@@ -70,7 +70,7 @@ class SAMv2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self):
         """Build the panel; called once, when the module is first shown. Works without main window and PyTorch."""
-        from SAMv2SlicerLib.panel import Panel
+        from SAMv2SlicerLib.panel.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SAMv2Slicer.ui"))
@@ -164,20 +164,21 @@ class SAMv2SlicerTest(ScriptedLoadableModuleTest):
         """Points are carried between the world and a volume's own frame."""
         import numpy as np
 
-        from SAMv2SlicerLib import conversion
+        from SAMv2SlicerLib.scene import node_geometry
 
         self.delayDisplay(_("Geometry"))
         node = self._phantom("SAMv2SelfTest")
         world = np.array([[1.0, 2.0, 3.0]])
-        lps = conversion.worldToVolumeLPS(node, world)
+        lps = node_geometry.worldToVolumeLPS(node, world)
         self.assertTrue(np.allclose(lps, [[-1.0, -2.0, 3.0]]))
-        self.assertTrue(np.allclose(conversion.volumeLPSToWorld(node, lps), world))
+        self.assertTrue(np.allclose(node_geometry.volumeLPSToWorld(node, lps), world))
 
     def test_match(self):
         """A point is found again in a copy of its own scan."""
         import numpy as np
 
-        from SAMv2SlicerLib import conversion, engine
+        from SAMv2SlicerLib.scene import node_geometry
+        from SAMv2SlicerLib.work import engine
 
         if engine.torchState() != "ready":
             self.skipTest("PyTorch is not installed in this Slicer")
@@ -191,7 +192,7 @@ class SAMv2SlicerTest(ScriptedLoadableModuleTest):
         finally:
             logic.cleanup()
         self.assertEqual(matched.GetNumberOfControlPoints(), 1)
-        distance = np.linalg.norm(conversion.pointWorld(matched, 0) - [40.0, 50.0, 45.0])
+        distance = np.linalg.norm(node_geometry.pointWorld(matched, 0) - [40.0, 50.0, 45.0])
         self.assertLess(distance, 6.0)  # mm: one and a half voxels of the fine features
         self.delayDisplay(_("Test passed"))
 

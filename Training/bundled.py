@@ -4,7 +4,8 @@
     python -m Training.bundled lite-ctmr --source ../shared/data --out runs/lite-ctmr --start lite-ct
 
 Prepares the scans, trains in parts, and exports. Before a part with pairs of two patients, the network as it is then
-finds the maps between them (:mod:`Training.link`). It may be interrupted; the same command goes on where it was.
+finds the maps between them (:mod:`Training.patients.link`). It may be interrupted; the same command goes on where it
+was.
 ``OUT`` receives ``prepared/``, ``part_N/`` (checkpoints, logs), ``NAME.safetensors`` with its record, and
 ``NAME.training.csv`` and ``.png``, the learning curve: the error at known points of held-out patients against steps and
 hours. ``--device cuda`` trains on a GPU; ``--scale 0.1`` makes a short trial of it.
@@ -20,14 +21,14 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from SAMv2Core.errors import ModelError
-from SAMv2Core.model_catalogue import find_model
+from SAMv2Core.models.catalogue import find_model
 from Training import export, prepare, train
-from Training.command import finish
+from Training.data.index import read_index
 from Training.engine.checkpoint import last_checkpoint, read_training
+from Training.engine.command import finish
+from Training.engine.learning_curve import write_curve
 from Training.engine.record import LOG
-from Training.index import read_index
-from Training.learning_curve import write_curve
-from Training.link import make_links
+from Training.patients.link import make_links
 
 logger = logging.getLogger("Training")
 

@@ -11,7 +11,8 @@ transforms, ``DIR/round_N/model.safetensors`` the weights trained on them.
 
 Everything may be interrupted at any time: the same command goes on where it was, pair by pair; training resumes from
 its last checkpoint. With ``--displace SEED`` the aligned pairs of an index are displaced first
-(:mod:`Training.displaced`), so that the table can tell errors; ``--truth`` names the truth of an earlier displacement.
+(:mod:`Training.crosssam.displaced`), so that the table can tell errors; ``--truth`` names the truth of an earlier
+displacement.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from SAMv2Core.errors import InputError, UsageError
-from SAMv2Core.files import output_error, write_json, write_text
-from SAMv2Core.models import load_model
-from Training.adareg import AdaRegOptions, PairResult, apply_results, register_pair
-from Training.bending import METHODS, check_method
-from Training.command import finish
-from Training.displaced import TRUTH, displace, read_truth
-from Training.index import Entry, Index, read_index, write_index
-from Training.round_training import train_round
-from Training.rounds import Errors, errors, initial_errors, row, to_csv, to_markdown
+from SAMv2Core.io.files import output_error, write_json, write_text
+from SAMv2Core.models.library import load_model
+from Training.crosssam.adareg import AdaRegOptions, PairResult, apply_results, register_pair
+from Training.crosssam.deformable import METHODS, check_method
+from Training.crosssam.displaced import TRUTH, displace, read_truth
+from Training.crosssam.round_training import train_round
+from Training.crosssam.rounds import Errors, errors, initial_errors, row, to_csv, to_markdown
+from Training.data.index import Entry, Index, read_index, write_index
+from Training.engine.command import finish
 
 logger = logging.getLogger(__name__)
 

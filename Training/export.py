@@ -20,15 +20,15 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
-from SAMv2Core.checkpoints import export_official, load_state, read_checkpoint, save_network
 from SAMv2Core.errors import InputError, UsageError
-from SAMv2Core.files import PathLike
-from SAMv2Core.model_files import sha256_of, write_record
-from SAMv2Core.network import build_network
+from SAMv2Core.io.files import PathLike
+from SAMv2Core.models.checkpoints import export_official, load_state, read_checkpoint, save_network
+from SAMv2Core.models.records import sha256_of, write_record
+from SAMv2Core.network.build import build_network
 from SAMv2Core.network.lite import LiteConfig
-from Training import lite
-from Training.command import finish
 from Training.engine.checkpoint import read_training
+from Training.engine.command import finish
+from Training.tasks import lite_losses
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -97,7 +97,7 @@ def _lite_config(state: Mapping[str, torch.Tensor]) -> Optional[LiteConfig]:
     """The light network's windows, by their number: a checkpoint holds weights alone."""
     stem = state.get("context.stem.conv.weight")
     fitting = [
-        plan.windows for plan in lite.RECIPES.values() if stem is not None and len(plan.windows) == stem.shape[1]
+        plan.windows for plan in lite_losses.RECIPES.values() if stem is not None and len(plan.windows) == stem.shape[1]
     ]
     return LiteConfig(windows=fitting[0]) if fitting else None
 

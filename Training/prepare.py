@@ -1,9 +1,9 @@
-"""Prepares any folder of scans for training: an index and memory-mapped arrays (see :mod:`Training.index`).
+"""Prepares any folder of scans for training: an index and memory-mapped arrays (see :mod:`Training.data.index`).
 
     python -m Training.prepare SOURCE [SOURCE ...] --out DIR [--layout auto] [--jobs N]
 
 A source is a folder of NIfTI, NRRD or MetaImage files or of DICOM series, or a CSV of CT-MR pairs; the layouts that are
-recognised are those of :mod:`Training.layouts`. ``DIR/index.jsonl`` lists the scans, ``DIR/arrays`` holds them.
+recognised are those of :mod:`Training.data.layouts`. ``DIR/index.jsonl`` lists the scans, ``DIR/arrays`` holds them.
 
 Files that cannot be used are skipped, listed with the reason in ``DIR/skipped.jsonl`` and counted; a label map of
 another geometry is skipped, its image kept. Run it again after a change or an interruption: only what is new or changed
@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO
 
 from SAMv2Core.errors import InputError, MemoryLimitError, OutputError, SAMv2Error
-from SAMv2Core.files import output_error, write_text
-from Training.command import finish
-from Training.index import INDEX_NAME, Entry, read_index, to_line, write_index
-from Training.jobs import Job, unique
-from Training.layouts import LAYOUTS, find_jobs
-from Training.prepare_scan import Problem, fingerprint, prepare_scan
+from SAMv2Core.io.files import output_error, write_text
+from Training.data.index import INDEX_NAME, Entry, read_index, to_line, write_index
+from Training.data.jobs import Job, unique
+from Training.data.layouts import LAYOUTS, find_jobs
+from Training.data.prepare_scan import Problem, fingerprint, prepare_scan
+from Training.engine.command import finish
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from typing import Any, List, Optional
 import yaml
 
 from SAMv2Core.errors import OutputError, UsageError
-from SAMv2Core.files import write_text
-from Training.command import finish
+from SAMv2Core.io.files import write_text
+from Training.data.index import Index, read_index
 from Training.engine.checkpoint import last_checkpoint
+from Training.engine.command import finish
 from Training.engine.recipe import Recipe, as_mapping, load_recipe, recipe_names
-from Training.index import Index, read_index
 
 logger = logging.getLogger("Training")
 
@@ -74,10 +74,10 @@ def make_task(recipe: Recipe, index: Index, seed: int, precision: str = "fp32") 
     :raises InputError: the index lacks what it needs.
     """
     if recipe.task == "lite":
-        from Training.engine.lite_task import LiteTask
+        from Training.tasks.lite import LiteTask
 
         return LiteTask(recipe, index, seed, precision)
-    from Training.engine.paper import PaperTask
+    from Training.tasks.paper import PaperTask
 
     return PaperTask(recipe, index, seed)
 

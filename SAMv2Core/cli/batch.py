@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTupl
 
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, OutputError, UnreliableResultError, UsageError
-from SAMv2Core.files import write_text
+from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

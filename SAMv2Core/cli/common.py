@@ -12,8 +12,8 @@ import SAMv2Core as s
 from SAMv2Core.errors import InputError
 
 if TYPE_CHECKING:
-    from SAMv2Core.cache import Cache
     from SAMv2Core.cli.session import Session
+    from SAMv2Core.embedding.cache import Cache
 
 MODALITIES = ("auto", "ct", "mr")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -40,7 +40,7 @@ def positive_int(text: str) -> int:
 
 def suffixed(text: str, suffixes: Sequence[str]) -> str:
     """An argparse type, given its suffixes."""
-    from SAMv2Core.files import suffix_of
+    from SAMv2Core.io.files import suffix_of
 
     if suffix_of(text) not in suffixes:
         raise argparse.ArgumentTypeError(f"{text!r} must end in {' or '.join(suffixes)}")
@@ -136,14 +136,14 @@ def _read_series(path: str, own_uid: Optional[str], shared_uid: Optional[str]) -
 
 def open_cache(args: argparse.Namespace) -> Optional[Cache]:
     """The embedding cache that ``--cache`` asks for, None for ``off``."""
-    from SAMv2Core.cache import Cache
+    from SAMv2Core.embedding.cache import Cache
 
     return None if args.cache == "off" else Cache(args.cache)
 
 
 def modality_of(volume: s.Volume, asked: str) -> str:
     """``"ct"`` or ``"mr"``: as asked for, else as the volume's tags or values say."""
-    from SAMv2Core.modality import detect_modality
+    from SAMv2Core.preprocessing.modality import detect_modality
 
     return asked if asked != "auto" else detect_modality(volume)[0]
 
@@ -153,7 +153,7 @@ def load_model(session: Session, volumes: Dict[str, s.Volume]) -> s.Model:
 
     :param volumes: by the name of their option.
     """
-    from SAMv2Core.models import default_model
+    from SAMv2Core.models.library import default_model
 
     args = session.args
     with session.stage("load model", 0.05, 0.08):

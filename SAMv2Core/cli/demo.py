@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from SAMv2Core.cli import common
-from SAMv2Core.markups import read_points
+from SAMv2Core.io.markups import read_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -32,7 +32,7 @@ def add_subparser(subparsers: Any) -> None:
 
 def run(session: Session) -> None:
     """Let :mod:`SAMv2Core.demo` do everything."""
-    from SAMv2Core import demo
+    from SAMv2Core.demo.run import run as run_demo
 
     args = session.args
     session.declare(inputs=[args.template, args.query, args.points])
@@ -43,7 +43,7 @@ def run(session: Session) -> None:
         points = read_points(args.points) if args.points else None
     model = common.load_model(session, {name: volume for name, volume in volumes.items() if volume is not None})
     with session.stage("demo", 0.01, 1.0) as progress:
-        result = demo.run(
+        result = run_demo(
             args.output,
             model,
             template=volumes["template"],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from SAMv2Core import doctor
 from SAMv2Core.cli import common
+from SAMv2Core.diagnosis import doctor
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

@@ -36,7 +36,7 @@ def run(session: Session) -> None:
     model = common.load_model(session, {"image": volume})
     emb = common.embed(session, model, "image", volume, 0.05, 0.95)
     with session.stage("write", 0.95, 1.0):
-        from SAMv2Core.embedding_file import save_embedding
+        from SAMv2Core.embedding.file import save_embedding
 
         save_embedding(emb, args.output)
     session.results["heads"] = {

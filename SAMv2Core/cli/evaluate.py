@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence
 
 from SAMv2Core.cli import common, evaluate_dls, evaluate_landmarks, evaluate_registration
 from SAMv2Core.errors import UsageError
-from SAMv2Core.evaluation import matching
+from SAMv2Core.evaluation import methods
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -41,7 +41,7 @@ def _add_dls(evaluations: Any) -> None:
     source.add_argument("--images", metavar="DIR", help="DeepLesion as NIfTI: run the matcher on it")
     parser.add_argument(
         "--method",
-        choices=matching.LESION_METHODS,
+        choices=methods.LESION_METHODS,
         default="default",
         help="nearest, the paper's fixed-point, what `samv2 match` does (default), or `samv2 track` (track)",
     )
@@ -85,7 +85,7 @@ def _add_landmarks(evaluations: Any) -> None:
     )
     parser.add_argument(
         "--method",
-        choices=("all", *matching.POINT_METHODS),
+        choices=("all", *methods.POINT_METHODS),
         default="all",
         help="nearest, the paper's fixed-point, what `samv2 match` does (default), or all three (all); default: all",
     )

@@ -12,7 +12,7 @@ from SAMv2Core.evaluation import dls_files, dls_metrics
 from SAMv2Core.evaluation.chosen import make_extractor
 from SAMv2Core.evaluation.dls_files import LesionPair
 from SAMv2Core.evaluation.tables import dls_tables
-from SAMv2Core.files import write_text
+from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

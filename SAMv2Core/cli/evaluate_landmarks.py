@@ -9,9 +9,9 @@ from SAMv2Core.errors import InputError, UnreliableResultError
 from SAMv2Core.evaluation import landmarks
 from SAMv2Core.evaluation.chosen import make_extractor
 from SAMv2Core.evaluation.landmark_points import read_label_names
-from SAMv2Core.evaluation.matching import POINT_METHODS
+from SAMv2Core.evaluation.methods import POINT_METHODS
 from SAMv2Core.evaluation.tables import landmark_tables
-from SAMv2Core.files import write_text
+from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

@@ -10,7 +10,7 @@ from SAMv2Core.evaluation import registration
 from SAMv2Core.evaluation.landmark_points import read_label_names
 from SAMv2Core.evaluation.pair_table import read_pairs
 from SAMv2Core.evaluation.tables import registration_tables
-from SAMv2Core.files import write_text
+from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

@@ -11,8 +11,8 @@ import numpy as np
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import UnreliableResultError
-from SAMv2Core.files import suffix_of
-from SAMv2Core.markups import Point, PointList, read_points, write_points
+from SAMv2Core.io.files import suffix_of
+from SAMv2Core.io.markups import Point, PointList, read_points, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.progress import Progress
@@ -156,7 +156,7 @@ def map_path(path: str, number: int, label: str) -> str:
 
 def write_similarity_maps(session: Session, points: PointList, embeddings: Embeddings) -> None:
     """One volume per point with a position, on the query's fine lattice."""
-    from SAMv2Core.match import similarity_map
+    from SAMv2Core.matching.match import similarity_map
 
     for number, point in enumerate(points, 1):
         if point.position_lps is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Dict, List
 
-from SAMv2Core import models
 from SAMv2Core.cli import common
+from SAMv2Core.models import library
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
-    from SAMv2Core.models import ModelInfo
+    from SAMv2Core.models.library import ModelInfo
 
 DESCRIPTION = "List, check, download and import models. Without network only `download` fails."
 
@@ -42,7 +42,7 @@ def _add_action(actions: Any, name: str, help_text: str, run: Any) -> argparse.A
 def list_all(session: Session) -> None:
     """A table of all models."""
     session.declare()
-    infos = models.list_models()
+    infos = library.list_models()
     if _is_json(session, {"models": [as_dict(info) for info in infos]}):
         return
     width = max(len(info.name) for info in infos)
@@ -54,14 +54,14 @@ def list_all(session: Session) -> None:
 def show(session: Session) -> None:
     """All facts about one model, without reading its weights."""
     session.declare()
-    _tell(session, models.model_info(session.args.name))
+    _tell(session, library.model_info(session.args.name))
 
 
 def verify_one(session: Session) -> None:
     """Hash the file; a hash that differs from the recorded one is an error (exit code 4)."""
     session.declare()
     with session.stage("verify", 0.0, 1.0):
-        info = models.verify(session.args.name)
+        info = library.verify(session.args.name)
     _tell(session, info)
 
 
@@ -69,7 +69,7 @@ def download_one(session: Session) -> None:
     """Fetch; Ctrl-C keeps what has arrived for the next try."""
     session.declare()
     with session.stage("download", 0.0, 1.0) as progress:
-        info = models.download(session.args.name, progress)
+        info = library.download(session.args.name, progress)
     _tell(session, info)
 
 
@@ -77,7 +77,7 @@ def import_one(session: Session) -> None:
     """Check that the file loads as the network it is said to be, and copy it."""
     session.declare([session.args.file])
     with session.stage("import", 0.0, 1.0):
-        info = models.import_file(session.args.file, session.args.name)
+        info = library.import_file(session.args.file, session.args.name)
     _tell(session, info)
 
 

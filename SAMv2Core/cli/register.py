@@ -18,13 +18,19 @@ import numpy as np
 
 import SAMv2Core as s
 from SAMv2Core.cli import common
-from SAMv2Core.deformable import Deformation, deform, load_convex_adam, resample_deformed, write_deformation
 from SAMv2Core.errors import UnreliableResultError
-from SAMv2Core.files import suffix_of
-from SAMv2Core.markups import Point, PointList, write_points
-from SAMv2Core.resample import crop_to, resample_to
-from SAMv2Core.spatial_registration import check_sources, write_spatial_registration
-from SAMv2Core.transforms import read_transform, write_transform
+from SAMv2Core.io.files import suffix_of
+from SAMv2Core.io.markups import Point, PointList, write_points
+from SAMv2Core.io.resample import crop_to, resample_to
+from SAMv2Core.io.spatial_registration import check_sources, write_spatial_registration
+from SAMv2Core.io.transforms import read_transform, write_transform
+from SAMv2Core.registration.deformable import (
+    Deformation,
+    deform,
+    load_convex_adam,
+    resample_deformed,
+    write_deformation,
+)
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

@@ -17,14 +17,14 @@ import traceback
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from SAMv2Core.cli.progress import Progress, ProgressBar
+from SAMv2Core.cli.report import Report, as_json
 from SAMv2Core.errors import Cancelled, MemoryLimitError, OutputError, SAMv2Error, UsageError
-from SAMv2Core.files import check_output, is_same_file
-from SAMv2Core.report import Report, as_json
+from SAMv2Core.io.files import check_output, is_same_file
 
 if TYPE_CHECKING:
-    from SAMv2Core.embed import Model
-    from SAMv2Core.feature import Embedding
-    from SAMv2Core.volume import Volume
+    from SAMv2Core.embedding.embedding import Embedding
+    from SAMv2Core.embedding.model import Model
+    from SAMv2Core.io.volume import Volume
 
 ISSUES_URL = "https://github.com/SlicerSAMv2/SlicerSAMv2/issues"
 

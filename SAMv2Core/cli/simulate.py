@@ -12,14 +12,14 @@ import SimpleITK as sitk
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, OutputError
-from SAMv2Core.files import atomic_path, check_output, write_json
-from SAMv2Core.itk import quiet_itk
-from SAMv2Core.lesions import Lesion, read_lesions
-from SAMv2Core.markups import Point, PointList, write_points
+from SAMv2Core.io.files import atomic_path, check_output, write_json
+from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.lesions import Lesion, read_lesions
+from SAMv2Core.io.markups import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
-    from SAMv2Core.simulate import SimulatedFollowUp, SimulationOptions
+    from SAMv2Core.simulation.simulate import SimulatedFollowUp, SimulationOptions
 
 N_BODY_POINTS = 50
 GROWTH = (0.6, 1.6)
@@ -89,7 +89,7 @@ def simulation_options(args: Any) -> SimulationOptions:
 
     :raises UsageError: a number that makes no sense.
     """
-    from SAMv2Core.simulate import FOLLOW_UP
+    from SAMv2Core.simulation.simulate import FOLLOW_UP
 
     asked = {
         "breathing_mm": args.breathing,
@@ -104,8 +104,8 @@ def simulation_options(args: Any) -> SimulationOptions:
 
 def run(session: Session) -> None:
     """Read, simulate, write the four files."""
-    from SAMv2Core.lesion_growth import LesionOptions
-    from SAMv2Core.simulate import simulate_follow_up
+    from SAMv2Core.simulation.lesion_growth import LesionOptions
+    from SAMv2Core.simulation.simulate import simulate_follow_up
 
     args = session.args
     inputs = [args.image, args.lesions]
@@ -154,8 +154,8 @@ def as_points(lesions: Sequence[Lesion]) -> Optional[PointList]:
 
 def spread_through_body(volume: s.Volume, modality: str, seed: int) -> PointList:
     """Points all over the patient, for those who want to measure and have no lesions."""
-    from SAMv2Core.preprocess import preprocess_report
-    from SAMv2Core.sampling import spread_points
+    from SAMv2Core.matching.sampling import spread_points
+    from SAMv2Core.preprocessing.preprocess import preprocess_report
 
     prepared = preprocess_report(volume, modality)
     k, j, i = np.nonzero(prepared.body)

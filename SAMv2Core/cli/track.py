@@ -14,13 +14,13 @@ import numpy as np
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
-from SAMv2Core.files import write_text
-from SAMv2Core.lesions import Lesion, check_labels, read_lesions
-from SAMv2Core.markups import Point, PointList, write_points
+from SAMv2Core.io.files import write_text
+from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
+from SAMv2Core.io.markups import Point, PointList, write_points
 
 if TYPE_CHECKING:
-    from SAMv2Core.assignment import Assignment
     from SAMv2Core.cli.session import Session
+    from SAMv2Core.tracking.assignment import Assignment
 
 COLUMNS = (
     "label", "study", "l", "p", "s", "similarity", "cycle_error_mm", "confidence", "status", "diameter_mm",
@@ -140,7 +140,7 @@ def _refine(
     modalities: Sequence[str],
 ) -> List[s.Finding]:
     """The findings with their places refined by the scans; as they are when these are of two modalities."""
-    from SAMv2Core.track_refinement import refine_findings
+    from SAMv2Core.tracking.refinement import refine_findings
 
     if len(set(modalities)) > 1:
         session.warn("--refine compares brightness, which says nothing between CT and MR: places stay as tracked.")
@@ -160,7 +160,7 @@ def _assign(
     volumes: Sequence[s.Volume],
 ) -> Tuple[List[s.Finding], List[Assignment]]:
     """Bring the follow-ups' segmentations in."""
-    from SAMv2Core.assignment import assign, parts_of, with_parts
+    from SAMv2Core.tracking.assignment import assign, parts_of, with_parts
 
     assignments = []
     for study, (path, volume) in enumerate(zip(segmentations, volumes), 1):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Dict, Optional, Tuple
 import numpy as np
 
 from SAMv2Core.demo.slices import PLANES, Slice, body_box_lps, project
-from SAMv2Core.geometry import Grid
+from SAMv2Core.geometry.grid import Grid
 
 if TYPE_CHECKING:
-    from SAMv2Core.feature import Embedding
-    from SAMv2Core.match import Match
-    from SAMv2Core.register import Registration
-    from SAMv2Core.volume import Volume
+    from SAMv2Core.embedding.embedding import Embedding
+    from SAMv2Core.io.volume import Volume
+    from SAMv2Core.matching.match import Match
+    from SAMv2Core.registration.register import Registration
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
-from SAMv2Core import cache
+from SAMv2Core.embedding import cache
 from SAMv2Core.errors import InputError, OutputError
 
 logger = logging.getLogger(__name__)

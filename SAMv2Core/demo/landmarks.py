@@ -23,7 +23,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry import Grid, transform_points
+from SAMv2Core.geometry.grid import Grid, transform_points
 
 UP, DOWN = (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)
 # The heart's apex points to the patient's left, forward and down.

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import numpy as np
 
-from SAMv2Core import files
 from SAMv2Core.demo.cases import Case, Finding, RegistrationCase, slug
 from SAMv2Core.errors import OutputError
-from SAMv2Core.markups import Point, PointList, write_points
+from SAMv2Core.io import files
+from SAMv2Core.io.markups import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.demo.panels import Similarity
@@ -43,7 +43,7 @@ def write_case(output: Path, case: Case, with_pictures: bool) -> Tuple[str, ...]
 
 def write_registration(output: Path, case: RegistrationCase, with_pictures: bool) -> Tuple[str, ...]:
     """The transform and the picture of a registration; their names relative to ``output``."""
-    from SAMv2Core.transforms import write_transform
+    from SAMv2Core.io.transforms import write_transform
 
     folder = open_folder(output / case.folder)
     written = []
@@ -79,7 +79,7 @@ def _description(finding: Finding) -> str:
 def similarity_of(case: Case, finding: Finding) -> Similarity:
     """The similarity of a template point to every place of the query's body; NaN outside the body."""
     from SAMv2Core.demo.panels import Similarity
-    from SAMv2Core.match import similarity_map
+    from SAMv2Core.matching.match import similarity_map
 
     values, grid = similarity_map(case.template.embedding, case.query.embedding, finding.template_lps.tolist())
     return Similarity(np.where(values > -1.0, values, np.nan), grid)

@@ -14,7 +14,7 @@ from SAMv2Core.demo.panels import draw_panel, window_of
 from SAMv2Core.demo.pictures import GAP, MARGIN, NAMES, PANEL
 from SAMv2Core.demo.slices import PLANES, Slice, cut
 from SAMv2Core.demo.table import registration_lines
-from SAMv2Core.geometry import Grid
+from SAMv2Core.geometry.grid import Grid
 
 # Orange and blue add up to gray: where the scans agree there is no color, for color-blind readers too.
 FIXED_TINT = np.array([1.0, 0.5, 0.0])

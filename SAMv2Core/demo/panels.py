@@ -12,7 +12,7 @@ from SAMv2Core.demo import canvas as c
 from SAMv2Core.demo.canvas import Canvas, rgb
 from SAMv2Core.demo.cases import Scan
 from SAMv2Core.demo.slices import Slice
-from SAMv2Core.geometry import Grid
+from SAMv2Core.geometry.grid import Grid
 
 #: Window name -> (width, level) in HU.
 WINDOWS: Dict[str, Tuple[float, float]] = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from SAMv2Core import files
 from SAMv2Core.demo.fetch import WHEELS
 from SAMv2Core.demo.page import page
 from SAMv2Core.demo.table import case_data, registration_data
 from SAMv2Core.demo.tour import Tour
+from SAMv2Core.io import files
 
 TITLE = "SAMv2 demo: one point, found again in other scans"
 LEAD = (

@@ -18,7 +18,7 @@ from typing import Dict, Optional, Tuple
 import numpy as np
 from scipy import ndimage
 
-from SAMv2Core.geometry import Grid
+from SAMv2Core.geometry.grid import Grid
 
 AIR_HU = -1000.0
 DEPTH_STEP_MM = 4.0  # of projections: as fine as the feature maps, four times quicker than the voxels

@@ -219,7 +219,7 @@ def _simulated(
     tour: Tour, until: Tuple[float, float], folder: str, title: str, scan: Scan, points: List[Finding]
 ) -> Case:
     """A stop with exact truth: the scan, rotated, resized, deformed and scanned differently."""
-    from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
+    from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up
 
     tour.step(until[0], f"simulating a follow-up of {scan.name}")
     started = time.perf_counter()

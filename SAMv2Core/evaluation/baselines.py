@@ -21,8 +21,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from SAMv2Core.errors import InputError, UnreliableResultError, UsageError
-from SAMv2Core.itk import quiet_itk
-from SAMv2Core.volume import Volume, to_itk
+from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.volume import Volume, to_itk
 
 Baseline = Callable[[Volume, Volume], np.ndarray]
 

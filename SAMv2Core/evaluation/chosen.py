@@ -40,8 +40,8 @@ def make_extractor(choice: Mapping[str, Any], modalities: Sequence[str] = ("ct",
         from SAMv2Core.evaluation.features import extractor_of
 
         return extractor_of(choice["path"])
-    from SAMv2Core.cache import Cache
-    from SAMv2Core.models import default_model, load_model
+    from SAMv2Core.embedding.cache import Cache
+    from SAMv2Core.models.library import default_model, load_model
 
     if choice["threads"]:
         import torch

@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.files import PathLike, suffix_of, write_json, write_text
+from SAMv2Core.io.files import PathLike, suffix_of, write_json, write_text
 
 Triple = Tuple[float, float, float]
 

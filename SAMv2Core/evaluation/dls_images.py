@@ -20,12 +20,12 @@ from SAMv2Core.errors import Cancelled, InputError, SAMv2Error
 from SAMv2Core.evaluation import dls_frames
 from SAMv2Core.evaluation.dls_files import LesionPair
 from SAMv2Core.evaluation.extractor import Extractor, RecentEmbeddings
-from SAMv2Core.evaluation.matching import find_points
-from SAMv2Core.geometry import Grid, transform_points
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.evaluation.methods import find_points
+from SAMv2Core.geometry.grid import Grid, transform_points
+from SAMv2Core.io.volume import Volume, read_volume
 
 if TYPE_CHECKING:
-    from SAMv2Core.feature import Embedding
+    from SAMv2Core.embedding.embedding import Embedding
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def predict(
     """Find every lesion of the source scans in the target scans.
 
     :param folder: with the NIfTI files that the annotation names, in any depth.
-    :param method: of :data:`SAMv2Core.evaluation.matching.LESION_METHODS`.
+    :param method: of :data:`SAMv2Core.evaluation.methods.LESION_METHODS`.
     :param slice_order: ``auto``, ``affine`` or ``slices``, see :mod:`SAMv2Core.evaluation.dls_frames`.
     :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
     :raises InputError: no such folder, or not one scan of the annotation in it.

@@ -11,10 +11,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 if TYPE_CHECKING:
-    from SAMv2Core.cache import Cache
-    from SAMv2Core.embed import Model
-    from SAMv2Core.feature import Embedding
-    from SAMv2Core.volume import Volume
+    from SAMv2Core.embedding.cache import Cache
+    from SAMv2Core.embedding.embedding import Embedding
+    from SAMv2Core.embedding.model import Model
+    from SAMv2Core.io.volume import Volume
 
 Progress = Callable[[float, str], None]
 
@@ -23,7 +23,7 @@ class Extractor:
     """Embeds volumes with a model.
 
     :param model: its ``name`` and ``sha256`` are shown in tables and reports.
-    :param options: keyword arguments of :meth:`SAMv2Core.embed.Model.embed` (precision, memory, cache).
+    :param options: keyword arguments of :meth:`SAMv2Core.embedding.model.Model.embed` (precision, memory, cache).
     """
 
     def __init__(self, model: Model, cache: Optional[Cache] = None, **options: Any) -> None:
@@ -34,7 +34,7 @@ class Extractor:
         self._options: Dict[str, Any] = {"cache": cache, **options}
 
     def embed(self, volume: Volume, modality: str = "auto", progress: Optional[Progress] = None) -> Embedding:
-        """The embedding of a volume; errors are those of :meth:`SAMv2Core.embed.Model.embed`."""
+        """The embedding of a volume; errors are those of :meth:`SAMv2Core.embedding.model.Model.embed`."""
         return self._model.embed(volume, modality, progress, **self._options)
 
 

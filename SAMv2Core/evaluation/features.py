@@ -13,7 +13,7 @@ Two kinds:
       torch.jit.script(Wrapped(net)).save("other.pt")
 
 * a **folder of embedding files** as ``samv2 embed`` writes them (the layout is told in
-  :mod:`SAMv2Core.embedding_file`), one ``NAME.safetensors`` per scan ``NAME.nii.gz``.
+  :mod:`SAMv2Core.embedding.file`), one ``NAME.safetensors`` per scan ``NAME.nii.gz``.
 
 Vectors are averaged to the 4 mm lattice where they are finer, normalized to unit length, and stored as float16, as ours
 are. A TorchScript file is a program: load it only from whom you trust.
@@ -28,15 +28,15 @@ from typing import Any, Callable, Optional, Tuple
 import torch
 import torch.nn.functional as F
 
-from SAMv2Core.embedding_file import load_embedding
+from SAMv2Core.embedding.embedding import Embedding, FeatureMap
+from SAMv2Core.embedding.file import load_embedding
 from SAMv2Core.errors import InputError, ModelError, UsageError
 from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.landmark_points import scan_stem
-from SAMv2Core.feature import Embedding, FeatureMap
-from SAMv2Core.feature_mask import body_on_features
-from SAMv2Core.files import suffix_of
-from SAMv2Core.preprocess import Preprocessed, preprocess_report
-from SAMv2Core.volume import Volume
+from SAMv2Core.io.files import suffix_of
+from SAMv2Core.io.volume import Volume
+from SAMv2Core.preprocessing.feature_mask import body_on_features
+from SAMv2Core.preprocessing.preprocess import Preprocessed, preprocess_report
 
 Progress = Callable[[float, str], None]
 

@@ -20,10 +20,10 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
+from SAMv2Core.embedding.system_memory import peak_rss_bytes
 from SAMv2Core.errors import SAMv2Error
 from SAMv2Core.evaluation import baselines
-from SAMv2Core.system_memory import peak_rss_bytes
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.io.volume import Volume, read_volume
 
 Progress = Callable[[float, str], None]
 
@@ -134,8 +134,8 @@ def _by_baseline(job: Mapping[str, Any], fixed: Volume, moving: Volume) -> Tuple
 
 def _by_features(job: Mapping[str, Any], fixed: Volume, moving: Volume) -> Tuple[np.ndarray, float, Dict[str, Any]]:
     from SAMv2Core.evaluation.chosen import make_extractor
-    from SAMv2Core.modality import detect_modality
-    from SAMv2Core.register import register
+    from SAMv2Core.preprocessing.modality import detect_modality
+    from SAMv2Core.registration.register import register
 
     told = (job["fixed_modality"], job["moving_modality"])
     modalities = [detect_modality(v)[0] if m == "auto" else m for v, m in zip((fixed, moving), told)]

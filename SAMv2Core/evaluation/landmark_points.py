@@ -17,11 +17,11 @@ from typing import Dict, Mapping, Optional
 import numpy as np
 from scipy import ndimage
 
-from SAMv2Core.affine import canonical_axes
 from SAMv2Core.errors import InputError
-from SAMv2Core.files import PathLike
-from SAMv2Core.markups import read_points
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.geometry.affine import canonical_axes
+from SAMv2Core.io.files import PathLike
+from SAMv2Core.io.markups import read_points
+from SAMv2Core.io.volume import Volume, read_volume
 
 Landmarks = Dict[str, np.ndarray]
 

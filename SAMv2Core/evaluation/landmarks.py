@@ -22,9 +22,9 @@ import numpy as np
 from SAMv2Core.errors import Cancelled, InputError, SAMv2Error, UsageError
 from SAMv2Core.evaluation.extractor import Extractor, RecentEmbeddings
 from SAMv2Core.evaluation.landmark_points import Landmarks, landmarks_beside, scan_stem
-from SAMv2Core.evaluation.matching import find_points
-from SAMv2Core.files import PathLike
-from SAMv2Core.volume import read_volume
+from SAMv2Core.evaluation.methods import find_points
+from SAMv2Core.io.files import PathLike
+from SAMv2Core.io.volume import read_volume
 
 Progress = Callable[[float, str], None]
 

@@ -18,12 +18,12 @@ from typing import Callable, Optional
 
 import torch
 
+from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import UsageError
 from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.features import as_embedding
-from SAMv2Core.feature import Embedding
-from SAMv2Core.preprocess import preprocess_report
-from SAMv2Core.volume import Volume
+from SAMv2Core.io.volume import Volume
+from SAMv2Core.preprocessing.preprocess import preprocess_report
 
 Progress = Callable[[float, str], None]
 

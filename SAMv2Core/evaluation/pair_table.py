@@ -17,10 +17,10 @@ import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.evaluation.landmark_points import from_labels
-from SAMv2Core.files import PathLike
-from SAMv2Core.markups import PointList, read_points
-from SAMv2Core.transforms import read_transform
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.io.files import PathLike
+from SAMv2Core.io.markups import PointList, read_points
+from SAMv2Core.io.transforms import read_transform
+from SAMv2Core.io.volume import Volume, read_volume
 
 FILES = (
     "fixed", "moving", "fixed_keypoints", "moving_keypoints", "fixed_labels", "moving_labels", "initial_transform",

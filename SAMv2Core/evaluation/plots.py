@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Iterable, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.evaluation.baselines import require
-from SAMv2Core.files import PathLike, atomic_path
+from SAMv2Core.io.files import PathLike, atomic_path
 
 if TYPE_CHECKING:
     from SAMv2Core.evaluation.dls_metrics import Outcome

@@ -22,8 +22,8 @@ from SAMv2Core.evaluation.baselines import field_of_view_mm3
 from SAMv2Core.evaluation.isolated import Run, run_isolated
 from SAMv2Core.evaluation.landmark_points import as_labels
 from SAMv2Core.evaluation.pair_table import Pair, Truth, initial_matrix, read_truth
-from SAMv2Core.geometry import transform_points
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.geometry.grid import transform_points
+from SAMv2Core.io.volume import Volume, read_volume
 
 Progress = Callable[[float, str], None]
 

@@ -10,7 +10,9 @@ import os
 import sys
 from typing import List, Optional, Sequence
 
-from SAMv2SlicerLib import engine, setup_dependencies, texts
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.setup import install
+from SAMv2SlicerLib.work import engine
 
 EXIT_MODEL = 4
 
@@ -50,7 +52,7 @@ def _withoutTorch() -> str:
     """What to do about a missing PyTorch, empty when it is there (or was just installed, with permission)."""
     if engine.torchState() == "ready":
         return ""
-    if not os.environ.get(setup_dependencies.CONSENT_VARIABLE):
-        return texts.headlessSetup(setup_dependencies.CONSENT_VARIABLE)
-    message = setup_dependencies.setUp(ask=lambda question: True)
+    if not os.environ.get(install.CONSENT_VARIABLE):
+        return texts.headlessSetup(install.CONSENT_VARIABLE)
+    message = install.setUp(ask=lambda question: True)
     return "" if engine.torchState() == "ready" else message

@@ -28,17 +28,20 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import InputError, ModelError
-from SAMv2SlicerLib import conversion, deformable, engine, results, rings, texts
-from SAMv2SlicerLib.embedding_store import EmbeddingStore, signatureOf
-from SAMv2SlicerLib.live import LiveInputs, LiveMatcher
-from SAMv2SlicerLib.matching import MatchCommit, matchRequest
-from SAMv2SlicerLib.references import resolve
-from SAMv2SlicerLib.registration import Extras, RegistrationCommit
-from SAMv2SlicerLib.segments import SearchMasks
-from SAMv2SlicerLib.tracking import LesionTracker
-from SAMv2SlicerLib.undo import UndoStack
-from SAMv2SlicerLib.waiting import waitFor
-from SAMv2SlicerLib.worker import Job, Progress, Worker
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.match.live_matching import LiveInputs, LiveMatcher
+from SAMv2SlicerLib.match.match_job import MatchCommit, matchRequest
+from SAMv2SlicerLib.register import grid_transform as deformable
+from SAMv2SlicerLib.register.register_job import Extras, RegistrationCommit
+from SAMv2SlicerLib.scene import match_list, node_geometry, rings
+from SAMv2SlicerLib.scene.node_lookup import resolve
+from SAMv2SlicerLib.scene.segments import SearchMasks
+from SAMv2SlicerLib.scene.undo import UndoStack
+from SAMv2SlicerLib.track.tracker import LesionTracker
+from SAMv2SlicerLib.work import engine
+from SAMv2SlicerLib.work.embedding_store import EmbeddingStore, signatureOf
+from SAMv2SlicerLib.work.waiting import waitFor
+from SAMv2SlicerLib.work.worker import Job, Progress, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """
         job = self.startMatch(template, query, points, None, method, model, device, modalities, inside=inside)
         listNode = self._finish(job, progress)
-        logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), results.summaryOf(listNode))
+        logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), match_list.summaryOf(listNode))
         return listNode
 
     def registerVolumes(
@@ -221,7 +224,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         options = engine.Options(inputs.model, inputs.device)
         mask = self.masks.chosen(self.resolve, inputs.inside, inputs.queryNode)
         volumes = self.volumeInputs([inputs.templateNode, inputs.queryNode], inputs.modalities, options, mask=mask)
-        pointsLPS = conversion.worldToVolumeLPS(inputs.templateNode, world)
+        pointsLPS = node_geometry.worldToVolumeLPS(inputs.templateNode, world)
         text = texts.progressMatching(1)
         work = partial(self.engine.follow, *volumes, pointsLPS, options, text)
         return self.submit(text, work, commit, onEnd)
@@ -262,11 +265,11 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def modalityOf(self, volumeNode) -> str:
         """``"ct"``, ``"mr"`` or empty, from an embedding or DICOM; nothing is computed for it."""
         found = next(iter(self.store.get(volumeNode).values()), None)
-        return found.modality if found is not None else conversion.modalityOfNode(volumeNode) or ""
+        return found.modality if found is not None else node_geometry.modalityOfNode(volumeNode) or ""
 
     def secondsToEmbed(self, volumeNodes, device: str) -> Optional[float]:
         """Estimate for embedding these volumes, from the last measured rate on this device; None before the first."""
-        voxels = sum(conversion.voxelsAt2mm(node) for node in volumeNodes)
+        voxels = sum(node_geometry.voxelsAt2mm(node) for node in volumeNodes)
         return self.engine.secondsFor(voxels, device)
 
     def tick(self, waitSeconds: float = 0.0) -> bool:
@@ -345,7 +348,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                     text=texts.progressEmbedding(node.GetName()),
                     modality=modality,
                     signature=signatureOf(node),
-                    volume=None if isEnough else conversion.volumeFromNode(node),
+                    volume=None if isEnough else node_geometry.volumeFromNode(node),
                     cached=found,
                     inside=mask if node is nodes[-1] else None,
                 )
@@ -383,7 +386,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _onNodeRemoved(self, caller, event, node) -> None:
         if node is not None and node.IsA("vtkMRMLVolumeNode"):
             self.store.drop(node.GetID())
-        elif results.isMatchList(node) and not slicer.mrmlScene.IsClosing():
+        elif match_list.isMatchList(node) and not slicer.mrmlScene.IsClosing():
             rings.remove(rings.ringsOf(node, slicer.mrmlScene))
 
     def _onVolumeStale(self, volumeNode) -> None:

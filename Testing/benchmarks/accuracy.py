@@ -37,20 +37,20 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 import numpy as np
 
-from SAMv2Core.embed import Model
+from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.embedding.model import Model
 from SAMv2Core.evaluation.mind import MindFeatures
-from SAMv2Core.feature import Embedding
-from SAMv2Core.match import match, similarity_map
-from SAMv2Core.models import load_model
-from SAMv2Core.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.matching.match import match, similarity_map
+from SAMv2Core.models.library import load_model
+from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
 from Testing.benchmarks.common import find_data, parse_options, publish
 
 
 class Variant(NamedTuple):
     """A row of the table: how points are matched.
 
-    :param options: of :func:`SAMv2Core.match.match`.
+    :param options: of :func:`SAMv2Core.matching.match.match`.
     :param heads: weights of the heads' cosines, None for the model's own.
     """
 

@@ -6,7 +6,8 @@
 The models are those of successive rounds (AggSAM, CrossSAM_0, CrossSAM_1). The MR of every pair of ``ctmr`` is turned
 by up to 20 degrees about each axis and moved by up to 60 mm; the truth is the alignment of the data's authors, good to
 a few millimeters, so errors below that mean nothing. Two blocks: matches alone, which is the paper's AdaReg and shows
-what the embeddings give, and with the intensities of :mod:`SAMv2Core.hypotheses`, which is what this project uses.
+what the embeddings give, and with the intensities of :mod:`SAMv2Core.registration.poses`, which is what this project
+uses.
 
 Note which pairs a model was trained on: on ``train`` pairs whose alignment was used in training, the numbers flatter.
 Finished pairs are kept in ``--report`` and not registered again.
@@ -22,15 +23,15 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.embed import Model
-from SAMv2Core.models import load_model
+from SAMv2Core.embedding.model import Model
+from SAMv2Core.models.library import load_model
 from Testing.benchmarks.common import find_data
-from Training.adareg import AdaRegOptions, PairResult, embed_pair, register_pair
-from Training.bending import METHODS, check_method
-from Training.displaced import TRUTH, displace, read_truth
-from Training.index import Entry, Index, read_index
+from Training.crosssam.adareg import AdaRegOptions, PairResult, embed_pair, register_pair
+from Training.crosssam.deformable import METHODS, check_method
+from Training.crosssam.displaced import TRUTH, displace, read_truth
+from Training.crosssam.rounds import Errors, errors, initial_errors, row, to_csv, to_markdown
+from Training.data.index import Entry, Index, read_index
 from Training.prepare import prepare
-from Training.rounds import Errors, errors, initial_errors, row, to_csv, to_markdown
 
 SEED = 0
 WAYS = {"off": "points alone", "auto": "with intensities"}

@@ -30,18 +30,18 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 from scipy.optimize import minimize
 
-from SAMv2Core import track_confidence
-from SAMv2Core.cache import Cache
+from SAMv2Core.embedding.cache import Cache
+from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.evaluation.extractor import Extractor
-from SAMv2Core.evaluation.matching import POINT_METHODS
-from SAMv2Core.feature import Embedding
-from SAMv2Core.geometry import Grid
-from SAMv2Core.match import match
-from SAMv2Core.model_files import write_calibration
-from SAMv2Core.models import load_model
-from SAMv2Core.track_confidence import BEYOND, TrackEvidence, TrackUncertainty
-from SAMv2Core.uncertainty import Coefficients, Evidence, UncertaintyModel
-from SAMv2Core.volume import read_volume
+from SAMv2Core.evaluation.methods import POINT_METHODS
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io.volume import read_volume
+from SAMv2Core.matching.confidence import Coefficients, Evidence, UncertaintyModel
+from SAMv2Core.matching.match import match
+from SAMv2Core.models.library import load_model
+from SAMv2Core.models.records import write_calibration
+from SAMv2Core.tracking import confidence as track_confidence
+from SAMv2Core.tracking.confidence import BEYOND, TrackEvidence, TrackUncertainty
 from Testing.benchmarks.accuracy import label_centroids, load_landmarks
 from Testing.benchmarks.common import expected_calibration_error, find_data, reliability_plot
 from Testing.benchmarks.tracking import GROUP, N_LESIONS, Finished, all_trials, is_beyond

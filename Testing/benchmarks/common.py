@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.embed import Model
+from SAMv2Core.embedding.model import Model
 
 
 def find_data(argument: Optional[str]) -> Path:

@@ -36,34 +36,34 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import SAMv2Core
-from SAMv2Core.cache import Cache
-from SAMv2Core.embed import Model
+from SAMv2Core.embedding.cache import Cache
+from SAMv2Core.embedding.model import Model
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.evaluation.baselines import BASELINES, directed, prepare
-from SAMv2Core.geometry import transform_points
-from SAMv2Core.least_squares import residuals_mm
-from SAMv2Core.models import load_model
-from SAMv2Core.preprocess import preprocess_report
-from SAMv2Core.register import register
-from SAMv2Core.resample import crop_to
-from SAMv2Core.search import release_index
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.geometry.grid import transform_points
+from SAMv2Core.io.resample import crop_to
+from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.matching.search import release_index
+from SAMv2Core.models.library import load_model
+from SAMv2Core.preprocessing.preprocess import preprocess_report
+from SAMv2Core.registration.least_squares import residuals_mm
+from SAMv2Core.registration.register import register
 from Testing.benchmarks.common import find_data
 
 ROTATION_DEG, TRANSLATION_MM = 20.0, 60.0
 CROPS = {"whole": 1.0, "40 %": 0.4}
 GRID_MM = 10.0
 REGISTERING = (
-    "register",
-    "registration",
-    "hypotheses",
-    "intensity",
-    "pose_search",
-    "pose_refinement",
-    "correspondence",
-    "robust",
-    "least_squares",
-    "sampling",
+    "registration/register",
+    "registration/verdict",
+    "registration/poses",
+    "registration/tissue",
+    "registration/pose_search",
+    "registration/pose_refinement",
+    "matching/nearest",
+    "registration/ransac",
+    "registration/least_squares",
+    "matching/sampling",
 )
 METHODS = ("ours", "ours (matches)", *(f"{name}, {which} fixed" for name in BASELINES for which in ("MR", "CT")))
 

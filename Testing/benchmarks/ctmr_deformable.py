@@ -19,10 +19,10 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 import torch
 
-from SAMv2Core.deformable import Deformation, deform
-from SAMv2Core.intensity import TissueImage, mutual_information, sample, tissue_image
-from SAMv2Core.register import register
-from SAMv2Core.volume import Volume
+from SAMv2Core.io.volume import Volume
+from SAMv2Core.registration.deformable import Deformation, deform
+from SAMv2Core.registration.register import register
+from SAMv2Core.registration.tissue import TissueImage, mutual_information, sample, tissue_image
 from Testing.benchmarks.common import find_data
 from Testing.benchmarks.ctmr import model_of, scan, target_points
 

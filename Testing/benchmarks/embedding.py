@@ -29,7 +29,7 @@ BASELINE: Dict[str, Any] = {"slab": 10**6, "malloc": False, "precision": "fp32"}
 
 def configurations(quick: bool) -> List[Dict[str, Any]]:
     """The rows of the table; the baseline first and last."""
-    from SAMv2Core.device import cpu_has_bf16
+    from SAMv2Core.network.device import cpu_has_bf16
 
     rows = [
         {"title": "whole volume, fp32, default malloc", **BASELINE},
@@ -54,13 +54,13 @@ def build_model(name: str) -> Any:
     """A model by name, or an architecture with seeded random weights (``random-sampp``)."""
     import torch
 
-    from SAMv2Core.embed import Model
-    from SAMv2Core.network import build_network
-    from Testing.embedding_samples import model_info, seeded
+    from SAMv2Core.embedding.model import Model
+    from SAMv2Core.network.build import build_network
+    from Testing.samples.embedding_samples import model_info, seeded
 
     architecture = name[7:] if name.startswith("random-") else None
     if architecture is None:
-        from SAMv2Core.models import load_model
+        from SAMv2Core.models.library import load_model
 
         return load_model(name, device="cpu")
     from SAMv2Core.network.fuse import fuse_for_inference
@@ -73,10 +73,11 @@ def measure(task: Dict[str, Any]) -> Dict[str, Any]:
     """One embedding in this process."""
     import torch
 
-    from SAMv2Core import embed, memory
-    from SAMv2Core.cache import Cache
-    from SAMv2Core.system_memory import current_rss_bytes, peak_rss_bytes
-    from SAMv2Core.volume import read_volume
+    from SAMv2Core.embedding import memory
+    from SAMv2Core.embedding import model as embed
+    from SAMv2Core.embedding.cache import Cache
+    from SAMv2Core.embedding.system_memory import current_rss_bytes, peak_rss_bytes
+    from SAMv2Core.io.volume import read_volume
 
     torch.set_num_threads(task["threads"])
     volume = read_volume(task["image"])
@@ -116,8 +117,8 @@ def in_a_child(task: Dict[str, Any]) -> Dict[str, Any]:
 
 def write_torso(path: Path) -> None:
     """The synthetic torso as a file, made here so that the children's memory is that of embedding alone."""
-    from SAMv2Core.volume import write_volume
-    from Testing.embedding_samples import torso
+    from SAMv2Core.io.volume import write_volume
+    from Testing.samples.embedding_samples import torso
 
     write_volume(torso(TORSO_ZYX), path)
 

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SAMv2Core.embedding_file import load_embedding
-from SAMv2Core.feature import Embedding, FeatureMap
-from SAMv2Core.geometry import Grid
-from SAMv2Core.match import match
-from SAMv2Core.search import release_index, search_index
-from Testing.synthetic_embeddings import AnatomyField, trunk
+from SAMv2Core.embedding.embedding import Embedding, FeatureMap
+from SAMv2Core.embedding.file import load_embedding
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.matching.match import match
+from SAMv2Core.matching.search import release_index, search_index
+from Testing.samples.synthetic_embeddings import AnatomyField, trunk
 
 SHAPE_ZYX = (250, 150, 180)
 ORIGINAL_ZYX = (250, 512, 512)

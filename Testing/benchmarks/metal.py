@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.volume import Volume
+from SAMv2Core.io.volume import Volume
 
 RADIUS_MM, HALF_LENGTH_MM, MIN_APART_MM = 8.0, 30.0, 60.0
 METAL_HU = 3000.0

@@ -4,8 +4,8 @@
 
 Trains the light network's context branch from nothing on some of an index's training torsos (``Training.prepare``),
 each number for as many steps, within patients alone, and measures the error of its nearest neighbors at known points of
-the held-out torsos (:mod:`Training.landmark_error`). A run that is in DIR is not repeated. The context branch alone,
-because it confines the search, learns fastest and is cheap.
+the held-out torsos (:mod:`Training.tasks.landmark_error`). A run that is in DIR is not repeated. The context branch
+alone, because it confines the search, learns fastest and is cheap.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from Training import train
+from Training.data.index import Index, moved_to, read_index, write_index
 from Training.engine.checkpoint import last_checkpoint
 from Training.export import load_trained, trained_state
-from Training.index import Index, moved_to, read_index, write_index
-from Training.landmark_error import KnownPoints
+from Training.tasks.landmark_error import KnownPoints
 
 GROUP = "ct"
 N_CHECKPOINTS = 4
@@ -36,7 +36,8 @@ def with_patients(index: Index, number: int, folder: Path) -> Path:
     trained = index.select([GROUP], "train")
     kept = [trained[i] for i in np.random.default_rng(0).permutation(len(trained))[:number]]
     folder.mkdir(parents=True, exist_ok=True)
-    return write_index(folder, [replace(e, **moved_to(e, index.folder, folder)) for e in kept])  # type: ignore[arg-type]
+    moved = [replace(e, **moved_to(e, index.folder, folder)) for e in kept]  # type: ignore[arg-type]
+    return write_index(folder, moved)
 
 
 def measure(index: Index, number: int, steps: int, folder: Path, precision: str) -> Dict[str, Dict[int, float]]:

@@ -24,16 +24,16 @@ from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from SAMv2Core.embed import Model
-from SAMv2Core.feature import Embedding
-from SAMv2Core.geometry import transform_points
-from SAMv2Core.least_squares import fit, residuals_mm
-from SAMv2Core.models import load_model
-from SAMv2Core.register import register
-from SAMv2Core.sampling import body_points, spread_points
-from SAMv2Core.search import release_index
-from SAMv2Core.simulate import FOLLOW_UP, SimulatedFollowUp, simulate_follow_up
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.embedding.model import Model
+from SAMv2Core.geometry.grid import transform_points
+from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.matching.sampling import body_points, spread_points
+from SAMv2Core.matching.search import release_index
+from SAMv2Core.models.library import load_model
+from SAMv2Core.registration.least_squares import fit, residuals_mm
+from SAMv2Core.registration.register import register
+from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, simulate_follow_up
 from Testing.benchmarks.common import find_data, parse_options, publish
 
 MOVED = dataclasses.replace(FOLLOW_UP, rotation_deg=20.0, scale=(1.0, 1.0), deformation_mm=10.0)

@@ -32,7 +32,7 @@ import slicer  # noqa: E402
 import tour  # noqa: E402
 from panel_tools import close, settle  # noqa: E402
 
-from SAMv2SlicerLib import conversion  # noqa: E402
+from SAMv2SlicerLib.scene import node_geometry  # noqa: E402
 
 
 def followed(widget, landmarks, truth):
@@ -47,7 +47,7 @@ def followed(widget, landmarks, truth):
         settle(widget)
         glyph = follower.glyph()
         isShown = glyph is not None and glyph.GetDisplayVisibility()
-        place = conversion.flipRASAndLPS(conversion.pointWorld(glyph, 0)) if isShown else None
+        place = node_geometry.flipRASAndLPS(node_geometry.pointWorld(glyph, 0)) if isShown else None
         found.append(float(np.linalg.norm(place - truth[name])) if isShown else None)
     widget.ui.followCursorButton.checked = False
     return found
@@ -74,7 +74,7 @@ def main():
     landmarks, truth = tour.landmarksLPS(options.template), tour.landmarksLPS(options.query)
     clicked = dict(list(landmarks.items())[: options.points])
     milliseconds = tour.placeLandmarks(widget, points, clicked)
-    start, end = conversion.pointWorld(points, 0), conversion.pointWorld(points, 1)
+    start, end = node_geometry.pointWorld(points, 0), node_geometry.pointWorld(points, 1)
     began = time.process_time()
     rate = tour.followCursor(widget, [start + (end - start) * t for t in np.linspace(0, 1, options.followed)])
     seconds = time.process_time() - began

@@ -3,10 +3,10 @@
     python -m Testing.benchmarks.synthesis --data INDEX --out DIR [--model lite-ct] [--steps 300] [--share 0.4]
 
 The context branch of MODEL trains on twice, on the CTs of the index and from the same draws: with real views, 20 % of
-them as if they were MR (:mod:`Training.looks`), and with SHARE of these views replaced by images made from labels and
-clusters of tissue (:mod:`Training.synthesis`). No MR is shown. Then the coarse head's nearest neighbor on its 8 mm
-lattice answers for the ``val`` scans: known points of one CT in another (by group), and body points of an MR in the CT
-of its patient. A training that was cut short goes on with the same command.
+them as if they were MR (:mod:`Training.views.looks`), and with SHARE of these views replaced by images made from labels
+and clusters of tissue (:mod:`Training.views.synthesis`). No MR is shown. Then the coarse head's nearest neighbor on its
+8 mm lattice answers for the ``val`` scans: known points of one CT in another (by group), and body points of an MR in
+the CT of its patient. A training that was cut short goes on with the same command.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Dict, List, Optional
 import numpy as np
 import torch
 
-from SAMv2Core.model_catalogue import find_model
+from SAMv2Core.models.catalogue import find_model
 from SAMv2Core.network.lite import LiteNet
-from Training.augment import AIR_HU, to_network_scale
+from Training.data.index import Index, read_index
 from Training.engine.checkpoint import last_checkpoint
-from Training.engine.lite_task import CpuBatch, LiteTask
 from Training.engine.loop import Run
 from Training.engine.recipe import Recipe, load_recipe
 from Training.engine.task import Batch, Report
 from Training.export import load_trained
-from Training.index import Index, read_index
-from Training.landmark_error import MR_IN_CT, KnownPoints
-from Training.pairs import View
-from Training.scans import Scan
-from Training.synthesis import LOW, anatomy_labels, synthesize
-from Training.views import CONTEXT_MM, DETAIL_MM, crop_coordinates, sample_scan
+from Training.tasks.landmark_error import MR_IN_CT, KnownPoints
+from Training.tasks.lite import CpuBatch, LiteTask
+from Training.views.augment import AIR_HU, to_network_scale
+from Training.views.geometry import CONTEXT_MM, DETAIL_MM, crop_coordinates, sample_scan
+from Training.views.pairs import View
+from Training.views.scans import Scan
+from Training.views.synthesis import LOW, anatomy_labels, synthesize
 
 AS_MR = 0.2
 WITHIN_MM = 16.0  # two voxels of the coarse lattice

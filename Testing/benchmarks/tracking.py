@@ -7,7 +7,7 @@
 Scans, lesions and follow-ups: :mod:`Testing.benchmarks.tracking_cases`; all figures are of *simulated* follow-ups.
 
 * Methods: the nearest neighbor, the paper's fixed points, the full tracker, and that with its places refined in the
-  scans (:mod:`SAMv2Core.track_refinement`; a simulated follow-up has the baseline's own texture, which flatters it).
+  scans (:mod:`SAMv2Core.tracking.refinement`; a simulated follow-up has the baseline's own texture, which flatters it).
 * Accuracy counts every lesion whose place is in the follow-up, found or not (the best candidate of one not found
   counts). ``CPM@10mm`` as the DLT evaluator has it, error at most min(radius, 10 mm); ``CPM@Radius``, error below the
   radius; ``plain 10 mm`` beside them; MED and its parts along x, y, z are means with standard deviation.
@@ -34,17 +34,17 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from SAMv2Core.cache import Cache
+from SAMv2Core.embedding.cache import Cache
 from SAMv2Core.evaluation.extractor import Extractor
-from SAMv2Core.evaluation.matching import POINT_METHODS
+from SAMv2Core.evaluation.methods import POINT_METHODS
 from SAMv2Core.evaluation.mind import MindFeatures
-from SAMv2Core.match import match
-from SAMv2Core.models import load_model
-from SAMv2Core.search import search_index
-from SAMv2Core.track import Finding, track
-from SAMv2Core.track_confidence import BEYOND, TrackEvidence, TrackUncertainty
-from SAMv2Core.track_refinement import refine_findings
-from SAMv2Core.uncertainty import Evidence, UncertaintyModel, judge
+from SAMv2Core.matching.confidence import Evidence, UncertaintyModel, judge
+from SAMv2Core.matching.match import match
+from SAMv2Core.matching.search import search_index
+from SAMv2Core.models.library import load_model
+from SAMv2Core.tracking.confidence import BEYOND, TrackEvidence, TrackUncertainty
+from SAMv2Core.tracking.refinement import refine_findings
+from SAMv2Core.tracking.track import Finding, track
 from Testing.benchmarks.common import expected_calibration_error, find_data, reliability_plot
 from Testing.benchmarks.tracking_cases import Case, case_of_fates, embedded, scans, simulated_patient
 

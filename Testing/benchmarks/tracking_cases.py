@@ -1,9 +1,9 @@
 """Simulated patients with many lesions and several follow-ups, for the tracking benchmark.
 
 Lesions are *places*: balls of realistic size at random places of the body, anywhere in a validation scan. Follow-ups
-are simulated (:data:`SAMv2Core.simulate.FOLLOW_UP`), so that the place of every lesion is known: two show the whole
-baseline, the one between them only a part of it, so that many places are outside. Radii follow those of the DeepLesion
-test pairs (median 10.6 mm, 45 % below 10 mm).
+are simulated (:data:`SAMv2Core.simulation.simulate.FOLLOW_UP`), so that the place of every lesion is known: two show
+the whole baseline, the one between them only a part of it, so that many places are outside. Radii follow those of the
+DeepLesion test pairs (median 10.6 mm, 45 % below 10 mm).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
+from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.evaluation.extractor import Extractor
-from SAMv2Core.feature import Embedding
-from SAMv2Core.lesion_growth import LesionOptions
-from SAMv2Core.lesions import Lesion, lesion_at
-from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up
-from SAMv2Core.volume import Volume, read_volume
+from SAMv2Core.io.lesions import Lesion, lesion_at
+from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.simulation.lesion_growth import LesionOptions
+from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up
 
 CROPPED = dataclasses.replace(FOLLOW_UP, field_of_view=(0.9, 0.9, 0.55))
 KINDS = (("whole", FOLLOW_UP), ("part", CROPPED), ("whole", FOLLOW_UP))

@@ -27,11 +27,11 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 import torch.nn.functional as F
 
-from Testing.training_samples import write_phantom_index
+from Testing.samples.training_samples import write_phantom_index
+from Training.data.index import read_index
 from Training.engine.loop import Run
 from Training.engine.recipe import load_recipe
 from Training.engine.record import series
-from Training.index import read_index
 from Training.losses import prototypical_supcon
 from Training.train import make_task
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from SAMv2Core.nifti import write_nifti
-from Testing.embedding_samples import torso
+from SAMv2Core.io.nifti import write_nifti
+from Testing.samples.embedding_samples import torso
 
 GRID = np.diag([2.0, 2.0, 2.0, 1.0])
 

@@ -13,9 +13,9 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from SAMv2Core.checkpoints import save_network
-from SAMv2Core.volume import write_volume
-from Testing.embedding_samples import small_lite, torso
+from SAMv2Core.io.volume import write_volume
+from SAMv2Core.models.checkpoints import save_network
+from Testing.samples.embedding_samples import small_lite, torso
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 import SAMv2Core as s
-from Testing.embedding_samples import torso
 from Testing.end_to_end import bad_volumes
 from Testing.end_to_end.conftest import environment, write_points
+from Testing.samples.embedding_samples import torso
 
 
 def listing(folder: Path) -> Dict[str, int]:

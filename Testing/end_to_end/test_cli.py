@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 import SAMv2Core as s
-from SAMv2Core.markups import read_points
+from SAMv2Core.io.markups import read_points
 from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, read_json, write_points
 
 # The fine lattice has 4 mm voxels; a match between its voxels is exact up to a fraction of one.
@@ -145,7 +145,7 @@ def test_register_writes_a_resampling_transform(samv2, scans, tmp_path, suffix):
 
 
 def test_embed_writes_a_readable_file(samv2, scans, tmp_path):
-    from SAMv2Core.embedding_file import load_embedding
+    from SAMv2Core.embedding.file import load_embedding
 
     ended = samv2(
         "embed", "--image", scans / "query.nii.gz", "--model", scans / "tiny.safetensors",

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from SAMv2Core.cli.main import main
-from SAMv2Core.volume import Volume, write_volume
-from Testing.embedding_samples import torso
+from SAMv2Core.io.volume import Volume, write_volume
 from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, environment, read_json, write_points
+from Testing.samples.embedding_samples import torso
 
 SHARES = {"dlt": ("cpm_10mm", "cpm_radius"), "tlt": ("cpm_10mm", "cpm_radius"), "plain": ("cpm_10mm", "in_box")}
 NAMES = ("000001_01_01_001-040.nii.gz", "000001_02_01_001-040.nii.gz")

@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from Testing.synthetic import make_body_volume
-from Testing.training_samples import MR_SHIFT_LPS, SHAPE, SPACING, TINY, phantom_labels
+from Testing.samples.synthetic import make_body_volume
+from Testing.samples.training_samples import MR_SHIFT_LPS, SHAPE, SPACING, TINY, phantom_labels
 from Training import prepare
+from Training.data.index import read_index
 from Training.engine.record import series
-from Training.index import read_index
 from Training.train import main
 
 pytestmark = pytest.mark.slow

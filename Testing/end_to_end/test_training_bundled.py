@@ -7,14 +7,14 @@ import csv
 import numpy as np
 import pytest
 
-from SAMv2Core.models import load_model
-from SAMv2Core.volume import Volume, write_volume
-from Testing.synthetic import make_body_volume
-from Testing.training_samples import SHAPE, SPACING, PlaceNetwork, phantom_labels
+from SAMv2Core.io.volume import Volume, write_volume
+from SAMv2Core.models.library import load_model
+from Testing.samples.synthetic import make_body_volume
+from Testing.samples.training_samples import SHAPE, SPACING, PlaceNetwork, phantom_labels
 from Training import bundled
-from Training.index import read_index
-from Training.landmark_error import KnownPoints
-from Training.scans import load_links
+from Training.data.index import read_index
+from Training.tasks.landmark_error import KnownPoints
+from Training.views.scans import load_links
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

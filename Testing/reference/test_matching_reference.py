@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from SAMv2Core.errors import InputError, UsageError
-from SAMv2Core.official_match import (
+from Testing.reference.official_match import (
     OfficialImage,
     fixed_point,
     nearest,
@@ -107,14 +107,14 @@ def test_one_slice(matching, edge, case, point):
 def test_grid_search_equals_a_full_comparison_in_any_chunk(matching, monkeypatch):
     source, target = image(matching, 1), image(matching, 2)
     whole = nearest_on_grid(source, target, matching["grid_query_xyz"])
-    monkeypatch.setattr("SAMv2Core.official_match.VOXELS_PER_CHUNK", 1000)
+    monkeypatch.setattr("Testing.reference.official_match.VOXELS_PER_CHUNK", 1000)
     parts = nearest_on_grid(source, target, matching["grid_query_xyz"])
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_allclose(whole[1], parts[1], atol=1e-6)
 
 
 def test_where_the_official_code_crashes_there_is_an_error(matching, monkeypatch):
-    monkeypatch.setattr("SAMv2Core.official_match.MIN_SCORE", 0.99)
+    monkeypatch.setattr("Testing.reference.official_match.MIN_SCORE", 0.99)
     with pytest.raises(InputError, match="survived"):
         fixed_point(image(matching, 1), image(matching, 2), matching["query_points_xyz"][0])
 

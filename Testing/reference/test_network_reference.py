@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAMv2Core.network import build_network
+from SAMv2Core.network.build import build_network
 from SAMv2Core.network.fuse import fuse_for_inference
 from Testing.reference.reference_weights import DATA, reference_input, reference_shapes, reference_state
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from SAMv2Core.preprocess import preprocess
-from SAMv2Core.volume import read_volume
+from SAMv2Core.io.volume import read_volume
+from SAMv2Core.preprocessing.preprocess import preprocess
 
 CASES = [("ct_lps", "ct", 0.07), ("ct_ras", "ct", 0.07), ("mr_lps", "mr", 1e-3)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from SAMv2Core.least_squares import fit_rigid, residuals_mm
+from SAMv2Core.registration.least_squares import fit_rigid, residuals_mm
 
 pytestmark = pytest.mark.shared
 

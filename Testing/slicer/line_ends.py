@@ -23,13 +23,13 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
-from SAMv2Core.lesion_growth import LesionOptions  # noqa: E402
-from SAMv2Core.models import load_model  # noqa: E402
-from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
-from SAMv2Core.track import track  # noqa: E402
-from SAMv2Core.volume import read_volume  # noqa: E402
-from SAMv2SlicerLib.lesion_engine import LesionInput, matchedEnds  # noqa: E402
-from SAMv2SlicerLib.lesion_lines import isCredible  # noqa: E402
+from SAMv2Core.io.volume import read_volume  # noqa: E402
+from SAMv2Core.models.library import load_model  # noqa: E402
+from SAMv2Core.simulation.lesion_growth import LesionOptions  # noqa: E402
+from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
+from SAMv2Core.tracking.track import track  # noqa: E402
+from SAMv2SlicerLib.track.diameters import isCredible  # noqa: E402
+from SAMv2SlicerLib.work.lesion_engine import LesionInput, matchedEnds  # noqa: E402
 from Testing.benchmarks.common import find_data  # noqa: E402
 from Testing.benchmarks.tracking_cases import draw_lesions, planted  # noqa: E402
 

@@ -15,9 +15,12 @@ from panel_tools import settle
 from phantoms import addPair
 
 from SAMv2Core.errors import InputError, ModelError
-from SAMv2Core.model_catalogue import ModelInfo, model_info
-from SAMv2SlicerLib import conversion, dialogs, engine, models_list, setup_dependencies
-from SAMv2SlicerLib.tabs.match_extras import loadPoints
+from SAMv2Core.models.catalogue import ModelInfo, model_info
+from SAMv2SlicerLib.panel import dialogs
+from SAMv2SlicerLib.panel.match_options import loadPoints
+from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.setup import install, models
+from SAMv2SlicerLib.work import engine
 
 CSV = "label,l,p,s\ncarina,-11,-13,141\nnowhere,,,\n"
 
@@ -30,7 +33,7 @@ def test_points_are_loaded_from_a_file_in_lps(widget, scene, tmp_path, monkeypat
     widget.ui.loadPointsButton.click()
     points = widget.panel.parameters.points
     assert [points.GetNthControlPointLabel(n) for n in range(2)] == ["carina", "nowhere"]
-    assert np.allclose(conversion.pointWorld(points, 0), (11, 13, 141))
+    assert np.allclose(node_geometry.pointWorld(points, 0), (11, 13, 141))
     assert points.GetNthControlPointPositionStatus(1) == slicer.vtkMRMLMarkupsNode.PositionUndefined
     assert widget.ui.matchButton.enabled and widget.ui.matchButton.text == "Match 1 point"
     assert points.GetDisplayNode() is not None and "1 point was loaded" in widget.ui.statusLabel.text
@@ -79,17 +82,17 @@ def info(**facts):
 
 def test_regions_per_modality():
     both = info(coverage=("CT: chest", "MR: limbs", "girdles"))
-    assert models_list.regionsOf(both, "mr") == ["limbs", "girdles"]
-    assert models_list.regionsOf(both, "ct") == ["chest", "girdles"]
+    assert models.regionsOf(both, "mr") == ["limbs", "girdles"]
+    assert models.regionsOf(both, "ct") == ["chest", "girdles"]
 
 
 def test_coverage_says_what_a_model_has_not_seen(monkeypatch):
-    assert models_list.coverageNote("lite-ct", [("A", "ct")]) == ""
-    assert "B is MR, but lite-ct has seen CT only" in models_list.coverageNote("lite-ct", [("A", "ct"), ("B", "mr")])
-    monkeypatch.setattr(models_list, "_info", lambda name: info(coverage=("CT: chest", "MR: limbs")))
-    note = models_list.coverageNote("two", [("A", "ct"), ("B", "mr")])
+    assert models.coverageNote("lite-ct", [("A", "ct")]) == ""
+    assert "B is MR, but lite-ct has seen CT only" in models.coverageNote("lite-ct", [("A", "ct"), ("B", "mr")])
+    monkeypatch.setattr(models, "_info", lambda name: info(coverage=("CT: chest", "MR: limbs")))
+    note = models.coverageNote("two", [("A", "ct"), ("B", "mr")])
     assert "has seen MR of: limbs" in note and "outside" in note
-    assert models_list.coverageNote("two", [("A", "ct")]) == ""
+    assert models.coverageNote("two", [("A", "ct")]) == ""
 
 
 def test_the_panel_shows_coverage(widget, scene):
@@ -111,11 +114,11 @@ def test_absent_models_are_offered_for_download(widget, monkeypatch, tmp_path):
     select(widget, "lite-ct")
     assert not widget.ui.downloadModelButton.visible
     select(widget, "sampp")
-    assert models_list.downloadFacts("sampp") is not None and "to download" in widget.ui.modelComboBox.currentText
+    assert models.downloadFacts("sampp") is not None and "to download" in widget.ui.modelComboBox.currentText
     assert widget.panel.parameters.model == "sampp"
     questions = []
-    monkeypatch.setattr(setup_dependencies, "confirm", lambda text: questions.append(text))
-    monkeypatch.setattr("SAMv2Core.models.download", lambda *a: pytest.fail("downloaded without consent"))
+    monkeypatch.setattr(install, "confirm", lambda text: questions.append(text))
+    monkeypatch.setattr("SAMv2Core.models.library.download", lambda *a: pytest.fail("downloaded without consent"))
     widget.ui.downloadModelButton.click()
     for word in ("Size: 133 MB", "https://", str(tmp_path), "License", "SHA-256"):
         assert word in questions[0]
@@ -124,7 +127,7 @@ def test_absent_models_are_offered_for_download(widget, monkeypatch, tmp_path):
 
 def test_a_download_reports_and_can_be_cancelled(widget, monkeypatch, tmp_path):
     monkeypatch.setenv("SAMV2_MODELS_DIR", str(tmp_path))
-    monkeypatch.setattr(setup_dependencies, "confirm", lambda text: True)
+    monkeypatch.setattr(install, "confirm", lambda text: True)
     widget.panel.header.show()
     select(widget, "sampp")
     seen = []
@@ -137,11 +140,13 @@ def test_a_download_reports_and_can_be_cancelled(widget, monkeypatch, tmp_path):
                 widget.logic.worker.currentJob().cancel()
         pytest.fail("not cancelled")
 
-    monkeypatch.setattr("SAMv2Core.models.download", download)
+    monkeypatch.setattr("SAMv2Core.models.library.download", download)
     widget.ui.downloadModelButton.click()
     settle(widget)
     assert seen == [0, 1, 2, 3] and "Cancelled" in widget.ui.statusLabel.text
-    monkeypatch.setattr("SAMv2Core.models.download", lambda name, progress: ModelInfo(name=name, sha256="abc" * 20))
+    monkeypatch.setattr(
+        "SAMv2Core.models.library.download", lambda name, progress: ModelInfo(name=name, sha256="abc" * 20)
+    )
     widget.ui.downloadModelButton.click()
     settle(widget)
     assert "sampp is ready (SHA-256 abcabc" in widget.ui.statusLabel.text
@@ -183,7 +188,7 @@ def test_a_chosen_model_that_is_gone_is_told(widget, scene, monkeypatch):
 @pytest.mark.parametrize("isNew", [True, False])
 def test_table_headers_before_and_after_slicer_5_10(scene, isNew):
     """One name of the same method in each Slicer; the adapter takes what is there."""
-    from SAMv2SlicerLib import lesion_table
+    from SAMv2SlicerLib.track import findings_table
 
     told = []
     name = "SetUseColumnTitleAsColumnHeader" if isNew else "SetUseColumnNameAsColumnHeader"
@@ -193,5 +198,5 @@ def test_table_headers_before_and_after_slicer_5_10(scene, isNew):
         "SetAndObserveTable": lambda self, table: told.append(table.GetNumberOfColumns()),
         name: lambda self, value: told.append(value),
     }
-    lesion_table._fill(type("Table", (), methods)(), [("a", [1.0]), ("b", ["x"])])
+    findings_table._fill(type("Table", (), methods)(), [("a", [1.0]), ("b", ["x"])])
     assert told == [2, True]

@@ -13,7 +13,8 @@ import vtk
 from phantoms import SHIFT_LPS, addPoints, addVolume, phantom
 
 from SAMv2Core.errors import Cancelled, InputError
-from SAMv2SlicerLib import conversion, overlays, results
+from SAMv2SlicerLib.match import similarity_map
+from SAMv2SlicerLib.scene import match_list, node_geometry
 
 TOLERANCE_MM = 1.0
 """The query holds the same samples: what remains is sub-voxel estimation between 4 mm feature voxels."""
@@ -29,7 +30,7 @@ def finish(logic):
 
 
 def matchedPositions(node):
-    return conversion.pointsWorld(node, range(node.GetNumberOfControlPoints()))
+    return node_geometry.pointsWorld(node, range(node.GetNumberOfControlPoints()))
 
 
 def test_points_are_found_where_they_are(logic, pair, scene):
@@ -38,8 +39,8 @@ def test_points_are_found_where_they_are(logic, pair, scene):
     assert [matched.GetNthControlPointLabel(n) for n in range(3)] == ["liver", "spleen", "T12"]
     distances = np.linalg.norm(matchedPositions(matched) - (PLACES_RAS + SHIFT_RAS), axis=1)
     assert distances.max() < TOLERANCE_MM
-    assert results.resultAt(matched, 0).status == "matched"
-    assert matched.GetNodeReference(results.ROLE_QUERY) is pair[1]
+    assert match_list.resultAt(matched, 0).status == "matched"
+    assert matched.GetNodeReference(match_list.ROLE_QUERY) is pair[1]
     assert matched.GetAttribute("SAMv2.model") == "tiny"
 
 
@@ -51,11 +52,11 @@ def test_the_same_numbers_as_samv2core(logic, pair, scene):
 
     points = addPoints(scene, PLACES_RAS)
     matched = logic.matchPoints(*pair, points)
-    embeddings = [tinyModel().embed(conversion.volumeFromNode(node), modality="auto") for node in pair]
+    embeddings = [tinyModel().embed(node_geometry.volumeFromNode(node), modality="auto") for node in pair]
     direct = SAMv2Core.match(*embeddings, PLACES_RAS * [-1, -1, 1])
     for n, match in enumerate(direct):
-        assert np.allclose(conversion.pointWorld(matched, n), match.query_lps * [-1, -1, 1], atol=1e-6)
-        assert results.resultAt(matched, n).similarity == pytest.approx(match.similarity, abs=1e-3)
+        assert np.allclose(node_geometry.pointWorld(matched, n), match.query_lps * [-1, -1, 1], atol=1e-6)
+        assert match_list.resultAt(matched, n).similarity == pytest.approx(match.similarity, abs=1e-3)
 
 
 def test_names_and_ids_are_accepted(logic, pair, scene):
@@ -87,7 +88,7 @@ def test_volumes_under_transforms(logic, pair, scene, side):
 def test_points_outside_the_template_are_not_found_and_say_why(logic, pair, scene):
     points = addPoints(scene, [PLACES_RAS[0], (500, 0, 0)])
     matched = logic.matchPoints(*pair, points)
-    result = results.resultAt(matched, 1)
+    result = match_list.resultAt(matched, 1)
     assert matched.GetNthControlPointPositionStatus(1) == slicer.vtkMRMLMarkupsNode.PositionUndefined
     assert result.status == "not_found" and "outside" in result.reason
     assert matched.GetNthControlPointPositionStatus(0) == slicer.vtkMRMLMarkupsNode.PositionDefined
@@ -178,7 +179,7 @@ def test_volume_changed_while_matching(logic, pair, scene):
     slicer.util.arrayFromVolumeModified(pair[1])
     finish(logic)
     assert isinstance(job.error, InputError) and "changed" in job.error.cause
-    assert results.findMatchList(points, pair[1]) is None
+    assert match_list.findMatchList(points, pair[1]) is None
 
 
 def test_point_moved_or_deleted_while_matching(logic, pair, scene):
@@ -217,10 +218,10 @@ def test_edited_matches_survive_a_rerun(logic, pair, scene):
     matched = logic.matchPoints(*pair, points)
     with logic.writing():
         matched.SetNthControlPointPositionWorld(1, 1, 2, 3)
-        results.markMoved(matched, 1)
+        match_list.markMoved(matched, 1)
     logic.matchPoints(*pair, points)
-    assert np.allclose(conversion.pointWorld(matched, 1), (1, 2, 3))
-    assert results.resultAt(matched, 1).edited and not results.resultAt(matched, 0).edited
+    assert np.allclose(node_geometry.pointWorld(matched, 1), (1, 2, 3))
+    assert match_list.resultAt(matched, 1).edited and not match_list.resultAt(matched, 0).edited
 
 
 def test_undo_and_redo_of_a_match(logic, pair, scene):
@@ -228,21 +229,21 @@ def test_undo_and_redo_of_a_match(logic, pair, scene):
     before = scene.GetNumberOfNodes()
     positions = matchedPositions(logic.matchPoints(*pair, points))
     assert logic.undoStack.undo()
-    assert results.findMatchList(points, pair[1]) is None and scene.GetNumberOfNodes() == before
+    assert match_list.findMatchList(points, pair[1]) is None and scene.GetNumberOfNodes() == before
     assert logic.undoStack.redo()
-    assert np.allclose(matchedPositions(results.findMatchList(points, pair[1])), positions)
+    assert np.allclose(matchedPositions(match_list.findMatchList(points, pair[1])), positions)
     scene.RemoveNode(pair[1])
     assert logic.undoStack.undo()  # its nodes are gone: nothing happens, nothing comes back
 
 
 def test_similarity_map_peaks_at_the_match(logic, pair, scene):
     points = addPoints(scene, PLACES_RAS[:1])
-    job = overlays.startSimilarityMap(logic, *pair, points, points.GetNthControlPointID(0))
+    job = similarity_map.startSimilarityMap(logic, *pair, points, points.GetNthControlPointID(0))
     finish(logic)
     node = job.value
     array = slicer.util.arrayFromVolume(node)
     k, j, i = np.unravel_index(array.argmax(), array.shape)
-    ijkToRAS = conversion.LPS_FROM_RAS @ conversion.ijkToLPS(node)
+    ijkToRAS = node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(node)
     peak = (ijkToRAS @ [i, j, k, 1])[:3]
     assert np.linalg.norm(peak - (PLACES_RAS[0] + SHIFT_RAS)) < 0.1  # mm: the same feature voxel
     assert array.max() > 0.9
@@ -267,19 +268,19 @@ def test_scene_saved_and_loaded_keeps_links_and_results(logic, pair, scene, tmp_
     points = addPoints(scene, [*PLACES_RAS, (500, 0, 0)])
     matched = logic.matchPoints(*pair, points)
     with logic.writing():
-        results.markMoved(matched, 1)
-    positions, facts = matchedPositions(matched)[:3], [results.resultAt(matched, n) for n in range(4)]
+        match_list.markMoved(matched, 1)
+    positions, facts = matchedPositions(matched)[:3], [match_list.resultAt(matched, n) for n in range(4)]
     path = str(tmp_path / "scene.mrb")
     assert scene.WriteToMRB(path)
     scene.Clear()
     assert scene.ReadFromMRB(path)
     points, query = scene.GetFirstNodeByName("F"), scene.GetFirstNodeByName("CT 2023")
-    again = results.findMatchList(points, query)
+    again = match_list.findMatchList(points, query)
     assert np.allclose(matchedPositions(again)[:3], positions, atol=1e-3)
     assert again.GetNthControlPointPositionStatus(3) == slicer.vtkMRMLMarkupsNode.PositionUndefined
-    assert [results.resultAt(again, n) == fact for n, fact in enumerate(facts[:3])] == [True] * 3
-    assert results.resultAt(again, 3).status == "not_found"
-    assert again.GetNodeReference(results.ROLE_TEMPLATE).GetName() == "CT 2021"
+    assert [match_list.resultAt(again, n) == fact for n, fact in enumerate(facts[:3])] == [True] * 3
+    assert match_list.resultAt(again, 3).status == "not_found"
+    assert again.GetNodeReference(match_list.ROLE_TEMPLATE).GetName() == "CT 2021"
     assert not logic.hasEmbedding(query)
     logic.matchPoints("CT 2021", query, points)
     assert again.GetNumberOfControlPoints() == 4  # the same list was found and updated

@@ -16,7 +16,7 @@ from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addLine, addSegment,
 from panel_tools import settle
 from test_registration import sceneState
 
-from SAMv2SlicerLib import conversion, segments
+from SAMv2SlicerLib.scene import node_geometry, segments
 
 TABS = ("matchButton", "trackButton", "registerButton")
 
@@ -53,7 +53,7 @@ def facts(volumes, markups, segmentation):
         (
             volume.GetName(),
             slicer.util.arrayFromVolume(volume).tobytes(),
-            conversion.ijkToLPS(volume).tobytes(),
+            node_geometry.ijkToLPS(volume).tobytes(),
             volume.GetDisplayNode().GetWindowLevelMin(),
             volume.GetDisplayNode().GetWindowLevelMax(),
         )
@@ -62,7 +62,9 @@ def facts(volumes, markups, segmentation):
     for node in markups:
         count = node.GetNumberOfControlPoints()
         labels = [node.GetNthControlPointLabel(n) for n in range(count)]
-        found.append((node.GetName(), labels, conversion.pointsWorld(node, range(count)).tobytes(), node.GetLocked()))
+        found.append(
+            (node.GetName(), labels, node_geometry.pointsWorld(node, range(count)).tobytes(), node.GetLocked())
+        )
     return [*found, segmentation.GetSegmentation().GetMTime()]
 
 
@@ -133,13 +135,14 @@ def test_no_match_without_its_confidence(loaded):
     settle(widget)
     start(widget, 1)
     settle(widget)
-    from SAMv2SlicerLib import lesion_list, results
+    from SAMv2SlicerLib.scene import match_list
+    from SAMv2SlicerLib.track import lesion_list
 
-    lists = [*results.matchLists(points), *lesion_list.findingsOf(widget.logic.tracker.lesionList())]
+    lists = [*match_list.matchLists(points), *lesion_list.findingsOf(widget.logic.tracker.lesionList())]
     assert len(lists) == 3
     for node in lists:
-        defined = conversion.definedPointIndices(node)
+        defined = node_geometry.definedPointIndices(node)
         for n in range(node.GetNumberOfControlPoints()):
-            result = results.resultAt(node, n)
-            assert (n in defined) == (result.status != results.NOT_FOUND) and 0 <= result.confidence <= 1
+            result = match_list.resultAt(node, n)
+            assert (n in defined) == (result.status != match_list.NOT_FOUND) and 0 <= result.confidence <= 1
             assert np.isfinite(result.confidence) and bool(node.GetNthControlPointSelected(n)) != result.needsALook

@@ -97,7 +97,7 @@ def test_every_control_can_be_read_aloud():
 
 
 def test_parameter_names_exist():
-    from SAMv2SlicerLib.parameters import SAMv2SlicerParameterNode
+    from SAMv2SlicerLib.panel.parameters import SAMv2SlicerParameterNode
 
     root = xml.etree.ElementTree.parse(UI).getroot()
     bound = [p.findtext("string") for p in root.iter("property") if p.get("name") == "SlicerParameterName"]
@@ -155,15 +155,15 @@ def test_module_class_describes_itself():
 
 def test_reload_order_puts_leaves_first():
     import SAMv2Slicer
-    import SAMv2SlicerLib.panel  # noqa: F401
+    import SAMv2SlicerLib.panel.panel  # noqa: F401
 
     order = SAMv2Slicer.reloadOrder()
     for before, after in (
-        ("SAMv2Core.errors", "SAMv2SlicerLib.worker"),
-        ("SAMv2SlicerLib.texts", "SAMv2SlicerLib.conversion"),
-        ("SAMv2SlicerLib.results", "SAMv2SlicerLib.matching"),
-        ("SAMv2SlicerLib.matching", "SAMv2SlicerLib.logic"),
-        ("SAMv2SlicerLib.tabs.match", "SAMv2SlicerLib.panel"),
+        ("SAMv2Core.errors", "SAMv2SlicerLib.work.worker"),
+        ("SAMv2SlicerLib.texts", "SAMv2SlicerLib.scene.node_geometry"),
+        ("SAMv2SlicerLib.scene.match_list", "SAMv2SlicerLib.match.match_job"),
+        ("SAMv2SlicerLib.match.match_job", "SAMv2SlicerLib.logic"),
+        ("SAMv2SlicerLib.panel.match_tab", "SAMv2SlicerLib.panel.panel"),
     ):
         assert order.index(before) < order.index(after)
 

@@ -16,7 +16,8 @@ from phantoms import addPair, addPoints
 from test_registration import sceneState
 
 from SAMv2Core.errors import Cancelled, InputError
-from SAMv2SlicerLib import conversion, overlays, results
+from SAMv2SlicerLib.match import similarity_map
+from SAMv2SlicerLib.scene import match_list, node_geometry
 
 
 def finish(logic):
@@ -48,10 +49,10 @@ def started(logic, scene, kind):
             volumes[0], volumes[1:2], [points], segmentations=[addSegment(scene, PLACES_RAS[0] + SHIFT_RAS)]
         ),
         "track": lambda: logic.tracker.start(volumes[0], volumes[1:2], [points]),
-        "similarity": lambda: overlays.startSimilarityMap(
+        "similarity": lambda: similarity_map.startSimilarityMap(
             logic, volumes[0], volumes[1], points, points.GetNthControlPointID(0)
         ),
-        "colors": lambda: overlays.startColors(logic, volumes[0]),
+        "colors": lambda: similarity_map.startColors(logic, volumes[0]),
         "lines": lambda: logic.tracker.start(volumes[0], volumes[1:2], [lesionLine()]),
         "inside": lambda: logic.startMatch(volumes[0], volumes[1], points, inside=(organ(), "")),
     }[kind]
@@ -138,7 +139,9 @@ def test_a_segmentation_removed_while_tracking(logic, scene):
     scene.RemoveNode(scene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))
     finish(logic)
     assert job.error is None
-    presences = [results.resultAt(results.matchLists(logic.tracker.lesionList())[0], n).presence for n in range(3)]
+    presences = [
+        match_list.resultAt(match_list.matchLists(logic.tracker.lesionList())[0], n).presence for n in range(3)
+    ]
     assert presences == ["segmented", "vanished", "vanished"]
 
 
@@ -151,7 +154,7 @@ def test_everything_renamed_while_matching(logic, scene):
     points.SetName("c")
     points.SetNthControlPointLabel(1, "renamed")
     finish(logic)
-    assert job.error is None and job.value.GetNodeReference(results.ROLE_QUERY) is query
+    assert job.error is None and job.value.GetNodeReference(match_list.ROLE_QUERY) is query
     assert [job.value.GetNthControlPointLabel(n) for n in range(3)] == ["F-1", "renamed", "F-3"]
 
 
@@ -208,13 +211,13 @@ def test_two_instances_of_the_module(widget, scene):
         points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "p")
         for instance in (widget, second, widget):
             settle(instance)
-        lists = results.matchLists(points)
+        lists = match_list.matchLists(points)
         assert len(lists) == 1 and lists[0].GetNumberOfControlPoints() == 1
-        result = results.resultAt(lists[0], 0)
+        result = match_list.resultAt(lists[0], 0)
         assert not result.decision  # what one instance wrote is no correction to the other
-        assert np.linalg.norm(conversion.pointWorld(lists[0], 0) - (PLACES_RAS[0] + SHIFT_RAS)) < 1.0
+        assert np.linalg.norm(node_geometry.pointWorld(lists[0], 0) - (PLACES_RAS[0] + SHIFT_RAS)) < 1.0
         lists[0].SetNthControlPointPositionWorld(0, 5, 6, 107)
-        assert results.resultAt(lists[0], 0).decision == "moved"
+        assert match_list.resultAt(lists[0], 0).decision == "moved"
         for instance in (widget, second):
             settle(instance)
             assert "by hand" in cells(instance)[0][1]

@@ -11,7 +11,7 @@ import qt
 import tour
 import tour_more
 
-from SAMv2Core.models import list_models
+from SAMv2Core.models.library import list_models
 
 
 @pytest.mark.slow

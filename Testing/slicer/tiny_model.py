@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from SAMv2SlicerLib.engine import Engine
+from SAMv2SlicerLib.work.engine import Engine
 
 
 class Info:
@@ -24,7 +24,7 @@ class Info:
 @functools.cache
 def tinyModel():
     """The one tiny model of the test process, on the CPU."""
-    from SAMv2Core.embed import Model
+    from SAMv2Core.embedding.model import Model
     from SAMv2Core.network.lite import LiteConfig, LiteNet
 
     torch.manual_seed(11)
@@ -38,8 +38,8 @@ def _whitened(net):
     """Batch norms and head biases set from one phantom: else all vectors of a random network are nearly the same."""
     from phantoms import phantom
 
-    from SAMv2Core.preprocess import preprocess
-    from SAMv2Core.volume import Volume
+    from SAMv2Core.io.volume import Volume
+    from SAMv2Core.preprocessing.preprocess import preprocess
 
     x, _ = preprocess(Volume(phantom(), torch.diag(torch.tensor([2.0, 2, 2, 1])).numpy()), "ct")
     for module in net.modules():

@@ -32,8 +32,8 @@ import vtk  # noqa: E402
 from panel_tools import cells, close, settle  # noqa: E402
 
 import SAMv2Slicer  # noqa: E402
-from SAMv2Core.volume import read_volume  # noqa: E402
-from SAMv2SlicerLib import conversion, results  # noqa: E402
+from SAMv2Core.io.volume import read_volume  # noqa: E402
+from SAMv2SlicerLib.scene import match_list, node_geometry  # noqa: E402
 
 SHARED = Path(os.environ.get("SAMV2_SHARED") or HERE.parents[2] / "shared") / "data" / "ct"
 TEMPLATE, QUERY = SHARED / "train" / "LIDC-IDRI-0001.nii.gz", SHARED / "val" / "LIDC-IDRI-0314.nii.gz"
@@ -42,7 +42,7 @@ ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 
 def addScan(path, name):
     """A volume node with a soft-tissue window."""
-    node = conversion.addVolumeNode(read_volume(path), name)
+    node = node_geometry.addVolumeNode(read_volume(path), name)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAutoWindowLevel(False)
     node.GetDisplayNode().SetWindowLevelMinMax(-160, 240)
@@ -90,7 +90,7 @@ def _waitForMatch(widget, points, seconds=900):
     while listNode is None or listNode.GetNumberOfControlPoints() < points.GetNumberOfControlPoints():
         slicer.app.processEvents()
         time.sleep(0.001)
-        listNode = results.findMatchList(points, widget.panel.parameters.queryVolume)
+        listNode = match_list.findMatchList(points, widget.panel.parameters.queryVolume)
         if time.monotonic() > end:
             raise TimeoutError(widget.ui.statusLabel.text)
     return time.perf_counter()
@@ -116,8 +116,8 @@ def distances(points, listNode, truthLPS):
     found = {}
     for n in range(listNode.GetNumberOfControlPoints()):
         name = listNode.GetNthControlPointLabel(n)
-        isDefined = n in conversion.definedPointIndices(listNode)
-        position = conversion.pointWorld(listNode, n) * [-1, -1, 1] if isDefined else None
+        isDefined = n in node_geometry.definedPointIndices(listNode)
+        position = node_geometry.pointWorld(listNode, n) * [-1, -1, 1] if isDefined else None
         if name in truthLPS:
             found[name] = float(np.linalg.norm(position - truthLPS[name])) if isDefined else None
     return found
@@ -131,7 +131,7 @@ def picture(rows):
     for volume, listNode, index in rows:
         for _, other, _ in rows:
             other.SetDisplayVisibility(other is listNode)
-        position, row = conversion.pointWorld(listNode, index), []
+        position, row = node_geometry.pointWorld(listNode, index), []
         for orientation in ORIENTATIONS:
             view = SliceView(f"{volume.GetName()}-{orientation}", orientation)
             view.show(volume)
@@ -164,7 +164,7 @@ def run(templatePath, queryPath, folder, nPoints=None, nFollowed=30):
     common = [name for name in landmarks if name in truth]
     landmarks = {name: landmarks[name] for name in [*common, *(n for n in landmarks if n not in truth)][:nPoints]}
     milliseconds = placeLandmarks(widget, points, landmarks)
-    matched = results.findMatchList(points, query)
+    matched = match_list.findMatchList(points, query)
     report = {
         "points": cells(widget),
         "distances_mm": distances(points, matched, truth),
@@ -172,26 +172,28 @@ def run(templatePath, queryPath, folder, nPoints=None, nFollowed=30):
         "click_to_match_ms": statistics.median(milliseconds[1:]),
         "click_to_match_ms_worst": max(milliseconds[1:]),
     }
-    start, end = conversion.pointWorld(points, 0), conversion.pointWorld(points, 1)
+    start, end = node_geometry.pointWorld(points, 0), node_geometry.pointWorld(points, 1)
     path = [start + (end - start) * t for t in np.linspace(0, 1, nFollowed)]
     report["follow_cursor_per_s"] = followCursor(widget, path)
     widget.ui.resultsTable.selectRow(0)
-    best = max(conversion.definedPointIndices(matched), key=lambda n: results.resultAt(matched, n).confidence)
-    index = points.GetNthControlPointIndexByID(results.resultAt(matched, best).templatePoint)
+    best = max(node_geometry.definedPointIndices(matched), key=lambda n: match_list.resultAt(matched, n).confidence)
+    index = points.GetNthControlPointIndexByID(match_list.resultAt(matched, best).templatePoint)
     image = picture([(template, points, index), (query, matched, best)])
     saveImage(folder / "match.png", image)
     for name in ("advancedCollapsibleButton", "logCollapsibleButton"):
         getattr(widget.ui, name).collapsed = True  # the stand-in folds what is there, the .ui file set it before
     widget.parent.grab().save(str(folder / "panel.png"))
-    positions = results.captureList(matched)
+    positions = match_list.captureList(matched)
     slicer.mrmlScene.WriteToMRB(str(folder / "scene.mrb"))
     slicer.mrmlScene.Clear()
     slicer.mrmlScene.ReadFromMRB(str(folder / "scene.mrb"))
     settle(widget)
-    again = results.findMatchList(
+    again = match_list.findMatchList(
         slicer.mrmlScene.GetFirstNodeByName("F"), slicer.mrmlScene.GetFirstNodeByName("Query")
     )
-    report["reopened_equal"] = _sameLists(positions, results.captureList(again)) and cells(widget) == report["points"]
+    report["reopened_equal"] = (
+        _sameLists(positions, match_list.captureList(again)) and cells(widget) == report["points"]
+    )
     close(widget)
     return report
 

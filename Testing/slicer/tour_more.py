@@ -30,13 +30,13 @@ import vtk  # noqa: E402
 from panel_tools import close, settle  # noqa: E402
 
 import SAMv2Core  # noqa: E402
-from SAMv2Core.volume import Volume, read_volume  # noqa: E402
-from SAMv2SlicerLib import conversion, results  # noqa: E402
+from SAMv2Core.io.volume import Volume, read_volume  # noqa: E402
 from SAMv2SlicerLib.logic import SAMv2SlicerLogic  # noqa: E402
+from SAMv2SlicerLib.scene import match_list, node_geometry  # noqa: E402
 
 CTMR = tour.SHARED.parent / "ctmr" / "val"
 CROP_MM = 60.0
-FLIP = conversion.LPS_FROM_RAS
+FLIP = node_geometry.LPS_FROM_RAS
 
 
 def turned(degrees, shift):
@@ -93,7 +93,7 @@ def geometryTour(names=None):
             if names is not None and name not in names:
                 continue
             slicer.mrmlScene.Clear()
-            nodes = conversion.addVolumeNode(scan, "Template"), conversion.addVolumeNode(stored, name)
+            nodes = node_geometry.addVolumeNode(scan, "Template"), node_geometry.addVolumeNode(stored, name)
             if parent is not None:
                 transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
                 transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(parent))
@@ -113,13 +113,13 @@ def geometryTour(names=None):
 def _compared(matched, direct, parent):
     apart = []
     for n, match in enumerate(direct):
-        isDefined = n in conversion.definedPointIndices(matched)
+        isDefined = n in node_geometry.definedPointIndices(matched)
         if isDefined != (match.query_lps is not None and match.status != "not_found"):
             apart.append(np.inf)
         elif isDefined:
             world = np.append(np.asarray(match.query_lps) * [-1, -1, 1], 1.0)
             world = (np.eye(4) if parent is None else parent) @ world
-            apart.append(float(np.linalg.norm(conversion.pointWorld(matched, n) - world[:3])))
+            apart.append(float(np.linalg.norm(node_geometry.pointWorld(matched, n) - world[:3])))
     return {"largest_mm": max(apart, default=0.0), "statuses": [match.status for match in direct]}
 
 
@@ -128,7 +128,7 @@ def ctmrTour(folder, patient="STS_006"):
     from slice_view import saveImage
     from tutorial import views
 
-    from SAMv2SlicerLib import comparison
+    from SAMv2SlicerLib.register import comparison
 
     folder = Path(folder).resolve()  # a bundle cannot be written to a relative path
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def ctmrTour(folder, patient="STS_006"):
     if slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLInteractionNode") is None:
         slicer.mrmlScene.AddNewNodeByClass("vtkMRMLInteractionNode")
     ct = tour.addScan(CTMR / f"{patient}_ct.nii.gz", "CT")
-    mr = conversion.addVolumeNode(read_volume(CTMR / f"{patient}_mr.nii.gz"), "MR")
+    mr = node_geometry.addVolumeNode(read_volume(CTMR / f"{patient}_mr.nii.gz"), "MR")
     mr.CreateDefaultDisplayNodes()
     away = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Other table")
     away.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(turned((8.0, -5.0), (30.0, -20.0, 15.0))))
@@ -177,14 +177,14 @@ def _placesInside(mr):
     k, j, i = np.nonzero(values > np.percentile(values, 60))
     chosen = np.random.default_rng(0).choice(len(k), 200, replace=False)
     ijk = np.stack([i, j, k], axis=1)[chosen]
-    matrix = conversion.ijkToLPS(mr)
+    matrix = node_geometry.ijkToLPS(mr)
     return ijk @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _misalignment(mr, placesLPS):
     """Median distance in mm between where the MR's places lie in the world and where the authors aligned them."""
     return float(
-        np.median(np.linalg.norm(conversion.volumeLPSToWorld(mr, placesLPS) * [-1, -1, 1] - placesLPS, axis=1))
+        np.median(np.linalg.norm(node_geometry.volumeLPSToWorld(mr, placesLPS) * [-1, -1, 1] - placesLPS, axis=1))
     )
 
 
@@ -199,12 +199,12 @@ def _matchInto(widget, ct, mr, inside):
     for place in inside[:3]:
         points.AddControlPointWorld(vtk.vtkVector3d(*(place * [-1, -1, 1])))
     settle(widget, 900)
-    listNode, found = results.findMatchList(points, mr), []
+    listNode, found = match_list.findMatchList(points, mr), []
     for n in range(listNode.GetNumberOfControlPoints()):
-        isDefined = n in conversion.definedPointIndices(listNode)
-        lps = conversion.worldToVolumeLPS(mr, conversion.pointWorld(listNode, n))[0] if isDefined else None
+        isDefined = n in node_geometry.definedPointIndices(listNode)
+        lps = node_geometry.worldToVolumeLPS(mr, node_geometry.pointWorld(listNode, n))[0] if isDefined else None
         apart = None if lps is None else float(np.linalg.norm(lps - inside[n]))
-        found.append({"status": results.resultAt(listNode, n).status, "mm": apart})
+        found.append({"status": match_list.resultAt(listNode, n).status, "mm": apart})
     return found
 
 

@@ -31,10 +31,12 @@ from panel_tools import close, settle  # noqa: E402
 from slice_view import SliceView  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-from SAMv2Core.geometry import Grid  # noqa: E402
-from SAMv2Core.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
-from SAMv2Core.volume import Volume, read_volume  # noqa: E402
-from SAMv2SlicerLib import comparison, conversion, lesion_findings, lesion_lines, lesion_table, results, studies  # noqa: E402
+from SAMv2Core.geometry.grid import Grid  # noqa: E402
+from SAMv2Core.io.volume import Volume, read_volume  # noqa: E402
+from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
+from SAMv2SlicerLib.register import comparison  # noqa: E402
+from SAMv2SlicerLib.scene import match_list, node_geometry  # noqa: E402
+from SAMv2SlicerLib.track import diameters, findings, findings_table, studies  # noqa: E402
 
 VIEW, ZOOM = 300, 2
 """Pixels of a slice view in the pictures, and how many times larger it is rendered: its texts are not smoothed."""
@@ -161,7 +163,7 @@ def addFollowUps(path):
     for n in (1, 2):
         simulated = simulate_follow_up(baseline, FOLLOW_UP, seed=20 + n)
         volume = simulated.volume
-        node = conversion.addVolumeNode(Volume(volume.array, volume.ijk_to_lps), f"Follow-up {n}")
+        node = node_geometry.addVolumeNode(Volume(volume.array, volume.ijk_to_lps), f"Follow-up {n}")
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAutoWindowLevel(False)
         node.GetDisplayNode().SetWindowLevelMinMax(-160, 240)
@@ -177,7 +179,7 @@ def matchStep(widget, template, query, folder):
     landmarks, truth = tour.landmarksLPS(tour.TEMPLATE), tour.landmarksLPS(tour.QUERY)
     names = [name for name in landmarks if name in truth][:5]
     tour.placeLandmarks(widget, points, {name: landmarks[name] for name in names})
-    matched = results.findMatchList(points, query)
+    matched = match_list.findMatchList(points, query)
     found = tour.distances(points, matched, truth)
     best = min((name for name in found if found[name] is not None), key=lambda name: found[name])
     index = names.index(best)
@@ -185,8 +187,8 @@ def matchStep(widget, template, query, folder):
         folder / "slicer-match.png",
         views(
             [
-                (template, [points], conversion.pointWorld(points, index)),
-                (query, [matched], conversion.pointWorld(matched, index)),
+                (template, [points], node_geometry.pointWorld(points, index)),
+                (query, [matched], node_geometry.pointWorld(matched, index)),
             ]
         ),
     )
@@ -220,7 +222,7 @@ def lesionStep(widget, baseline, followUps, folder):
     widget.ui.trackButton.click()
     settle(widget, 1800)
     tracker = widget.logic.tracker
-    rows = lesion_findings.findings(tracker.lesionList(), parameters.followUpVolumes)
+    rows = findings.findings(tracker.lesionList(), parameters.followUpVolumes)
     linePicture(baseline, lines[1], rows[1], folder)
     report = {}
     for n, row in enumerate(rows):
@@ -237,7 +239,7 @@ def lesionStep(widget, baseline, followUps, folder):
     widget.ui.findingsTable.setCurrentCell(1, 2)
     settle(widget)
     grab(widget, folder / "slicer-panel-lesions.png", 520, 1200)
-    savePNG(folder / "slicer-plot.png", plot(lesion_table.find(tracker.lesionList(), lesion_table.CHART)))
+    savePNG(folder / "slicer-plot.png", plot(findings_table.find(tracker.lesionList(), findings_table.CHART)))
     return report
 
 
@@ -245,7 +247,7 @@ def airwayLPS(volumeNode, place):
     """(2, 3) LPS: front and back wall of the airway around a place, by the values along the ray between them."""
     steps = place + np.arange(-20, 20, 0.25)[:, None] * [0.0, 1.0, 0.0]
     values = slicer.util.arrayFromVolume(volumeNode)
-    ijk = np.rint(Grid(values.shape, conversion.ijkToLPS(volumeNode)).to_ijk(steps)).astype(int)
+    ijk = np.rint(Grid(values.shape, node_geometry.ijkToLPS(volumeNode)).to_ijk(steps)).astype(int)
     walls = np.flatnonzero(values[tuple(ijk.T[::-1])] > AIR_HU)
     middle = len(steps) // 2
     return steps[[walls[walls < middle].max(), walls[walls > middle].min()]]
@@ -253,7 +255,7 @@ def airwayLPS(volumeNode, place):
 
 def linePicture(baseline, line, found, folder):
     """A marked diameter, and what is proposed in both later scans before anybody measures: axial above sagittal."""
-    drawn = lesion_lines.linesOf(slicer.mrmlScene.GetNodeByID(found[0].listID))
+    drawn = diameters.linesOf(slicer.mrmlScene.GetNodeByID(found[0].listID))
     rows = [(baseline, [line], found[0].world)]
     for finding in found[1:]:
         node = slicer.mrmlScene.GetNodeByID(finding.volumeID)
@@ -279,8 +281,8 @@ def _measureAs(widget, lesion, study, length):
     widget.ui.findingsTable.setCurrentCell(lesion, study)
     widget.ui.measureButton.click()
     finding = widget.panel.trackTab.matrix.selected()
-    line = lesion_lines.linesOf(widget.logic.tracker.lesionList())[(finding.uid, finding.volumeID)]
-    ends = conversion.pointsWorld(line, (0, 1))
+    line = diameters.linesOf(widget.logic.tracker.lesionList())[(finding.uid, finding.volumeID)]
+    ends = node_geometry.pointsWorld(line, (0, 1))
     center, axis = ends.mean(axis=0), (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
     for n, sign in enumerate((-0.5, 0.5)):
         line.SetNthControlPointPositionWorld(n, *(center + sign * length * axis))
@@ -306,7 +308,7 @@ def registerStep(widget, baseline, followUp, simulated, folder):
         folder / "slicer-registration.png",
         views([(before, [], place), (after, [], place)]),
     )
-    apart = conversion.volumeLPSToWorld(baseline, landmarks) - conversion.volumeLPSToWorld(followUp, truth)
+    apart = node_geometry.volumeLPSToWorld(baseline, landmarks) - node_geometry.volumeLPSToWorld(followUp, truth)
     return {"status": widget.ui.registrationCardLabel.text, "landmarks_mm": float(np.linalg.norm(apart, axis=1).mean())}
 
 

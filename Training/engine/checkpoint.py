@@ -16,7 +16,7 @@ from typing import Any, Dict, Mapping, Tuple
 import torch
 
 from SAMv2Core.errors import InputError, UsageError
-from SAMv2Core.files import PathLike, write_bytes
+from SAMv2Core.io.files import PathLike, write_bytes
 from Training.engine.recipe import Recipe, as_mapping, differences
 from Training.engine.typed import merged
 

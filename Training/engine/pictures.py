@@ -7,10 +7,10 @@ from typing import Any, List, Sequence, Tuple
 import numpy as np
 import torch
 
-from SAMv2Core.feature import Embedding, FeatureMap
-from SAMv2Core.geometry import Grid
-from SAMv2Core.pca import embedding_pca
-from Training.patches import FINE_STRIDE, Size3, View, level_shape
+from SAMv2Core.embedding.embedding import Embedding, FeatureMap
+from SAMv2Core.embedding.pca import embedding_pca
+from SAMv2Core.geometry.grid import Grid
+from Training.views.patches import FINE_STRIDE, Size3, View, level_shape
 
 N_POINTS = 8
 TRUTH, FOUND = (0, 255, 0), (255, 60, 60)
@@ -29,7 +29,7 @@ def picture_of(
 
     :param patches: (2, 1, D, H, W) as the network saw them.
     :param vectors: two of (N, C), the voxels of the fine maps.
-    :param looked: a :class:`Training.engine.retrieval.Looked`.
+    :param looked: a :class:`Training.tasks.retrieval.Looked`.
     """
     shape = level_shape(views[0].size_zyx, FINE_STRIDE)
     colors = joint_colors([v.float().cpu() for v in vectors], [view.fine.valid.cpu() for view in views], shape)

@@ -13,8 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from SAMv2Core.device import resolve_device
 from SAMv2Core.errors import UsageError
+from SAMv2Core.network.device import resolve_device
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

@@ -15,10 +15,10 @@ from typing import Any, Dict, Literal, Mapping, Optional, Sequence, Tuple
 import yaml
 
 from SAMv2Core.errors import UsageError
-from Training.appearance import CoarseSampling, FineSampling
 from Training.engine.typed import assignment, build, merged
-from Training.patch_intensity import IntensityOptions
-from Training.patches import PatchOptions
+from Training.losses.appearance import CoarseSampling, FineSampling
+from Training.views.patch_intensity import IntensityOptions
+from Training.views.patches import PatchOptions
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -169,9 +169,9 @@ class ValidationOptions:
 
 @dataclass(frozen=True)
 class LiteOptions:
-    """The light recipe (ours, not the paper's), see :mod:`Training.lite`.
+    """The light recipe (ours, not the paper's), see :mod:`Training.tasks.lite_losses`.
 
-    :param views: key of ``Training.lite.RECIPES``, whose views, windows and shares of groups are taken.
+    :param views: key of ``Training.tasks.lite_losses.RECIPES``, whose views, windows and shares of groups are taken.
     :param links: file of cross-subject maps; None trains within patients (and registered pairs) only.
     :param cross: share of pairs of two linked scans; None: as in ``views``.
     :param context_only: steps before the detail branch joins.

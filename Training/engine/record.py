@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping
 
 import numpy as np
 
-from SAMv2Core.files import write_text
+from SAMv2Core.io.files import write_text
 
 logger = logging.getLogger(__name__)
 

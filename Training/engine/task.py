@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from Training.patches import moved
+from Training.views.patches import moved
 
 Autocast = Callable[[], ContextManager[Any]]
 """Opens the number format of the run; the network runs inside, losses outside."""

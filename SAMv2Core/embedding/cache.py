@@ -1,0 +1,228 @@
+"""Embeddings kept on disk, so that a volume is embedded once and not at every click.
+
+An entry is named by what it was computed *from* (SHA-256 over voxels, geometry, weights and options), never
+by a file name or a date: the same scan under another name is found, a changed scan is not. Names of files are
+not kept.
+
+Several processes may share a folder. Entries are written under a temporary name and renamed, so a reader sees
+a whole entry or none; two writers of one entry write the same content; an entry removed under a reader's feet
+is a miss. There are no locks to be left behind. The least recently used entries go first when the folder
+grows over its bound; the time of use is the file's modification time, which, unlike the access time, every
+file system keeps.
+
+A cache must never stop the work: a damaged entry is dropped, and a folder that cannot be written is a
+warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Mapping, Optional, Union
+
+import numpy as np
+
+from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.io.files import PathLike
+
+if TYPE_CHECKING:
+    from SAMv2Core.embedding.embedding import Embedding
+    from SAMv2Core.io.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: Some 40 torso CTs with the bundled model.
+DEFAULT_MAX_BYTES = 10 * 2**30
+
+ENVIRONMENT_VARIABLE = "SAMV2_CACHE_DIR"
+
+_SUFFIX = ".samv2.safetensors"
+#: Names that :func:`SAMv2Core.io.files.atomic_path` gives to unfinished entries.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{60}\.[0-9a-f]+\.part\.safetensors$")
+#: A temporary file this old was left by a process that died; younger ones may be in use.
+_ABANDONED_SECONDS = 3600.0
+
+#: Stands for the volume's name in stored warnings.
+_SOURCE = "{source}"
+
+Option = Union[str, int, float]
+
+
+def default_folder() -> Path:
+    """The folder used unless told otherwise: ``$SAMV2_CACHE_DIR``, else the platform's place for caches."""
+    chosen = os.environ.get(ENVIRONMENT_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "SAMv2" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "SAMv2"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "SAMv2"
+
+
+def cache_key(volume: Volume, options: Mapping[str, Option]) -> str:
+    """64 hexadecimal digits that change with the voxels, the geometry, the tagged modality and every option.
+
+    :param options: whatever else the result depends on: hash of the weights, versions, precision.
+    """
+    array = volume.array
+    head = {
+        "dtype": array.dtype.newbyteorder("<").str,
+        "shape": list(array.shape),
+        "ijk_to_lps": volume.ijk_to_lps.tolist(),
+        "modality": volume.modality,
+        "options": dict(options),
+    }
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for plane in array:  # plane by plane: a view with strides is copied one plane at a time, not as a whole
+        plane = np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<"))
+        digest.update(plane.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def without_names(emb: Embedding, volume: Volume) -> Embedding:
+    """As an embedding goes into the cache: the same voxels may come from another file, and names may be patients'."""
+    made_here = [text for text in emb.warnings if text not in volume.warnings]
+    texts = tuple(text.replace(volume.source, _SOURCE) if volume.source else text for text in made_here)
+    return replace(emb, source="", warnings=texts)
+
+
+def with_names(emb: Embedding, volume: Volume) -> Embedding:
+    """As an embedding from the cache is told: made from this volume. Undoes :func:`without_names`."""
+    texts = [text.replace(_SOURCE, volume.source) for text in emb.warnings]
+    return replace(emb, source=volume.source, warnings=(*volume.warnings, *texts))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored embedding: its file, bytes and time of last use (seconds since 1970)."""
+
+    path: Path
+    n_bytes: int
+    last_used: float
+
+
+class Cache:
+    """A folder of embeddings, bounded in size.
+
+    :param folder: created when first written to; None: :func:`default_folder`.
+    :param max_bytes: bound on the sum of all entries.
+    """
+
+    def __init__(self, folder: Optional[PathLike] = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = Path(folder).expanduser() if folder is not None else default_folder()
+        self.max_bytes = int(max_bytes)
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.folder)!r}, max_bytes={self.max_bytes})"
+
+    def path_of(self, key: str) -> Path:
+        """The file of an entry, whether it exists or not."""
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def load(self, key: str) -> Optional[Embedding]:
+        """The stored embedding, None when there is none; a damaged one is dropped with a warning."""
+        from SAMv2Core.embedding.file import load_embedding
+
+        path = self.path_of(key)
+        try:
+            if not path.is_file():
+                return None
+            emb = load_embedding(path)
+        except (InputError, OSError) as error:
+            if path.exists():  # else another process has just removed it
+                logger.warning("Dropped an unusable entry of the embedding cache: %s", error)
+                _remove(path)
+            return None
+        with contextlib.suppress(OSError):  # a read-only cache serves, it only cannot tell what was used last
+            os.utime(path)
+        return emb
+
+    def store(self, key: str, emb: Embedding) -> Optional[str]:
+        """Keep an embedding, then remove the least recently used ones over the bound.
+
+        :returns: None when it was stored, else a warning for the user; a failure is not an error.
+        """
+        from SAMv2Core.embedding.file import save_embedding
+
+        if emb.nbytes > self.max_bytes:
+            return self._not_stored(f"it takes {emb.nbytes / 2**30:.2f} GiB, more than the cache may hold")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Room first: on a nearly full disk the old entries must go before the new one can be written.
+            self.evict(reserve_bytes=emb.nbytes)
+            save_embedding(emb, self.path_of(key), extra={"cache_key": key})
+        except OutputError as error:
+            return self._not_stored(error.cause)
+        except OSError as error:
+            return self._not_stored(str(error))
+        self.evict()
+        return None
+
+    def _not_stored(self, reason: str) -> str:
+        warning = f"The embedding was not kept in the cache: {reason.rstrip('.')}."
+        logger.warning("%s", warning)
+        return warning
+
+    def entries(self) -> List[Entry]:
+        """All entries, least recently used first; an unreadable folder has none."""
+        found = []
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob(f"*{_SUFFIX}"):
+                with contextlib.suppress(OSError):
+                    status = path.stat()
+                    found.append(Entry(path, status.st_size, status.st_mtime))
+        return sorted(found, key=lambda entry: (entry.last_used, entry.path.name))
+
+    def size_bytes(self) -> int:
+        """Sum of all entries."""
+        return sum(entry.n_bytes for entry in self.entries())
+
+    def evict(self, reserve_bytes: int = 0) -> int:
+        """Remove least recently used entries until the rest and a reserve fit, and what dead processes left
+        behind.
+
+        :returns: number of entries removed.
+        """
+        self._remove_abandoned()
+        entries = self.entries()
+        total, n_removed = sum(entry.n_bytes for entry in entries), 0
+        for entry in entries:
+            if total + reserve_bytes <= self.max_bytes:
+                break
+            _remove(entry.path)  # open in another process on Windows: it stays for now, and the next one goes
+            if not entry.path.exists():
+                total -= entry.n_bytes
+                n_removed += 1
+        return n_removed
+
+    def clear(self) -> int:
+        """Remove all entries; files of others in the folder stay. Returns the number of bytes freed."""
+        freed = 0
+        for entry in self.entries():
+            _remove(entry.path)
+            freed += 0 if entry.path.exists() else entry.n_bytes
+        self._remove_abandoned(0.0)
+        return freed
+
+    def _remove_abandoned(self, older_than_seconds: float = _ABANDONED_SECONDS) -> None:
+        now = time.time()
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob(".*"):
+                with contextlib.suppress(OSError):
+                    if _TEMPORARY.match(path.name) and now - path.stat().st_mtime >= older_than_seconds:
+                        path.unlink()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

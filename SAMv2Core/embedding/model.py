@@ -1,0 +1,294 @@
+"""From a volume to its embedding: preprocessing, the network in slabs that fit into memory, geometry, cache.
+
+Everything slow about SAMv2 happens here, once per volume; matching afterwards only compares vectors. The
+network runs as deep a slab at a time as the memory limit allows, with the exact result of a whole pass (each
+network knows its own halo), so a limit changes the time and nothing else. Heads are stored as float16:
+rounding moves a cosine by less than 1e-6, and a torso CT takes half the memory.
+
+Axes (z, y, x); geometry in LPS mm; feature voxel k of stride s lies at lattice index s*k + (s-1)/2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from SAMv2Core.embedding import memory
+from SAMv2Core.embedding.cache import Cache, cache_key, with_names, without_names
+from SAMv2Core.embedding.embedding import Embedding, FeatureMap
+from SAMv2Core.errors import InputError, ModelError
+from SAMv2Core.io.volume import Volume
+from SAMv2Core.network.device import number_format, resolve_precision
+from SAMv2Core.preprocessing.feature_mask import body_on_features
+from SAMv2Core.preprocessing.preprocess import PREPROCESSING_VERSION, Preprocessed, preprocess_report
+
+if TYPE_CHECKING:
+    from SAMv2Core.models.catalogue import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[float, str], None]
+
+#: Part of every cache key: raise it when the same input and weights give other vectors.
+EMBEDDING_VERSION = 1
+
+#: On a CPU no deeper slabs are tried: their activations leave the caches, and thinner ones are no slower.
+DEEPEST_CPU_SLAB = 64
+
+#: The networks count their tensors; the convolution library adds reordered weights and scratch memory, and
+#: the allocator cannot fill every gap. Measured beyond the count: up to 170 MiB (`lite`), 190 MiB (`sampp`).
+LIBRARY_BYTES = 192 * 2**20
+ACTIVATION_MARGIN = 1.1
+#: Keeping large freed blocks saves a sixth of the time but leaves gaps between them, so it is done only where there
+#: is room: measured 1.6 times the count (`sampp`, torso) against 1.1 times by default.
+REUSE_MARGIN = 1.6
+
+#: Shares of the progress bar: until the lattice is ready, until the network is done.
+_AFTER_PREPROCESS, _AFTER_NETWORK = 0.08, 0.96
+
+
+class Model:
+    """A network with its name, hash and settings, ready to embed volumes.
+
+    The network is taken over: moved to the device, in evaluation mode, weights in channels-last order.
+
+    :param net: follows the contract of the networks: ``heads``, ``level_stride``, ``forward_in_slabs``,
+        ``peak_bytes``.
+    :param info: what is known about the weights: ``name``, ``sha256``, ``head_weights``, ``modalities``.
+    :param device: where it runs.
+    """
+
+    def __init__(self, net: Any, info: ModelInfo, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.net = net.to(self.device, memory_format=torch.channels_last_3d).eval()
+        self.info = info
+
+    def embed(
+        self,
+        volume: Volume,
+        modality: str = "auto",
+        progress: Optional[Progress] = None,
+        *,
+        precision: str = "auto",
+        max_memory_gib: Optional[float] = None,
+        cache: Optional[Cache] = None,
+    ) -> Embedding:
+        """Embed a volume, or take its embedding from the cache.
+
+        :param volume: any orientation and spacing.
+        :param modality: ``ct``, ``mr`` or ``auto`` (from the DICOM tag or the values).
+        :param progress: called with (fraction 0..1, text); may raise :class:`~SAMv2Core.errors.Cancelled`,
+            which passes through and leaves nothing behind.
+        :param precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``, see :mod:`SAMv2Core.network.device`.
+        :param max_memory_gib: limit on the resident memory of the whole process (CPU) or on what it holds on
+            the GPU; None: 80 % of what is free, and if possible no more than a process of 3.5 GiB.
+        :param cache: where embeddings are kept, None for nowhere.
+        :returns: vectors float16 in main memory, whatever the device.
+        :raises InputError: a volume that makes no sense, see
+            :func:`~SAMv2Core.preprocessing.preprocess.preprocess_report`.
+        :raises UsageError: a modality, precision or limit that makes no sense.
+        :raises MemoryLimitError: not even the thinnest slab fits.
+        """
+        precision = resolve_precision(precision, self.device)
+        memory.limit_bytes(max_memory_gib)  # a nonsensical limit is refused before the cache is asked
+        if not self.info.sha256:  # weights that nobody hashed: another model's entries could be found
+            cache = None
+        tell = _Teller(progress, volume)
+        tell(0.0, "reading the cache" if cache else "preparing the volume")
+        key = self._key(volume, modality, precision) if cache else ""
+        found = cache.load(key) if cache else None
+        if found is not None:
+            logger.info("%s: embedding found in the cache", volume.source)
+            tell(1.0, "done (from the cache)")
+            return dataclasses.replace(with_names(found, volume), **self._facts())
+        prepared = self._prepare(volume, modality, tell)
+        emb = self._compute(volume, prepared, precision, max_memory_gib, tell)
+        if cache:
+            tell(_AFTER_NETWORK, "storing")
+            problem = cache.store(key, without_names(emb, volume))
+            if problem:
+                emb = dataclasses.replace(emb, warnings=(*emb.warnings, problem))
+        tell(1.0, "done")
+        return emb
+
+    def _key(self, volume: Volume, modality: str, precision: str) -> str:
+        options = {
+            "modality": modality,
+            "precision": precision,
+            "model": self.info.sha256,
+            "architecture": self.net.architecture,
+            "preprocessing": PREPROCESSING_VERSION,
+            "embedding": EMBEDDING_VERSION,
+        }
+        return cache_key(volume, options)
+
+    def _prepare(self, volume: Volume, modality: str, tell: _Teller) -> Preprocessed:
+        tell(0.01, "resampling to 2 mm")
+        try:
+            prepared = preprocess_report(volume, modality)
+        except MemoryError as error:
+            voxels = int(np.prod(volume.array.shape))
+            raise memory.does_not_fit(4 * voxels, memory.available_bytes() or 0) from error
+        memory.release_unused()
+        return prepared
+
+    def _compute(
+        self,
+        volume: Volume,
+        prepared: Preprocessed,
+        precision: str,
+        max_memory_gib: Optional[float],
+        tell: _Teller,
+    ) -> Embedding:
+        """The network's heads with their geometry."""
+        heads = self._heads(prepared, precision, max_memory_gib, tell)
+        maps = {
+            name: FeatureMap(name, vectors, prepared.grid.strided(self.net.level_stride[name], vectors.shape[1:]))
+            for name, vectors in heads.items()
+        }
+        warnings = list(prepared.warnings)
+        modalities = tuple(getattr(self.info, "modalities", None) or ())
+        if modalities and prepared.modality not in modalities:
+            warnings.append(
+                f"The model {self.info.name} was not trained on {prepared.modality.upper()}: "
+                f"expect worse matches ({volume.source}, {prepared.modality_reason})."
+            )
+        return Embedding(
+            fine=maps["fine"],
+            coarse=maps["coarse"],
+            semantic=maps.get("semantic"),
+            body=body_on_features(prepared.body, self.net.level_stride["fine"], maps["fine"].grid.shape_zyx),
+            input_grid=prepared.grid,
+            volume_grid=volume.grid,
+            modality=prepared.modality,
+            model_sha256=self.info.sha256,
+            source=volume.source,
+            warnings=tuple(warnings),
+            **self._facts(),
+        )
+
+    def _facts(self) -> Dict[str, Any]:
+        """What an embedding takes over from what is told of the model, which may change while its weights do not."""
+        return {
+            "model": self.info.name,
+            "head_weights": dict(self.info.head_weights or {}),
+            "calibration": dict(getattr(self.info, "calibration", None) or {}),
+        }
+
+    def _heads(
+        self, prepared: Preprocessed, precision: str, max_memory_gib: Optional[float], tell: _Teller
+    ) -> Dict[str, torch.Tensor]:
+        """Name to (C, d, h, w) float16 in main memory; thinner slabs when memory runs out on the way."""
+        shape = tuple(prepared.grid.shape_zyx)
+        if min(shape) < 2:
+            raise InputError(
+                f"At 2 mm the volume has {' x '.join(map(str, shape[::-1]))} voxels, too few to embed.",
+                "Use a volume that is at least 4 mm thick along every axis.",
+            )
+        on_gpu = self.device.type != "cpu"
+        available = memory.budget(self.device if on_gpu else None, max_memory_gib)
+        depths = memory.slab_depths(
+            lambda depth: self._needed_bytes(shape, depth),
+            shape[0],
+            available,
+            None if on_gpu else DEEPEST_CPU_SLAB,
+        )
+        for depth in depths:
+            logger.debug("slabs of %d of %d planes; %s may be used", depth, shape[0], available)
+            try:
+                with self._allocator(shape, depth, available):
+                    heads = self._run(prepared.x, depth, precision, tell)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                # without its traceback, whose frames would keep the tensors of the failed attempt alive
+                problem: Optional[BaseException] = error.with_traceback(None)
+            _release(self.device)
+        else:
+            raise memory.does_not_fit(self._needed_bytes(shape, depths[-1]), available.allowed) from problem
+        _release(self.device)
+        return heads
+
+    def _needed_bytes(self, shape_zyx: Tuple[int, ...], slab_depth: int, margin: float = ACTIVATION_MARGIN) -> int:
+        return int(margin * self.net.peak_bytes(shape_zyx, slab_depth)) + LIBRARY_BYTES
+
+    def _allocator(
+        self, shape_zyx: Tuple[int, ...], slab_depth: int, available: memory.Budget
+    ) -> contextlib.AbstractContextManager[None]:
+        """The quicker allocator where it fits comfortably, else the default one."""
+        is_roomy = self._needed_bytes(shape_zyx, slab_depth, REUSE_MARGIN) <= available.comfortable
+        return memory.reuse_large_blocks() if is_roomy else contextlib.nullcontext()
+
+    # not inference_mode: its tensors could never enter a computation with gradients, and it is no faster here
+    @torch.no_grad()
+    def _run(self, x: torch.Tensor, slab_depth: int, precision: str, tell: _Teller) -> Dict[str, torch.Tensor]:
+        def network_progress(fraction: float, text: str) -> None:
+            tell(_AFTER_PREPROCESS + (_AFTER_NETWORK - _AFTER_PREPROCESS) * fraction, text)
+
+        # Heads leave the network in the format that it computes in; float32 would take twice the memory.
+        out_dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        with number_format(precision, self.device):
+            out = self.net.forward_in_slabs(x.to(self.device), slab_depth, network_progress, out_dtype)
+        heads = {name: getattr(out, name) for name in self.net.heads}
+        del out
+        for name in list(heads):
+            heads[name] = _stored(heads[name], renormalize=precision == "bf16")
+        if not all(_is_finite(head) for head in heads.values()):
+            raise ModelError(
+                f"The model {self.info.name} gives values that are not finite ({precision}).",
+                "Use --precision fp32; if that does not help, import the model again.",
+            )
+        return heads
+
+
+def _stored(head: torch.Tensor, renormalize: bool) -> torch.Tensor:
+    """(1, C, d, h, w) to contiguous (C, d, h, w) float16 in main memory, plane by plane."""
+    head = head[0]
+    if head.device.type == "cpu" and head.dtype == torch.float16 and head.is_contiguous() and not renormalize:
+        return head
+    stored = torch.empty(tuple(head.shape), dtype=torch.float16)
+    for z in range(head.shape[1]):
+        plane = head[:, z]
+        stored[:, z] = F.normalize(plane.float(), dim=0) if renormalize else plane
+    return stored
+
+
+def _is_finite(head: torch.Tensor) -> bool:
+    """True without NaN or infinity; by sums of planes, which need no second copy."""
+    return all(bool(torch.isfinite(plane.sum(dtype=torch.float32))) for plane in head.unbind(1))
+
+
+class _Teller:
+    """Progress that never goes back and names the volume."""
+
+    def __init__(self, progress: Optional[Progress], volume: Volume) -> None:
+        self._progress = progress
+        self._name = Path(volume.source).name or "the volume"
+        self._last = 0.0
+
+    def __call__(self, fraction: float, text: str) -> None:
+        if self._progress is not None:
+            self._last = max(self._last, min(1.0, fraction))
+            self._progress(self._last, f"Embedding {self._name}: {text}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """True for the several ways in which torch and numpy say that memory has run out."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
+        phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    )
+
+
+def _release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    memory.release_unused()

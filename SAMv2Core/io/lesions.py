@@ -1,0 +1,237 @@
+"""Lesions of a baseline scan: where each lies, how large it is, and the places inside it that stand for it.
+
+Following one point of a lesion rests on one vector; a lesion has many. So each is carried as a few weighted
+places within its extent: the voxels of its segmentation, or a small ball where only a center (and perhaps a
+diameter) is known. They come from a point list, from a table with a diameter, or from a segmentation, of
+which each label, or each separate part of a binary one, is a lesion.
+
+Conventions: LPS mm. A diameter is a RECIST one, the longest in a slice: taken as given, or measured on a
+segmentation's axial slices; never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.geometry.affine import canonical_axes
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io.files import PathLike, suffix_of
+from SAMv2Core.io.markups import SUFFIXES, read_points
+from SAMv2Core.io.points import Point, PointList
+from SAMv2Core.io.volume import Volume, read_volume
+
+N_SAMPLES = 7
+"""Places that stand for a lesion: its center and six others, each a vector to search for."""
+
+SAMPLE_RADIUS = 0.6
+"""Places of a lesion known by its diameter lie this share of its radius from the center: well inside."""
+
+UNKNOWN_RADIUS_MM, MAX_SAMPLE_RADIUS_MM = 5.0, 12.0
+"""Radius of a lesion of unknown size (half of all measured ones are smaller); farther out is other anatomy."""
+
+MAX_LESIONS = 2000
+"""A segmentation with more separate parts is noise or an organ map, not lesions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """One lesion of the baseline.
+
+    :param label: its name, unique among the lesions tracked together.
+    :param center_lps: (3,) LPS mm.
+    :param diameter_mm: longest diameter, or None when nobody measured it.
+    :param points_lps: (N, 3) LPS mm, places inside the lesion; the first one is the center.
+    :param weights: (N,) positive, how much each place counts; they sum to 1.
+    """
+
+    label: str
+    center_lps: np.ndarray
+    diameter_mm: Optional[float]
+    points_lps: np.ndarray
+    weights: np.ndarray
+
+    def __post_init__(self) -> None:
+        center = np.array(self.center_lps, dtype=np.float64).reshape(-1)
+        points = np.array(self.points_lps, dtype=np.float64)
+        weights = np.array(self.weights, dtype=np.float64)
+        diameter = None if self.diameter_mm is None else float(self.diameter_mm)
+        if center.shape != (3,) or not np.all(np.isfinite(center)):
+            raise InputError(f"Lesion {self.label!r} has no position.", "Give it a center (mm, LPS).")
+        if diameter is not None and not 0 < diameter < math.inf:
+            raise InputError(f"Lesion {self.label!r}: a diameter of {diameter:g} mm makes no sense.", "Correct it.")
+        if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.all(np.isfinite(points)):
+            raise InputError(f"Lesion {self.label!r} has no places to look for.", "Give at least its center.")
+        if weights.shape != (len(points),) or not np.all(np.isfinite(weights)) or weights.min() <= 0:
+            raise InputError(f"Lesion {self.label!r}: its weights are not positive numbers.", "Give one per place.")
+        checked = {"center_lps": center, "diameter_mm": diameter, "points_lps": points}
+        for name, value in {**checked, "weights": weights / weights.sum()}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def radius_mm(self) -> float:
+        """Half the diameter, or a usual radius when it is unknown."""
+        return UNKNOWN_RADIUS_MM if self.diameter_mm is None else self.diameter_mm / 2
+
+
+def lesion_at(label: str, center_lps: Sequence[float], diameter_mm: Optional[float] = None) -> Lesion:
+    """A lesion known by its center, and its diameter where there is one: a small ball of places around it.
+
+    :raises InputError: a center or a diameter that makes no sense.
+    """
+    center = np.array(center_lps, dtype=np.float64).reshape(-1)
+    radius = UNKNOWN_RADIUS_MM if diameter_mm is None else float(diameter_mm) / 2
+    reach = min(SAMPLE_RADIUS * radius, MAX_SAMPLE_RADIUS_MM)
+    offsets = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]) * reach
+    return Lesion(label, center, diameter_mm, center + offsets, _weights(offsets))
+
+
+def lesion_of_samples(
+    label: str, samples_lps: np.ndarray, diameter_mm: Optional[float] = None, center_lps: Optional[np.ndarray] = None
+) -> Lesion:
+    """A lesion known by places inside it, such as the voxels of its segmentation.
+
+    :param samples_lps: (M, 3) LPS mm, M >= 1; a few well-spread ones of them are kept.
+    :param center_lps: (3,), or None for their mean (the closest of them, when the mean lies outside: a crescent).
+    :raises InputError: no samples, or numbers that are none.
+    """
+    samples = np.array(samples_lps, dtype=np.float64)
+    if samples.ndim != 2 or samples.shape[1] != 3 or not len(samples) or not np.all(np.isfinite(samples)):
+        raise InputError(f"Lesion {label!r} has no places inside it.", "Give at least one (l, p, s) in mm.")
+    center = samples.mean(axis=0) if center_lps is None else np.array(center_lps, dtype=np.float64)
+    to_center = np.linalg.norm(samples - center, axis=1)
+    if center_lps is None and to_center.min() > _typical_gap_mm(samples):
+        center = samples[np.argmin(to_center)]
+    # The rim's vectors show what lies beside the lesion; its inner part moves with it.
+    reach = np.percentile(to_center, 60) if len(samples) > N_SAMPLES else math.inf
+    points = _spread_out(center, samples[to_center <= min(reach, MAX_SAMPLE_RADIUS_MM)], N_SAMPLES)
+    return Lesion(label, center, diameter_mm, points, _weights(points - center))
+
+
+def lesions_from_points(points: PointList) -> List[Lesion]:
+    """The points with a position, each a lesion; its diameter from the column ``diameter_mm``, where there is one.
+
+    :raises InputError: no point has a position, or a diameter is no positive number.
+    """
+    found = [lesion_at(p.label, p.position_lps, _diameter_of(p)) for p in points if p.position_lps is not None]
+    if not found:
+        raise InputError(f"{points.name} holds no lesion: none of its points has a position.", "Place one at least.")
+    return found
+
+
+def lesions_from_segmentation(volume: Volume) -> List[Lesion]:
+    """Each label of a segmentation, or each separate part when there is one label only, as a lesion.
+
+    Labels are named ``lesion 1``, ``lesion 2``, ... by their value, parts by their order from the first voxel on.
+
+    :raises InputError: nothing but 0 in it, values that are no labels, or thousands of parts.
+    """
+    return [
+        lesion_of_samples(f"lesion {number}", volume.grid.to_lps(ijk), _longest_in_slice_mm(ijk, volume.grid))
+        for number, ijk in _parts_of(volume)
+    ]
+
+
+def read_lesions(path: PathLike) -> List[Lesion]:
+    """Lesions from a file: points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with an optional column
+    ``diameter_mm``), or a segmentation volume.
+
+    :raises InputError: not readable, without lesions, or one of them makes no sense.
+    """
+    if Path(path).suffix.lower() == ".json" or suffix_of(path) in SUFFIXES:
+        return lesions_from_points(read_points(path))
+    return lesions_from_segmentation(read_volume(path))
+
+
+def check_labels(lesions: Sequence[Lesion]) -> None:
+    """Refuse what a result could not name.
+
+    :raises InputError: no lesions, or two of one label.
+    """
+    if not lesions:
+        raise InputError("There is no lesion to track.", "Mark at least one in the baseline.")
+    labels = [lesion.label for lesion in lesions]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        shown = ", ".join(repr(label) for label in twice[:5])
+        raise InputError(f"Several lesions bear the same label: {shown}.", "Give each lesion a label of its own.")
+
+
+def _diameter_of(point: Point) -> Optional[float]:
+    named = {name.strip().lower(): value for name, value in point.extra.items()}
+    text = named.get("diameter_mm", "").strip()
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise InputError(f"Lesion {point.label!r}: {text!r} is no diameter.", "Correct diameter_mm.") from None
+
+
+def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:
+    """(number, (n, 3) int voxel indices (x, y, z)) of every lesion of a segmentation."""
+    array = volume.array
+    if array.dtype.kind == "f":
+        if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
+            raise InputError(f"{volume.source} is no segmentation: it holds fractions.", "Choose a label volume.")
+        array = array.astype(np.int64)
+    labels = np.unique(array[array != 0])
+    if not len(labels):
+        raise InputError(f"{volume.source} holds no lesion: all its voxels are 0.", "Choose a segmentation.")
+    if len(labels) == 1:
+        array, n_parts = ndimage.label(array, np.ones((3, 3, 3)))
+        labels = np.arange(1, n_parts + 1)
+    if len(labels) > MAX_LESIONS:
+        raise InputError(f"{volume.source} holds {len(labels)} separate parts.", "Choose a segmentation of lesions.")
+    boxes = ndimage.find_objects(array) if labels[0] > 0 and labels[-1] <= MAX_LESIONS else None
+    for label in labels:
+        box = boxes[int(label) - 1] if boxes is not None else (slice(None),) * 3
+        zyx = np.argwhere(array[box] == label) + [part.start or 0 for part in box]
+        yield int(label), zyx[:, ::-1]
+
+
+def _longest_in_slice_mm(ijk: np.ndarray, grid: Grid) -> float:
+    """Longest distance between two corners of a lesion's voxels within one slice (the axial one, where it is
+    sampled so)."""
+    axes, _ = canonical_axes(grid.ijk_to_lps)
+    across = axes[2]
+    in_plane = [axis for axis in range(3) if axis != across]
+    steps = grid.ijk_to_lps[:3, :3][:, in_plane]
+    longest = 0.0
+    for number in np.unique(ijk[:, across]):
+        pixels = ijk[ijk[:, across] == number][:, in_plane]
+        corners = np.concatenate([pixels + 0.5 * np.array(sign) for sign in ((-1, -1), (-1, 1), (1, -1), (1, 1))])
+        try:
+            corners = corners[ConvexHull(corners).vertices]
+        except QhullError:  # cannot happen with corners of a pixel, but rounding has its own mind
+            corners = np.unique(corners, axis=0)
+        longest = max(longest, float(pdist(corners @ steps.T).max()))
+    return longest
+
+
+def _typical_gap_mm(samples: np.ndarray) -> float:
+    """Distance between neighbors of evenly spread samples in their bounding box, with some slack."""
+    size = np.maximum(np.ptp(samples, axis=0), 1.0)
+    return 2.0 * float(np.cbrt(size.prod() / len(samples)))
+
+
+def _spread_out(center: np.ndarray, samples: np.ndarray, count: int) -> np.ndarray:
+    """(n <= count, 3): the center, then always the sample farthest from those chosen."""
+    chosen = [center]
+    distance = np.linalg.norm(samples - center, axis=1)
+    while len(chosen) < count and len(samples) and distance.max() > 1e-6:
+        chosen.append(samples[np.argmax(distance)])
+        distance = np.minimum(distance, np.linalg.norm(samples - chosen[-1], axis=1))
+    return np.array(chosen)
+
+
+def _weights(offsets: np.ndarray) -> np.ndarray:
+    """The center counts twice as much as a place at the end of the reach."""
+    distance = np.linalg.norm(offsets, axis=1)
+    return 1 / (1 + distance / max(float(distance.max()), 1e-9))

@@ -1,0 +1,215 @@
+"""Lesions of one study as a DICOM Structured Report (TID 1500 Measurement Report), readable by other viewers.
+
+Each lesion is one planar measurement group (TID 1410): tracking identifier and UID, its place in three dimensions, its
+long axis where one is known, and, as qualitative evaluations of our own coding scheme, what the tracker proposed and
+what the user decided. The Tracking UID belongs to the lesion, not to the study: the reports of all studies of a patient
+name the same one, which is how viewers recognize a lesion over time.
+
+Slicer 5.12 and later have a TID 1500 plugin of their own, which cannot write these reports: ``DICOMTID1500Plugin``
+(Slicer's Modules/Scripted/DICOMPlugins, titled "DICOM SR TID1500 Object Import Plugin") examines and loads, and has no
+``examineForExport`` or ``export``; its only Tracking UIDs are those it reads and puts on segments. So highdicom writes,
+on every version, and that plugin reads: it takes places (3D points) as point lists and wants a finding site in every
+group, which therefore is given as "body structure". Lines in 3D it does not draw; other viewers do.
+
+Needs the package highdicom, which Slicer has since 5.12 only: imported when a report is written, see
+:func:`isAvailable`. Knows nothing of Slicer, so it is usable and tested outside. Positions are LPS mm in the scan's own
+frame of reference.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.files import atomic_path
+
+REQUIREMENT = "highdicom>=0.22"
+SCHEME = "99SAMV2"
+"""Coding scheme of the two evaluations that no standard scheme has codes for."""
+
+STATUS_WORDS = {
+    "matched": "Matched",
+    "uncertain": "Uncertain",
+    "not_found": "Not found",
+    "baseline": "Baseline",
+    "new": "New",
+}
+DECISION_WORDS = {"": "Not reviewed", "accepted": "Accepted", "moved": "Corrected by hand", "rejected": "Rejected"}
+SERIES_NUMBER = 9127
+CODE_LENGTH = 16
+"""DICOM's value representation SH, of which code values are."""
+
+
+@dataclass(frozen=True)
+class ReportedLesion:
+    """What a report says about one lesion in one study.
+
+    :param trackingUID: the same in all studies.
+    :param position: (3,) LPS mm in the frame of reference of the scan.
+    :param ends: (2, 3) end points of the long axis; without them the measurement has a length but no line.
+    :param status: ``matched``, ``uncertain``, ``not_found`` or ``baseline``.
+    :param decision: ``accepted``, ``moved``, ``rejected`` or empty.
+    """
+
+    label: str
+    trackingUID: str
+    position: Tuple[float, float, float]
+    status: str
+    decision: str = ""
+    diameterMm: Optional[float] = None
+    ends: Optional[Tuple[Tuple[float, float, float], Tuple[float, float, float]]] = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which scan the lesions are in.
+
+    :param files: the DICOM files of the scan, one series.
+    :param timePoint: "Baseline", "Follow-up 1"; :param order: 0 for the baseline, then 1, 2...
+    """
+
+    files: Tuple[str, ...]
+    timePoint: str
+    order: int
+
+
+def isAvailable() -> bool:
+    """Whether highdicom is installed; imports nothing."""
+    return importlib.util.find_spec("highdicom") is not None
+
+
+def newTrackingUID() -> str:
+    """A globally unique identifier (2.25.<random>, DICOM PS3.5 B.2), without any package."""
+    import uuid
+
+    return f"2.25.{uuid.uuid4().int}"
+
+
+def writeReport(path: str, study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str) -> str:
+    """Write the report of one study; its SOP Instance UID.
+
+    :param path: the ``.dcm`` file to write, whole or not at all.
+    :param algorithm: name of the model that proposed the places; :param version: of this software.
+    :raises InputError: no lesion, unreadable or mixed DICOM files, or highdicom is missing.
+    :raises OutputError: the file cannot be written.
+    """
+    if not isAvailable():
+        raise InputError("The package highdicom is not installed.", f"Install it (pip install '{REQUIREMENT}').")
+    if not lesions:
+        raise InputError(f"{study.timePoint} has no lesion with a position.", "Track or place lesions first.")
+    evidence = _readEvidence(study.files)
+    report = _document(evidence, study, lesions, algorithm, version)
+    with atomic_path(path) as temporary:
+        report.save_as(str(temporary), enforce_file_format=True)
+    return str(report.SOPInstanceUID)
+
+
+def _readEvidence(files: Sequence[str]) -> List[Any]:
+    """Headers of the files, sorted by place; all of one series with one frame of reference."""
+    import pydicom
+
+    headers = []
+    for file in files:
+        try:
+            headers.append(pydicom.dcmread(file, stop_before_pixels=True))
+        except Exception as error:
+            raise InputError(f"{Path(file).name} is not readable DICOM: {error}.", "Load the scan again.") from error
+    if not headers:
+        raise InputError("The scan was not loaded from DICOM files.", "Export the lesions as CSV instead.")
+    for name in ("SeriesInstanceUID", "FrameOfReferenceUID"):
+        if len({str(getattr(header, name, "")) for header in headers}) != 1 or not getattr(headers[0], name, ""):
+            raise InputError(f"The DICOM files of the scan have no common {name}.", "Load one series only.")
+    return sorted(headers, key=lambda header: str(header.SOPInstanceUID))
+
+
+def _document(
+    evidence: List[Any], study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str
+) -> Any:
+    import highdicom
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    observer = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=highdicom.UID(), name="SAMv2 for 3D Slicer"
+        ),
+    )
+    identification = sr.AlgorithmIdentification(name=algorithm[:64], version=version)
+    groups = [_group(lesion, study, str(evidence[0].FrameOfReferenceUID), identification) for lesion in lesions]
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.LN.CTUnspecifiedBodyRegion
+        if str(evidence[0].Modality) == "CT"
+        else codes.LN.MRUnspecifiedBodyRegion,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    return sr.Comprehensive3DSR(
+        evidence=evidence,
+        content=report,
+        series_number=SERIES_NUMBER,
+        series_instance_uid=highdicom.UID(),
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="SAMv2 for 3D Slicer",
+        is_complete=True,
+        is_verified=False,
+        series_description="SAMv2 lesions (research use)",
+    )
+
+
+def _group(lesion: ReportedLesion, study: Study, frameOfReference: str, identification: Any) -> Any:
+    """One lesion: TID 1410."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    measurements = []
+    if lesion.diameterMm is not None and np.isfinite(lesion.diameterMm):
+        measurements.append(
+            sr.Measurement(name=_longAxis(), value=round(float(lesion.diameterMm), 2), unit=codes.UCUM.Millimeter)
+        )
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=lesion.trackingUID, identifier=lesion.label),
+        referenced_region=_region(lesion, frameOfReference),
+        time_point_context=sr.TimePointContext(time_point=study.timePoint, time_point_order=study.order),
+        finding_type=codes.SCT.Lesion,
+        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.BodyStructure)],
+        algorithm_id=identification,
+        measurements=measurements or None,
+        qualitative_evaluations=[
+            _evaluation("proposal", "Proposal by matching", lesion.status, STATUS_WORDS),
+            _evaluation("decision", "Decision of the reader", lesion.decision, DECISION_WORDS),
+        ],
+    )
+
+
+def _region(lesion: ReportedLesion, frameOfReference: str) -> Any:
+    """The long axis as a line, or the place as a point."""
+    from highdicom import sr
+
+    if lesion.ends is not None:
+        kind, points = sr.GraphicTypeValues3D.POLYLINE, np.array(lesion.ends, dtype=np.float64)
+    else:
+        kind, points = sr.GraphicTypeValues3D.POINT, np.array([lesion.position], dtype=np.float64)
+    return sr.ImageRegion3D(graphic_type=kind, graphic_data=points, frame_of_reference_uid=frameOfReference)
+
+
+def _longAxis() -> Any:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept("103339001", "SCT", "Long axis")
+
+
+def _evaluation(name: str, meaning: str, value: str, words: dict) -> Any:
+    from highdicom import sr
+
+    code = (value or "none")[:CODE_LENGTH]
+    return sr.QualitativeEvaluation(
+        name=sr.CodedConcept(name, SCHEME, meaning), value=sr.CodedConcept(code, SCHEME, words.get(value, value))
+    )

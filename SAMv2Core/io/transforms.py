@@ -1,0 +1,114 @@
+"""ITK transform files of affine 4x4 matrices.
+
+A matrix here maps a point of the fixed image to the moving image (LPS mm), the convention of resampling:
+``SimpleITK.Resample(moving, fixed, transform)`` aligns moving to fixed, and 3D Slicer loads the file as a
+transform node that does the same when it is applied to the moving volume.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+import SimpleITK as sitk
+
+from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.io.files import PathLike, check_output, suffix_of, write_bytes
+from SAMv2Core.io.itk import quiet_itk
+
+SUFFIXES = (".h5", ".tfm", ".txt")
+_HDF5_NEEDS_BYTES = 1 << 20
+
+
+def to_itk_transform(matrix: np.ndarray) -> sitk.AffineTransform:
+    """A 4x4 LPS matrix as an ITK affine transform with its center at the origin."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
+
+
+def check_transform_name(path: PathLike) -> None:
+    """:raises OutputError: the suffix is none of ITK's for transforms."""
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
+        raise OutputError(
+            f"{path} cannot be written: transforms of type {suffix or 'no suffix'} are not supported.",
+            f"Choose a name that ends in {', '.join(SUFFIXES)}.",
+        )
+
+
+def _text_content(matrix: np.ndarray) -> bytes:
+    """ITK's text format. Written here, because ITK's writer does not notice a full disk."""
+    parameters = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
+    lines = (
+        "#Insight Transform File V1.0",
+        "#Transform 0",
+        "Transform: AffineTransform_double_3_3",
+        "Parameters: " + " ".join(repr(float(value)) for value in parameters),
+        "FixedParameters: 0 0 0",
+        "",
+    )
+    return "\n".join(lines).encode("ascii")
+
+
+def _hdf5_content(matrix: np.ndarray, path: PathLike) -> bytes:
+    """ITK's HDF5 format, made in the folder for temporary files: on a full disk HDF5 fills stderr."""
+    with tempfile.TemporaryDirectory(prefix="samv2-") as folder:
+        if shutil.disk_usage(folder).free < _HDF5_NEEDS_BYTES:
+            raise OutputError(f"{path} cannot be written: {folder} is on a full disk.", "Free some space there.")
+        made = Path(folder, "transform.h5")
+        try:
+            with quiet_itk():
+                sitk.WriteTransform(to_itk_transform(matrix), str(made))
+        except RuntimeError as error:
+            raise OutputError(f"{path} cannot be written (HDF5).", "Choose a name that ends in .tfm.") from error
+        return made.read_bytes()
+
+
+def write_transform(matrix: np.ndarray, path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
+    """Write a 4x4 LPS matrix (fixed -> moving, mm) as ``.h5``, ``.tfm`` or ``.txt``, atomically.
+
+    :param inputs: files that were read; overwriting one is refused.
+    :raises OutputError: another suffix, or see :func:`SAMv2Core.io.files.check_output`.
+    """
+    check_transform_name(path)
+    path = check_output(path, inputs)
+    matrix = np.asarray(matrix, dtype=np.float64)
+    write_bytes(path, _hdf5_content(matrix, path) if suffix_of(path) == ".h5" else _text_content(matrix), inputs)
+
+
+def _one_affine(transform: sitk.Transform, path: Path) -> sitk.Transform:
+    """The affine part itself, out of a composite of one."""
+    transform = transform.Downcast()
+    while isinstance(transform, sitk.CompositeTransform) and transform.GetNumberOfTransforms() == 1:
+        transform = transform.GetNthTransform(0).Downcast()
+    if not transform.IsLinear() or transform.GetDimension() != 3:
+        raise InputError(f"{path} is not one 3-D affine transform.", "Choose a rigid, similarity or affine transform.")
+    return transform
+
+
+def read_transform(path: PathLike) -> np.ndarray:
+    """(4, 4) float64 LPS matrix of a linear ITK transform file, fixed -> moving.
+
+    :raises InputError: missing, unreadable, not linear.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", "Check the path.")
+    try:
+        with quiet_itk():
+            transform = _one_affine(sitk.ReadTransform(str(path)), path)
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as an ITK transform.", "Check that the file is complete.") from error
+    matrix = np.eye(4)
+    # By its effect on four points: independent of the kind of transform and of its center.
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    for axis in range(3):
+        matrix[:3, axis] = np.array(transform.TransformPoint(np.eye(3)[axis].tolist())) - origin
+    matrix[:3, 3] = origin
+    return matrix

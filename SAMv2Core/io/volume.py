@@ -1,0 +1,267 @@
+"""Volumes and their files.
+
+A :class:`Volume` is an array with its full geometry, frozen, so that a result can always be told in the
+patient's space. Files are read with SimpleITK, except NIfTI (see :mod:`SAMv2Core.io.nifti`), and a folder is
+read as one DICOM series (see :mod:`SAMv2Core.io.dicom`). Conventions: arrays (z, y, x); ijk = (x, y, z); world
+LPS, mm.
+
+Damaged or hostile files must not hurt: the size that a header names is compared with the file's length before
+memory is reserved, and every failure is an :class:`InputError` that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional, Tuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.geometry.affine import ORTHOGONAL_TOLERANCE, shear_of, without_rounding
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io.files import PathLike, atomic_path, suffix_of
+from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, read_nifti, write_nifti
+
+if TYPE_CHECKING:
+    from SAMv2Core.io.dicom import DicomTags
+
+# Beyond these a spacing is an error of export (meters, micrometers, zero), not a patient's scan.
+MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 100.0
+
+WRITABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+# Formats other than deflate (bzip2 in NRRD) may shrink constant data further.
+_MAX_RATIO = 50 * MAX_DEFLATE_RATIO
+
+_METAIMAGE_BYTES = {
+    b"MET_SHORT": 2, b"MET_USHORT": 2, b"MET_INT": 4, b"MET_UINT": 4, b"MET_FLOAT": 4, b"MET_DOUBLE": 8,
+    b"MET_LONG_LONG": 8, b"MET_ULONG_LONG": 8,
+}  # fmt: skip
+
+_MODALITY_OF_TAG = {"CT": "ct", "MR": "mr"}
+
+
+def _storable(dtype: np.dtype) -> np.dtype:
+    """The scalar type that ITK and all file formats know: native byte order, no bool, 32 or 64 bit floats."""
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("=")
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scalar volume in the patient's space.
+
+    :param array: (z, y, x), native scalar type; kept as a read-only view.
+    :param ijk_to_lps: (4, 4) float64; maps (i, j, k, 1) = (x, y, z index) to LPS mm. Axes that are
+        perpendicular up to rounding are made exactly so; a real shear (gantry tilt) is kept, with a warning.
+    :param source: where it came from, for messages.
+    :param modality: ``"ct"`` or ``"mr"`` when the file says so (DICOM), else None.
+    :param warnings: what the user should know.
+    :param dicom: the tags of its series, when it was read from DICOM; never written into a report unasked.
+    :raises InputError: not 3-D, a single slice, not scalar numbers, spacing not of this world, degenerate
+        axes.
+    """
+
+    array: np.ndarray = field(repr=False)
+    ijk_to_lps: np.ndarray
+    source: str = "the volume"
+    modality: Optional[str] = None
+    warnings: Tuple[str, ...] = ()
+    dicom: Optional[DicomTags] = field(default=None, repr=False)  # identifies the patient: not for logs
+
+    def __post_init__(self) -> None:
+        array = np.asarray(self.array)
+        matrix = np.array(self.ijk_to_lps, dtype=np.float64)
+        self._check(array, matrix)
+        matrix = without_rounding(matrix)
+        matrix.setflags(write=False)
+        array = array.astype(_storable(array.dtype), copy=False).view()
+        array.setflags(write=False)
+        warnings = tuple(self.warnings)
+        shear = shear_of(matrix)
+        sheared = f"{self.source}: its axes are not perpendicular (cosine {shear:.3f}); the shear is kept."
+        if shear > ORTHOGONAL_TOLERANCE and sheared not in warnings:
+            warnings += (sheared,)
+        for name, value in (("array", array), ("ijk_to_lps", matrix), ("warnings", warnings)):
+            object.__setattr__(self, name, value)
+
+    def _check(self, array: np.ndarray, matrix: np.ndarray) -> None:
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{self.source} does not hold real numbers ({array.dtype}).", "Choose a scalar volume.")
+        if array.size == 0:
+            raise InputError(f"{self.source} is empty (no voxels).", "Export the volume again.")
+        if array.ndim != 3:
+            raise InputError(f"{self.source} has {array.ndim} dimensions, not 3.", "Choose a 3-D volume.")
+        if min(array.shape) < 2:
+            size = " x ".join(str(n) for n in array.shape[::-1])
+            raise InputError(f"{self.source} is a single slice ({size}), not a volume.", "Choose a 3-D volume.")
+        if matrix.shape != (4, 4) or not np.all(np.isfinite(matrix)):
+            raise InputError(f"{self.source}: its geometry is not a finite 4x4 matrix.", "Check the file's header.")
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        if np.any(spacing < MIN_SPACING_MM) or np.any(spacing > MAX_SPACING_MM):
+            shown = " x ".join(f"{value:g}" for value in spacing)
+            raise InputError(
+                f"{self.source}: a voxel spacing of {shown} mm makes no sense.",
+                "Correct the spacing in the file's header (millimeters).",
+            )
+        if abs(np.linalg.det(matrix[:3, :3] / spacing)) < 0.01:
+            raise InputError(f"{self.source}: two of its axes are parallel.", "Correct the file's directions.")
+
+    @property
+    def grid(self) -> Grid:
+        """Its lattice: size and full geometry."""
+        return Grid(self.array.shape, self.ijk_to_lps)
+
+
+def _detached_size(path: Path) -> int:
+    """Bytes of the data files that a text header (.mhd, .nhdr, .hdr) refers to; 0 for other files."""
+    if path.suffix.lower() in (".hdr", ".img"):
+        return sum(os.path.getsize(other) for other in path.parent.glob(path.stem + ".*") if other != path)
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return 0
+    text = path.read_bytes()[:20000].decode("latin-1")
+    found = re.search(r"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(\S.*?)\s*$", text, re.MULTILINE | re.IGNORECASE)
+    data = path.parent / found.group(1) if found else path
+    if data.is_file():
+        return os.path.getsize(data)
+    return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
+
+
+def _check_itk_header(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Refuse what is no scalar volume, or larger than its file can hold, before it is read."""
+    size = list(reader.GetSize())
+    n_pixels = int(np.prod([float(n) for n in size]))
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(
+            f"{path} holds colors or vectors, not gray values.", "Choose a volume of one scalar per voxel."
+        )
+    if len(size) < 3 or (len(size) == 3 and min(size) < 2):
+        raise InputError(f"{path} is a 2-D image ({' x '.join(map(str, size))}).", "Choose a 3-D volume.")
+    if any(n > 1 for n in size[3:]):
+        raise InputError(
+            f"{path} has {len(size)} dimensions ({' x '.join(map(str, size))}): it holds several volumes.",
+            "Extract one 3-D volume first.",
+        )
+    n_bytes = os.path.getsize(path) + _detached_size(path)
+    if n_pixels > n_bytes * _MAX_RATIO:
+        raise InputError(
+            f"{path} is truncated or damaged: its header names {' x '.join(map(str, size))} voxels, "
+            f"more than {n_bytes} bytes can hold.",
+            "Copy or export it again.",
+        )
+
+
+def _check_metaimage_length(path: Path) -> None:
+    """Refuse a truncated ``.mha`` before MetaIO does, which would write to stderr whatever it is told."""
+    with open(path, "rb") as stream:
+        head = stream.read(20000)
+    fields = dict(re.findall(rb"^(\w+)\s*=\s*(.*?)\s*$", head.partition(b"ElementDataFile")[0], re.MULTILINE))
+    start = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
+    if start is None:
+        return
+    voxels = np.prod([float(n) for n in fields.get(b"DimSize", b"0").split()])
+    width = _METAIMAGE_BYTES.get(fields.get(b"ElementType", b""), 1)
+    n_bytes = float(fields.get(b"CompressedDataSize", voxels * width))
+    if os.path.getsize(path) - start.end() < n_bytes:
+        raise InputError(f"{path} is truncated.", "Copy or export it again.")
+
+
+def _read_itk(path: Path) -> Volume:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        if suffix_of(path) == ".mha":
+            _check_metaimage_length(path)
+        with quiet_itk():
+            reader.ReadImageInformation()
+            _check_itk_header(reader, path)
+            image = reader.Execute()
+    except (RuntimeError, ValueError, MemoryError) as error:
+        reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else "unknown reason"
+        raise InputError(
+            f"{path} cannot be read as a volume ({reason[:160]}).",
+            "Check that the file is complete and of a format that its suffix names.",
+        ) from error
+    if image.GetDimension() == 4:
+        image = image[:, :, :, 0]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    matrix[:3, 3] = image.GetOrigin()
+    return Volume(sitk.GetArrayFromImage(image), matrix, str(path))
+
+
+def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
+    """Read a volume file, or a folder (or zip file) that holds one DICOM series.
+
+    :param path: NIfTI, NRRD, MetaImage, or whatever else SimpleITK reads; a folder; a zip of DICOM files.
+    :param series: SeriesInstanceUID, when the folder holds several.
+    :returns: array (z, y, x) in the file's scalar type; 4-D files with one volume are squeezed.
+    :raises InputError: missing, unreadable, truncated, not one scalar 3-D volume, geometry without sense.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", "Check the path.")
+    try:
+        if path.is_dir() or suffix_of(path) in (".zip", ".dcm"):
+            from SAMv2Core.io.dicom import read_series
+
+            content = read_series(path, series)
+            tag = content.tags.modality
+            if tag not in _MODALITY_OF_TAG:
+                content.warnings.append(f"{path}: its DICOM modality is {tag or 'not given'}, not CT or MR.")
+            modality = _MODALITY_OF_TAG.get(tag)
+            return Volume(content.array, content.ijk_to_lps, str(path), modality, tuple(content.warnings), content.tags)
+        if not os.path.getsize(path):
+            raise InputError(f"{path} is an empty file.", "Copy or export it again.")
+        if suffix_of(path) in (".nii", ".nii.gz"):
+            array, ijk_to_lps, warnings = read_nifti(path)
+            return Volume(array, ijk_to_lps, str(path), None, tuple(warnings))
+        return _read_itk(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    except MemoryError as error:
+        raise InputError(f"{path} is too large for the memory of this computer.", "Crop or resample it.") from error
+
+
+def to_itk(volume: Volume) -> sitk.Image:
+    """The volume as a SimpleITK image (a copy); a sheared direction matrix is passed on as it is."""
+    image = sitk.GetImageFromArray(volume.array)
+    spacing = volume.grid.spacing_ijk_mm
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((volume.ijk_to_lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(volume.ijk_to_lps[:3, 3].tolist())
+    return image
+
+
+def write_volume(volume: Volume, path: PathLike, inputs: Tuple[PathLike, ...] = ()) -> None:
+    """Write a volume as ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha`` (compressed), atomically.
+
+    :param inputs: files that were read; overwriting one is refused.
+    :raises OutputError: another suffix, folder missing, not writable, disk full, an input.
+    """
+    path = Path(path)
+    suffix = suffix_of(path)
+    if suffix not in WRITABLE_SUFFIXES:
+        raise OutputError(
+            f"{path} cannot be written: volumes of type {suffix or 'no suffix'} are not supported.",
+            f"Choose a name that ends in {', '.join(WRITABLE_SUFFIXES)}.",
+        )
+    if suffix in (".nii", ".nii.gz"):
+        write_nifti(volume.array, volume.ijk_to_lps, path, inputs)
+        return
+    with atomic_path(path, inputs) as temporary:
+        try:
+            with quiet_itk():
+                sitk.WriteImage(to_itk(volume), str(temporary), True)
+        except RuntimeError as error:
+            # ITK does not say why; when the disk is full, it is the only cause that the user can see.
+            reason = "the disk may be full" if temporary.exists() else "the file cannot be created"
+            raise OutputError(f"{path} cannot be written: {reason}.", "Check free space and permissions.") from error

@@ -1,0 +1,230 @@
+"""How far to trust a match: every threshold of matching, in one place.
+
+A nearest neighbor always exists, also of anatomy that the query does not show, so a match needs evidence:
+
+* *similarity* at the result;
+* *cycle error*: the result, matched back, should end at the template point (mm);
+* *margin*: how much better the result is than the best place more than 20 mm away;
+* *fixed points* that voted, their *residual* about the map fitted to them (mm), and *agreement*: the distance
+  between their result and the nearest neighbor's (mm);
+* *departure*: how far the result lies from where the whole body's matches expect it, in units of their spread
+  (:mod:`SAMv2Core.matching.body_map`);
+* *roughness*: how far the whole body's matches lie from a smooth map, typically (mm): it tells two scans of one patient
+  from those of two, where the same similarity, cycle and votes are worth less;
+* *edge*: whether the result lies at the end of the query's field of view, where missing anatomy collects.
+
+A logistic function turns them into a confidence in [0, 1], the estimated probability that the match is within
+10 mm of the truth; two cuts turn the confidence into a status, and hard limits overrule it. The coefficients
+belong to a model and can be stored with it (:meth:`UncertaintyModel.from_metadata`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Dict, List, Mapping, Tuple
+
+from SAMv2Core.errors import ModelError
+
+MATCHED, UNCERTAIN, NOT_FOUND = "matched", "uncertain", "not_found"
+
+SKIN_TOLERANCE_MM = 6.0
+"""How far a template point may lie from a body voxel's center: the mask is 4 mm coarse, and skin is body."""
+
+RIVAL_RADIUS_MM = 20.0
+"""Places within this radius of a result are the same anatomy; the best one outside is its rival."""
+
+EDGE_MM = 6.0
+"""A result this close to the outer faces of the query's volume is at its edge."""
+
+OTHER_PATIENT_MM = 8.5
+"""Bodies whose matches are rougher than this are judged as those of two patients: rightly, or because the patient has
+changed that much. Simulated follow-ups stay below, pairs of patients above."""
+
+MAX_MARGIN = 0.3
+"""More lead over the rival than this is no further evidence."""
+
+GOOD_SIMILARITY, SMALL_MARGIN, FEW_FIXED_POINTS = 0.8, 0.05, 10
+"""Beyond these, similarity, margin and fixed points are no doubt worth a word."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one match.
+
+    :param similarity: weighted mean cosine at the result, -1..1.
+    :param cycle_error_mm: distance between the template point and the match of the match.
+    :param margin: similarity minus that of the best place outside ``RIVAL_RADIUS_MM``.
+    :param fixed_points: pairs that voted; 0 with the nearest method.
+    :param residual_mm: median distance of the voting pairs from their map; NaN when none was fitted.
+    :param agreement_mm: distance between both methods' results; NaN when only one was run.
+    :param at_edge: the result is in the outermost layer of the query's field of view.
+    :param fell_back: fixed points were wanted, but too few survived or they contradicted each other.
+    :param departure: distance from the expected place over its spread; NaN when nothing was expected.
+    :param roughness_mm: of the whole body's matches, the same for all points of two scans; NaN likewise.
+    """
+
+    similarity: float
+    cycle_error_mm: float
+    margin: float
+    fixed_points: int = 0
+    residual_mm: float = math.nan
+    agreement_mm: float = math.nan
+    at_edge: bool = False
+    fell_back: bool = False
+    departure: float = math.nan
+    roughness_mm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Confidence 0..1, status ``matched|uncertain|not_found``, and for people why not more."""
+
+    confidence: float
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What each piece of evidence adds to the argument of the logistic function.
+
+    ``bias``, ``similarity * s``, ``margin * min(m, MAX_MARGIN)``, ``cycle * L(cycle_error_mm)``, ``fixed_points *
+    log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, ``departure * min(d, 5)``,
+    and ``edge`` and ``fell_back`` where they apply. L(mm) is log(1 + mm / 4): one voxel counts, the difference of 50
+    and 60 mm does not.
+    """
+
+    bias: float
+    similarity: float
+    margin: float
+    cycle: float
+    fixed_points: float = 0.0
+    residual: float = 0.0
+    agreement: float = 0.0
+    edge: float = 0.0
+    fell_back: float = 0.0
+    departure: float = 0.0
+
+    def terms(self, evidence: Evidence) -> Dict[str, float]:
+        """The summands, by name."""
+        e = evidence
+        return {
+            "bias": self.bias,
+            "similarity": self.similarity * e.similarity,
+            "margin": self.margin * min(e.margin, MAX_MARGIN),
+            "cycle": self.cycle * math.log1p(e.cycle_error_mm / 4),
+            "fixed_points": self.fixed_points * math.log1p(e.fixed_points / 5),
+            "residual": self.residual * math.log1p(e.residual_mm / 4) if math.isfinite(e.residual_mm) else 0.0,
+            "agreement": self.agreement * math.log1p(e.agreement_mm / 4) if math.isfinite(e.agreement_mm) else 0.0,
+            "edge": self.edge * e.at_edge,
+            "fell_back": self.fell_back * e.fell_back,
+            "departure": self.departure * min(e.departure, 5.0) if math.isfinite(e.departure) else 0.0,
+        }
+
+
+@dataclass(frozen=True)
+class UncertaintyModel:
+    """Coefficients for results of nearest neighbors and of fixed points, and the cuts.
+
+    They need sets of their own: the cycle says most about a nearest neighbor, but is itself a pair of single
+    neighbors, while the number of fixed points says most about what they found; and between the bodies of two patients
+    (:data:`OTHER_PATIENT_MM`) the best of votes are right less often than in a follow-up. A fixed-point match that fell
+    back is judged as a nearest neighbor. ``Testing/benchmarks/calibration.py`` fits the numbers.
+    """
+
+    nearest: Coefficients = Coefficients(bias=-6.1, similarity=9.2, margin=8.2, cycle=-2.0, edge=-0.5, fell_back=-1.3)
+    fixed_point: Coefficients = Coefficients(
+        bias=-4.1, similarity=4.4, margin=0.5, cycle=-0.35, fixed_points=1.1, residual=-0.7, agreement=-0.25, edge=-0.2
+    )
+    other_patient: Coefficients = Coefficients(
+        bias=-0.5, similarity=0.0, margin=0.0, cycle=-0.15, fixed_points=1.3, residual=-3.0, agreement=-0.45, edge=-0.4
+    )
+    matched_above: float = 0.7
+    not_found_below: float = 0.2
+    min_similarity: float = 0.2
+    max_cycle_error_nearest_mm: float = 40.0
+
+    @staticmethod
+    def from_metadata(values: Mapping[str, Any]) -> UncertaintyModel:
+        """Coefficients stored with a model, as ``dataclasses.asdict`` gives them; what is not named keeps its default.
+
+        ``track`` belongs to :mod:`SAMv2Core.tracking.confidence`.
+
+        :raises ModelError: unknown names or values that are no finite numbers.
+        """
+        default = UncertaintyModel()
+        values = {name: value for name, value in values.items() if name != "track"}
+        try:
+            parts = {k: replace(getattr(default, k), **v) if isinstance(v, Mapping) else v for k, v in values.items()}
+            model = replace(default, **parts)
+            sets = (model.nearest, model.fixed_point, model.other_patient)
+            numbers = [value for coefficients in sets for value in asdict(coefficients).values()]
+        except (TypeError, AttributeError):
+            raise nonsense() from None
+        numbers += [v for v in vars(model).values() if not isinstance(v, Coefficients)]
+        if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+            raise nonsense()
+        return model
+
+    def coefficients(self, evidence: Evidence) -> Coefficients:
+        """The set that fits a result: of the fixed points when they gave it."""
+        if evidence.fixed_points == 0 or evidence.fell_back:
+            return self.nearest
+        return self.other_patient if evidence.roughness_mm > OTHER_PATIENT_MM else self.fixed_point
+
+    def confidence(self, evidence: Evidence) -> float:
+        """Estimated probability that the match is right, 0..1."""
+        score = sum(self.coefficients(evidence).terms(evidence).values())
+        return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
+
+    def is_beyond_limits(self, evidence: Evidence) -> bool:
+        """Whether a match is wrong whatever the rest of the evidence says."""
+        is_lost = evidence.cycle_error_mm > self.max_cycle_error_nearest_mm
+        by_neighbor = self.coefficients(evidence) is self.nearest
+        return evidence.similarity < self.min_similarity or (is_lost and by_neighbor)
+
+
+def nonsense() -> ModelError:
+    """The error for coefficients that are none."""
+    return ModelError("The model's uncertainty coefficients make no sense.", "Import the model again.")
+
+
+def judge(evidence: Evidence, model: UncertaintyModel = UncertaintyModel()) -> Verdict:
+    """Confidence and status of a match, and in words what speaks against it."""
+    confidence = model.confidence(evidence)
+    if model.is_beyond_limits(evidence):
+        confidence = min(confidence, model.not_found_below / 2)
+    if confidence < model.not_found_below:
+        status = NOT_FOUND
+    elif confidence < model.matched_above:
+        status = UNCERTAIN
+    else:
+        return Verdict(confidence, MATCHED, "")
+    doubts = _doubts(evidence, model)
+    lead = "No reliable match; the region may be outside the other scan" if status == NOT_FOUND else "Needs a look"
+    return Verdict(confidence, status, f"{lead}: {'; '.join(doubts[:2])}." if doubts else f"{lead}.")
+
+
+def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[str]:
+    """What speaks against a match, most telling first, as parts of a sentence."""
+    e, terms = evidence, model.coefficients(evidence).terms(evidence)
+    weak = model.coefficients(evidence).similarity * (GOOD_SIMILARITY - e.similarity)
+    few = FEW_FIXED_POINTS - e.fixed_points if 0 < e.fixed_points and not e.fell_back else 0
+    found: List[Tuple[float, str]] = [
+        (
+            -terms["cycle"] if e.cycle_error_mm > 6 else 0.0,
+            f"matched back, it ends {e.cycle_error_mm:.0f} mm from the point",
+        ),
+        (weak, f"similarity is only {e.similarity:.2f}"),
+        (10 * (SMALL_MARGIN - e.margin), "another place looks as similar"),
+        (-terms["edge"], "the result lies at the edge of the scan"),
+        (-terms["fell_back"], "the surrounding places do not agree"),
+        (-terms["departure"] if e.departure > 1.5 else 0.0, "the rest of the body points elsewhere"),
+        (0.4 if e.roughness_mm > OTHER_PATIENT_MM else 0.0, "the bodies differ as those of two patients do"),
+        (0.3 * few, f"only {e.fixed_points} of the surrounding places agree"),
+    ]
+    if e.agreement_mm > 6:
+        text = f"the surroundings point {e.agreement_mm:.0f} mm away from the best single match"
+        found.append((-2 * terms["agreement"], text))
+    return [text for weight, text in sorted(found, reverse=True) if weight > 0]

@@ -1,0 +1,285 @@
+"""Find template points in another volume: the verb that the command line, the GUI and scripts share.
+
+Two methods (arXiv 2311.15111): ``nearest`` takes the most similar place of the whole body, between the
+voxels; ``fixed-point`` lets the places around the point vote (sec. 3.2, :mod:`SAMv2Core.matching.fixed_point`) and
+falls back to ``nearest`` when too few of them survive. Both end with the same evidence and the same verdict
+(:mod:`SAMv2Core.matching.confidence`); anatomy that the query does not show is ``not_found``, not a guess.
+
+Conventions: points are LPS mm; nothing here depends on voxel axes, spacing or handedness of either volume.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.errors import InputError, UsageError
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.matching.body_map import body_maps, expectation_of
+from SAMv2Core.matching.confidence import (
+    EDGE_MM,
+    NOT_FOUND,
+    RIVAL_RADIUS_MM,
+    SKIN_TOLERANCE_MM,
+    Evidence,
+    UncertaintyModel,
+    Verdict,
+    judge,
+)
+from SAMv2Core.matching.fixed_point import BodyMaps, FixedPointOptions, FixedPointResult, fixed_point_matches
+from SAMv2Core.matching.search import SearchIndex, search, search_index
+from SAMv2Core.matching.similarity import check_comparable, joint_vectors
+from SAMv2Core.matching.subvoxel import refine
+
+Progress = Callable[[float, str], None]
+
+METHODS = ("fixed-point", "nearest")
+
+LOCATE_RETURN_MM, LOCATE_SIMILARITY = 15.0, 0.5
+"""A quick match that comes back further from its start, or is less similar, is none. Rules of thumb, not calibrated;
+Testing/benchmarks/slicer.py prints how many landmarks they show and how far off these are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The answer for one template point.
+
+    :param template_lps: (3,) float64, the point asked for.
+    :param query_lps: (3,) float64, or None when the status is ``not_found``.
+    :param similarity: weighted mean cosine at the result, -1..1; NaN when nothing was searched.
+    :param cycle_error_mm: how far from the point the way back ends; NaN when nothing was searched.
+    :param fixed_points: pairs that voted; 0 with the nearest method.
+    :param confidence: 0..1, estimated probability that the result is right.
+    :param status: ``"matched"``, ``"uncertain"`` or ``"not_found"``.
+    :param reason: for people, why not more; empty when matched.
+    :param candidate_lps: (3,) best position even when not found, or None; for debugging, never a result.
+    :param evidence: what the verdict rests on, for calibration; None when nothing was searched.
+    """
+
+    template_lps: np.ndarray
+    query_lps: Optional[np.ndarray]
+    similarity: float
+    cycle_error_mm: float
+    fixed_points: int
+    confidence: float
+    status: str
+    reason: str
+    candidate_lps: Optional[np.ndarray] = None
+    evidence: Optional[Evidence] = None
+
+
+def match(
+    emb_template: Embedding,
+    emb_query: Embedding,
+    points_lps: Sequence[Sequence[float]],
+    method: str = "fixed-point",
+    progress: Optional[Progress] = None,
+    *,
+    options: Optional[FixedPointOptions] = None,
+    uncertainty: Optional[UncertaintyModel] = None,
+    expect: Optional[bool] = None,
+) -> List[Match]:
+    """Find template points in the query.
+
+    :param points_lps: (N, 3) LPS mm in the template's world.
+    :param method: ``"fixed-point"`` or ``"nearest"``.
+    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    :param options: knobs of the fixed-point method; None for the defaults.
+    :param uncertainty: coefficients of the confidence; None for those that came with the model.
+    :param expect: whether to weigh where the whole body's matches expect the point (:mod:`SAMv2Core.matching.body_map`,
+        not in the paper); None does so with fixed points and leaves the nearest neighbor plain.
+    :returns: one match per point, in input order.
+    :raises UsageError: unknown method.
+    :raises InputError: points that are no finite (N, 3) numbers, or an embedding without a body.
+    :raises ModelError: embeddings of different models.
+    """
+    if method not in METHODS:
+        raise UsageError(f"There is no matching method {method!r}.", f"Choose one of: {', '.join(METHODS)}.")
+    options = options or FixedPointOptions()
+    uncertainty = uncertainty or UncertaintyModel.from_metadata(emb_query.calibration)
+    points = _checked_points(points_lps)
+    check_comparable(emb_template, emb_query)
+    tell = progress or (lambda fraction, text: None)
+    tell(0.0, "Preparing the search")
+    template = search_index(emb_template)
+    refusals = [why_not_asked(emb_template, template, point) for point in points]
+    asked = np.array([i for i, refusal in enumerate(refusals) if not refusal], dtype=np.int64)
+    answers: Iterator[Match] = iter(())
+    if len(asked):
+        weigh = method == "fixed-point" if expect is None else expect
+        maps = body_maps(emb_template, emb_query) if weigh else (None, None)
+        answers = iter(_find((emb_template, emb_query), points[asked], method, options, uncertainty, maps, tell))
+    tell(1.0, "Matched")
+    nothing = (None, math.nan, math.nan, 0, 0.0, NOT_FOUND)
+    return [Match(p, *nothing, refusal) if refusal else next(answers) for p, refusal in zip(points, refusals)]
+
+
+def locate(emb_template: Embedding, emb_query: Embedding, points_lps: Sequence[Sequence[float]]) -> np.ndarray:
+    """Where template points lie in the query, as fast as it goes: for places that follow a cursor.
+
+    The nearest neighbor near where the whole body's matches expect it, if it leads back to the point. Fixed points and
+    the rival, on which a confidence rests, are left out: the next place is asked for before anyone could read it.
+
+    :param points_lps: (N, 3) LPS mm in the template's world.
+    :returns: (N, 3) LPS mm in the query's world, NaN where nothing was found.
+    :raises InputError: points that are no finite (N, 3) numbers, or an embedding without a body.
+    :raises ModelError: embeddings of different models.
+    """
+    points = _checked_points(points_lps)
+    check_comparable(emb_template, emb_query)
+    template, query = search_index(emb_template), search_index(emb_query)
+    found = np.full(points.shape, np.nan)
+    asked = np.flatnonzero(emb_template.volume_grid.contains(points))
+    if not len(asked):
+        return found
+    there, back = body_maps(emb_template, emb_query)
+    vectors = joint_vectors(emb_template, points[asked])
+    rows, _ = search(query, vectors, expected=expectation_of(there, points[asked]))
+    places = refine(query, vectors, rows)
+    at_place = joint_vectors(emb_query, places)
+    returned, _ = search(template, at_place, expected=expectation_of(back, places))
+    apart = np.linalg.norm(template.points_lps(returned) - points[asked], axis=1)
+    similarity = (at_place * vectors).sum(1).cpu().numpy()
+    sure = (apart <= LOCATE_RETURN_MM) & (similarity >= LOCATE_SIMILARITY)
+    found[asked[sure]] = places[sure]
+    return found
+
+
+def _find(
+    embeddings: Tuple[Embedding, Embedding],
+    points: np.ndarray,
+    method: str,
+    options: FixedPointOptions,
+    uncertainty: UncertaintyModel,
+    maps: BodyMaps,
+    tell: Progress,
+) -> List[Match]:
+    """Matches of points that lie in the template's body: result, then evidence, then verdict."""
+    emb_template, emb_query = embeddings
+    template, query = search_index(emb_template), search_index(emb_query)
+    vectors = joint_vectors(emb_template, points)
+    expected = expectation_of(maps[0], points)
+    rows, _ = search(query, vectors, progress=_part(tell, 0.05, 0.2), expected=expected)
+    found = nearest = refine(query, vectors, rows)
+    votes: Sequence[Optional[FixedPointResult]] = [None] * len(points)
+    if method == "fixed-point":
+        votes = fixed_point_matches(template, query, points, options, _part(tell, 0.2, 0.7), maps)
+        found = np.array([n if v is None or v.query_lps is None else v.query_lps for n, v in zip(nearest, votes)])
+    at_result = joint_vectors(emb_query, found)
+    similarity = (at_result * vectors).sum(1).cpu().numpy()
+    _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, _part(tell, 0.7, 0.85))
+    back_rows, _ = search(template, at_result, progress=_part(tell, 0.85, 1.0))
+    cycle_error = np.linalg.norm(refine(template, at_result, back_rows) - points, axis=1)
+    departure, roughness = np.full(len(points), np.nan), math.nan
+    if maps[0] is not None:
+        places, spread = maps[0].predict(points)
+        departure = np.linalg.norm(found - places, axis=1) / spread
+        roughness = maps[0].roughness_mm
+    matches = []
+    for i, (point, result, vote) in enumerate(zip(points, found, votes)):
+        fell_back = vote is not None and vote.query_lps is None
+        voted = vote is not None and not fell_back
+        evidence = Evidence(
+            similarity=float(similarity[i]),
+            cycle_error_mm=float(cycle_error[i]),
+            margin=float(similarity[i] - rival[i]),
+            fixed_points=vote.fixed_points if vote is not None else 0,
+            residual_mm=vote.residual_mm if vote is not None and voted else math.nan,
+            agreement_mm=float(np.linalg.norm(result - nearest[i])) if voted else math.nan,
+            at_edge=_at_edge(emb_query.volume_grid, result),
+            fell_back=fell_back,
+            departure=float(departure[i]),
+            roughness_mm=roughness,
+        )
+        matches.append(_answer(point, result, evidence, beyond_mm(emb_query.volume_grid, result), uncertainty))
+    return matches
+
+
+def _answer(
+    point: np.ndarray, result: np.ndarray, evidence: Evidence, beyond_mm: float, uncertainty: UncertaintyModel
+) -> Match:
+    verdict = judge(evidence, uncertainty)
+    if beyond_mm > 0:  # the surroundings were found and point out of the scan: that is an answer, not a doubt
+        reason = f"The point would lie {math.ceil(beyond_mm)} mm outside the other scan."
+        verdict = Verdict(min(verdict.confidence, uncertainty.not_found_below / 2), NOT_FOUND, reason)
+    return Match(
+        template_lps=point,
+        query_lps=None if verdict.status == NOT_FOUND else result,
+        similarity=evidence.similarity,
+        cycle_error_mm=evidence.cycle_error_mm,
+        fixed_points=evidence.fixed_points,
+        confidence=verdict.confidence,
+        status=verdict.status,
+        reason=verdict.reason,
+        candidate_lps=result,
+        evidence=evidence,
+    )
+
+
+def _part(tell: Progress, low: float, high: float) -> Progress:
+    """Progress of one stage as a part of the whole."""
+    return lambda fraction, text: tell(low + (high - low) * fraction, text)
+
+
+def similarity_map(
+    emb_template: Embedding, emb_query: Embedding, point_lps: Sequence[float]
+) -> Tuple[np.ndarray, Grid]:
+    """Similarity of one template point to every place of the query's body.
+
+    :returns: (d, h, w) float32 in -1..1 on the query's fine lattice, -1 outside the body, and that lattice.
+    """
+    check_comparable(emb_template, emb_query)
+    vector = joint_vectors(emb_template, _checked_points([point_lps]))[0].cpu()
+    index = search_index(emb_query)
+    similarities = np.full(index.grid.n_voxels, -1.0, dtype=np.float32)
+    for start in range(0, index.n_body, 16384):
+        rows = np.arange(start, min(start + 16384, index.n_body))
+        similarities[index.voxels[rows]] = (index.vectors(rows).cpu() @ vector).numpy()
+    return similarities.reshape(index.grid.shape_zyx), index.grid
+
+
+def _checked_points(points_lps: Sequence[Sequence[float]]) -> np.ndarray:
+    try:
+        points = np.array(points_lps, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.full((1, 3), np.nan)
+    points = points.reshape(0, 3) if points.size == 0 else points
+    if points.ndim != 2 or points.shape[1] != 3 or not np.all(np.isfinite(points)):
+        raise InputError("The points are not finite (N, 3) coordinates.", "Give x, y, z in mm (LPS) for each point.")
+    return points
+
+
+def why_not_asked(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
+    """Why a template point cannot be asked for; empty when it can."""
+    beyond = beyond_mm(emb.volume_grid, point)
+    if beyond > 0:
+        return f"The point lies {math.ceil(beyond)} mm outside the template scan."
+    reach = np.ceil(SKIN_TOLERANCE_MM / index.grid.spacing_ijk_mm).astype(int)
+    offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    around = np.rint(index.grid.to_ijk(point)).astype(np.int64) + offsets
+    in_body = around[index.rows_at(around) >= 0]
+    distance = np.linalg.norm(index.grid.to_lps(in_body) - point, axis=1)
+    if not np.any(distance <= SKIN_TOLERANCE_MM):
+        return "The point lies in the air around the patient (or on the table) in the template scan."
+    return ""
+
+
+def beyond_mm(grid: Grid, point: np.ndarray) -> float:
+    """How far a point lies outside the outer faces of a grid, mm; 0 inside."""
+    ijk = grid.to_ijk(point)
+    inside = np.clip(ijk, -0.5, grid.size_ijk - 0.5)
+    distance = float(np.linalg.norm(grid.to_lps(ijk) - grid.to_lps(inside)))
+    return distance if distance > 1e-3 else 0.0
+
+
+def _at_edge(grid: Grid, point: np.ndarray) -> bool:
+    """Whether a point lies within :data:`EDGE_MM` of the outer faces of a grid, or beyond them."""
+    ijk = grid.to_ijk(point)
+    # Distance between opposite faces over their number of voxels; for sheared axes not the same as the
+    # spacing.
+    step = 1 / np.linalg.norm(grid.lps_to_ijk[:3, :3], axis=1)
+    return bool(np.any((ijk + 0.5) * step < EDGE_MM) or np.any((grid.size_ijk - 0.5 - ijk) * step < EDGE_MM))

@@ -1,0 +1,97 @@
+"""Looking for matches only inside a segment of the query: plain values, for the worker thread; no MRML, no Qt.
+
+Whoever chooses a segment knows that the place is in it, so everything else is left out of the search as the air around
+the patient is. The confidence must not rise by that: a nearest neighbor exists in every segment, also in a wrong one.
+So the way back searches the whole template, and the rival of a match is the best place of the whole query; when that
+one is clearly better, the match is uncertain whatever the rest of the evidence says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, List, Sequence, Tuple
+
+import numpy as np
+
+from SAMv2Core.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class SearchMask:
+    """A segment in the frame of a volume.
+
+    :param key: equal for equal masks.
+    :param name: for people and for the results.
+    :param array: (z, y, x) bool.
+    :param lpsToIJK: (4, 4), volume LPS mm to the array's index (x, y, z).
+    :param refusal: (cause, remedy), translated, for a segment that has nothing to do with the volume.
+    """
+
+    key: Tuple[Any, ...]
+    name: str
+    array: np.ndarray
+    lpsToIJK: np.ndarray
+    refusal: Tuple[str, str]
+
+    def contains(self, pointsLPS: np.ndarray) -> np.ndarray:
+        """Which of some points (n, 3) lie in a voxel of the segment: (n,) bool."""
+        ijk = np.rint(np.asarray(pointsLPS) @ self.lpsToIJK[:3, :3].T + self.lpsToIJK[:3, 3]).astype(np.int64)
+        isInside = np.all((ijk >= 0) & (ijk < self.array.shape[::-1]), axis=1)
+        x, y, z = np.where(isInside[:, None], ijk, 0).T
+        return isInside & self.array[z, y, x]
+
+
+def restricted(embedding: Any, mask: SearchMask) -> Any:
+    """An embedding whose body is only what lies inside the mask; its vectors are shared, not copied.
+
+    :raises InputError: no voxel of the body lies inside.
+    """
+    body = np.array(embedding.body, dtype=bool)
+    zyx = np.argwhere(body)
+    isInside = mask.contains(embedding.fine.grid.to_lps(zyx[:, ::-1]))
+    body[tuple(zyx[~isInside].T)] = False
+    if not body.any():
+        raise InputError(*mask.refusal)
+    return replace(embedding, body=body)
+
+
+def keptInside(matches: Sequence[Any], mask: SearchMask, nearest: Callable[[List[int]], Sequence[Any]]) -> List[Any]:
+    """Matches with those that left the mask replaced: the voters' map may lead out of it, the nearest neighbor cannot.
+
+    :param matches: SAMv2Core's; :param nearest: the numbers of some matches -> their nearest neighbors in the mask.
+    """
+    kept = list(matches)
+    led = [n for n, item in enumerate(kept) if item.query_lps is not None]
+    places = np.array([kept[n].query_lps for n in led]).reshape(-1, 3)
+    out = [n for n, isInside in zip(led, mask.contains(places)) if not isInside]
+    for n, item in zip(out, nearest(out) if out else ()):
+        kept[n] = item
+    return kept
+
+
+def judgedInAll(matches: Sequence[Any], template: Any, query: Any, model: Any) -> List[Any]:
+    """Matches that were found inside a mask, judged with all of the query in view.
+
+    :param matches: SAMv2Core's; :param template: embedding; :param query: embedding, not restricted.
+    :param model: UncertaintyModel.
+    """
+    from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, RIVAL_RADIUS_MM, SMALL_MARGIN, UNCERTAIN, judge
+    from SAMv2Core.matching.search import search, search_index
+    from SAMv2Core.matching.similarity import joint_vectors
+
+    judged = list(matches)
+    found = [n for n, item in enumerate(matches) if item.query_lps is not None]
+    if not found:
+        return judged
+    points, places = (np.array([getattr(matches[n], name) for n in found]) for name in ("template_lps", "query_lps"))
+    _, rivals = search(search_index(query), joint_vectors(template, points), places, RIVAL_RADIUS_MM)
+    for n, rival in zip(found, rivals):
+        item = matches[n]
+        verdict = judge(replace(item.evidence, margin=item.similarity - float(rival)), model)
+        confidence, status, reason = verdict.confidence, verdict.status, verdict.reason
+        if rival > item.similarity + SMALL_MARGIN and status == MATCHED:
+            confidence, status = min(confidence, 0.99 * model.matched_above), UNCERTAIN
+            reason = "Needs a look: a place outside the segment looks more similar."
+        place = None if status == NOT_FOUND else item.query_lps
+        judged[n] = replace(item, query_lps=place, confidence=confidence, status=status, reason=reason)
+    return judged

@@ -1,0 +1,198 @@
+"""Follow many lesions of a baseline through many follow-ups: the verb that command line, GUI and scripts share.
+
+Every study is matched with all the context that helps (arXiv 2311.15111 tracks one point at a time; the rest is
+ours): each lesion by several template points and the fixed points around it
+(:mod:`SAMv2Core.tracking.candidates`), directly from the baseline and again from the study before; all lesions together
+with the body's landmarks as one robust field (:mod:`SAMv2Core.tracking.field`), which proposes a place of its own
+where a lesion contradicts it; and what a person has verified counts for its neighbors.
+
+What an embedding can and cannot say: it finds the *place*. A lesion that has vanished leaves its place behind, and
+that is reported as found; ``not_found`` means that the place is outside the scan, cut away, or not to be recognized.
+Whether a lesion is still there is for the reader, or for a segmentation of the follow-up
+(:mod:`SAMv2Core.tracking.assignment`).
+
+Conventions: LPS mm, each place in the world of its own study; study 0 is the baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.lesions import Lesion, check_labels
+from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
+from SAMv2Core.matching.similarity import check_comparable
+from SAMv2Core.tracking.confidence import TrackEvidence
+from SAMv2Core.tracking.study import Placed, Places, place_lesions
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One lesion in one study.
+
+    :param label: the lesion's.
+    :param study: 0 is the baseline, 1 the first follow-up.
+    :param lps: (3,) LPS mm in that study's world, or None when the status is ``not_found``.
+    :param similarity: weighted mean cosine of the lesion's template points at the place, -1..1; NaN when unknown.
+    :param cycle_error_mm: how far from its template points the way back ends, weighted mean; NaN when unknown.
+    :param confidence: 0..1, estimated probability that the place is within 10 mm of the truth.
+    :param status: ``"matched"``, ``"uncertain"`` or ``"not_found"``; of the *place*: whether the lesion itself is still
+        there, an embedding cannot say.
+    :param reason: for people, why not more; empty when matched.
+    :param diameter_mm: as given with the lesion, in the row of the baseline; None elsewhere (nobody measured it there).
+    :param candidate_lps: (3,) best position even when not found, or None; for debugging, never a result.
+    :param evidence: what the verdict rests on, for calibration; None when nothing was searched.
+    """
+
+    label: str
+    study: int
+    lps: Optional[np.ndarray]
+    similarity: float
+    cycle_error_mm: float
+    confidence: float
+    status: str
+    reason: str
+    diameter_mm: Optional[float] = None
+    candidate_lps: Optional[np.ndarray] = None
+    evidence: Optional[TrackEvidence] = None
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """What a person has decided on one lesion in one follow-up.
+
+    :param lps: (3,) LPS mm where it lies, or None: confirmed absent.
+    """
+
+    label: str
+    study: int
+    lps: Optional[np.ndarray]
+
+
+def track(
+    emb_baseline: Embedding,
+    emb_follow_ups: Sequence[Embedding],
+    lesions: Sequence[Lesion],
+    *,
+    verified: Iterable[Verified] = (),
+    progress: Optional[Progress] = None,
+    seed: int = 0,
+) -> List[Finding]:
+    """Find every lesion of the baseline in every follow-up.
+
+    :param emb_follow_ups: in order of time; each is matched with the baseline and with the one before.
+    :param lesions: of the baseline, each with a label of its own (:mod:`SAMv2Core.io.lesions`).
+    :param verified: decisions of a person on follow-ups: returned as they are, with confidence 1, and used to find the
+        other lesions of that study and the same lesion in the next one.
+    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    :param seed: of the body landmarks; equal inputs give equal findings.
+    :returns: by lesion in the order given, then by study, the baseline (study 0, as given) included.
+    :raises InputError: no lesion, a label twice, no follow-up, all lesions outside the baseline, a verified
+        finding of an unknown lesion or study.
+    :raises ModelError: embeddings of different models.
+    """
+    check_labels(lesions)
+    if not len(emb_follow_ups):
+        raise InputError("There is no follow-up to track the lesions in.", "Give at least one follow-up scan.")
+    for emb in emb_follow_ups:
+        check_comparable(emb_baseline, emb)
+    _check_places(emb_baseline, lesions)
+    decisions = _decisions(verified, lesions, len(emb_follow_ups))
+    tell = progress or (lambda fraction, text: None)
+    studies = []
+    before: Optional[Tuple[Embedding, Places]] = None
+    for number, emb in enumerate(emb_follow_ups, 1):
+        part = _study_part(tell, number, len(emb_follow_ups))
+        findings = _in_study(emb_baseline, emb, number, lesions, decisions[number], before, seed, part)
+        before = (emb, {n: f.lps for n, f in enumerate(findings) if f.lps is not None})
+        studies.append(findings)
+    tell(1.0, "Tracked")
+    baseline = [_as_marked(lesion) for lesion in lesions]
+    return [finding for rows in zip(baseline, *studies) for finding in rows]
+
+
+def _in_study(
+    emb_baseline: Embedding,
+    emb_study: Embedding,
+    number: int,
+    lesions: Sequence[Lesion],
+    decided: Dict[int, Optional[np.ndarray]],
+    before: Optional[Tuple[Embedding, Places]],
+    seed: int,
+    progress: Progress,
+) -> List[Finding]:
+    placed = place_lesions(emb_baseline, emb_study, lesions, decided, before, seed, progress)
+    return [
+        _as_decided(lesion, number, decided[n]) if found is None else _as_found(lesion, number, found)
+        for n, (lesion, found) in enumerate(zip(lesions, placed))
+    ]
+
+
+def _as_marked(lesion: Lesion) -> Finding:
+    """The row of the baseline."""
+    center = lesion.center_lps
+    return Finding(lesion.label, 0, center, 1.0, 0.0, 1.0, MATCHED, "", lesion.diameter_mm, center)
+
+
+def _as_decided(lesion: Lesion, number: int, lps: Optional[np.ndarray]) -> Finding:
+    if lps is None:
+        return Finding(lesion.label, number, None, math.nan, math.nan, 1.0, NOT_FOUND, "Confirmed absent.")
+    return Finding(lesion.label, number, lps, math.nan, math.nan, 1.0, MATCHED, "", None, lps)
+
+
+def _as_found(lesion: Lesion, number: int, found: Placed) -> Finding:
+    return Finding(
+        label=lesion.label,
+        study=number,
+        lps=None if found.status == NOT_FOUND else found.lps,
+        similarity=math.nan if found.evidence is None else found.evidence.similarity,
+        cycle_error_mm=math.nan if found.evidence is None else found.evidence.cycle_error_mm,
+        confidence=found.confidence,
+        status=found.status,
+        reason=found.reason,
+        candidate_lps=found.lps,
+        evidence=found.evidence,
+    )
+
+
+def _check_places(emb_baseline: Embedding, lesions: Sequence[Lesion]) -> None:
+    """All lesions outside the baseline: another scan's points, or RAS taken for LPS. A few: reported one by one."""
+    centers = np.array([lesion.center_lps for lesion in lesions])
+    if not np.any(emb_baseline.volume_grid.contains(centers)):
+        raise InputError(
+            f"None of the {len(lesions)} lesions lies inside the baseline scan.",
+            "Check that they were marked in this scan and that their coordinates are LPS (x to the left).",
+        )
+
+
+def _decisions(
+    verified: Iterable[Verified], lesions: Sequence[Lesion], n_follow_ups: int
+) -> Dict[int, Dict[int, Optional[np.ndarray]]]:
+    """What was decided: study -> number of the lesion -> place or None."""
+    number_of = {lesion.label: n for n, lesion in enumerate(lesions)}
+    decided: Dict[int, Dict[int, Optional[np.ndarray]]] = {study: {} for study in range(1, n_follow_ups + 1)}
+    for item in verified:
+        if item.label not in number_of:
+            raise InputError(f"A finding was verified of {item.label!r}, which is no lesion here.", "Check its label.")
+        if item.study not in decided:
+            raise InputError(
+                f"A finding of {item.label!r} was verified in study {item.study}, which is no follow-up here.",
+                f"Follow-ups are numbered from 1 to {n_follow_ups}.",
+            )
+        place = None if item.lps is None else np.array(item.lps, dtype=np.float64).reshape(-1)
+        if place is not None and (place.shape != (3,) or not np.all(np.isfinite(place))):
+            raise InputError(f"The verified place of {item.label!r} is no position.", "Give (l, p, s) in mm.")
+        decided[item.study][number_of[item.label]] = place
+    return decided
+
+
+def _study_part(tell: Progress, number: int, n_studies: int) -> Progress:
+    """Progress of one study as a part of the whole."""
+    return lambda fraction, text: tell((number - 1 + fraction) / n_studies, f"follow-up {number}: {text}")

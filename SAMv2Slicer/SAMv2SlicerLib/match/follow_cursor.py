@@ -1,0 +1,136 @@
+"""Follow the cursor: while the mouse moves over the template, show the same place in the query, without placing points.
+
+Slicer has a single crosshair, so the place in the query is shown by a point of a hidden, unsaved list. As with live
+matching one match is in flight at a time and the latest cursor position wins. When the match is not reliable the glyph
+disappears and the views stay: a wrong place that looks right is worse than none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+import numpy as np
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.match.live_matching import LiveInputs
+from SAMv2SlicerLib.scene import match_list, node_geometry, slice_views
+from SAMv2SlicerLib.work import engine
+from SAMv2SlicerLib.work.worker import Job
+
+
+class CursorFollower(VTKObservationMixin):
+    """Shows in the query what is under the cursor in the template, while it is on.
+
+    :ivar onError: called with each error.
+    """
+
+    def __init__(self, logic) -> None:
+        VTKObservationMixin.__init__(self)
+        self._logic = logic
+        self._inputs = LiveInputs()
+        self._wanted: Optional[np.ndarray] = None
+        self._job: Optional[Job] = None
+        self._glyphID = ""
+        self.onError: Optional[Callable[[BaseException], None]] = None
+
+    def start(self, inputs: LiveInputs) -> bool:
+        """Begin to follow; False when there is no crosshair node or the inputs are incomplete.
+
+        A quick search is used whatever was chosen for points (Engine.follow): following needs many places per second.
+        """
+        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        self.stop()
+        if crosshair is None or not inputs.isComplete():
+            return False
+        self._inputs = inputs
+        self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onCursorMoved)
+        return True
+
+    def stop(self) -> None:
+        """Stop following and remove the glyph."""
+        self.removeObservers()
+        if self._job is not None:
+            self._job.cancel()
+        self._job, self._wanted = None, None
+        glyph = slicer.mrmlScene.GetNodeByID(self._glyphID) if self._glyphID else None
+        if glyph is not None:
+            match_list.removeNode(glyph)
+        self._glyphID = ""
+
+    def isFollowing(self) -> bool:
+        return bool(self.Observations)
+
+    def glyph(self):
+        """The hidden list with the one point, None while there is none."""
+        return slicer.mrmlScene.GetNodeByID(self._glyphID) if self._glyphID else None
+
+    def _onCursorMoved(self, crosshair, event=None) -> None:
+        view = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0])  # None where the cursor is in no slice view
+        if view is not None and view not in slice_views.sliceNodesShowing(self._inputs.templateNode):
+            return  # over the query someone looks at the place that was found, and it must not run away
+        position = [0.0, 0.0, 0.0]
+        if crosshair.GetCursorPositionRAS(position):
+            self._wanted = np.array(position)
+            self._flush()
+        else:
+            self._hide()
+
+    def _flush(self) -> None:
+        if self._job is not None or self._wanted is None:
+            return
+        world, self._wanted = self._wanted, None
+        try:
+            self._job = self._logic.startPosition(self._inputs, world, self._show, self._onEnd)
+        except SAMv2Error as error:
+            if self.onError is not None:
+                self.onError(error)
+
+    def _onEnd(self, job: Job) -> None:
+        if job is not self._job:
+            return
+        self._job = None
+        if job.error is not None and not job.isCancelled() and self.onError is not None:
+            self.onError(job.error)
+        self._flush()
+
+    def _show(self, computed: engine.Computed) -> Any:
+        """Move the glyph and the query's views; the commit of a position job."""
+        self._logic.keepEmbeddings(computed)
+        foundLPS, queryNode = computed.results[0], self._inputs.queryNode
+        if not self.isFollowing() or queryNode is None or queryNode.GetScene() is None:
+            return None
+        if foundLPS is None:
+            self._hide()
+            return None
+        world = node_geometry.volumeLPSToWorld(queryNode, np.asarray(foundLPS))[0]
+        glyph = self._ensureGlyph()
+        glyph.SetNthControlPointPositionWorld(0, *world)
+        glyph.SetDisplayVisibility(True)
+        slice_views.jump(queryNode, world, centered=False)
+        return world
+
+    def _hide(self) -> None:
+        glyph = self.glyph()
+        if glyph is not None:
+            glyph.SetDisplayVisibility(False)
+
+    def _ensureGlyph(self):
+        glyph = self.glyph()
+        if glyph is None:
+            glyph = slicer.mrmlScene.CreateNodeByClass("vtkMRMLMarkupsFiducialNode")
+            glyph.UnRegister(None)
+            glyph.SetName(texts.cursorName())
+            glyph.SetHideFromEditors(True)
+            glyph.SetSaveWithScene(False)
+            glyph = slicer.mrmlScene.AddNode(glyph)
+            glyph.CreateDefaultDisplayNodes()
+            glyph.GetDisplayNode().SetSaveWithScene(False)
+            glyph.GetDisplayNode().SetSelectedColor(*match_list.COLOR_MATCHED)
+            glyph.AddControlPoint(vtk.vtkVector3d(0, 0, 0), "")
+            glyph.SetLocked(True)
+            self._glyphID = glyph.GetID()
+        return glyph

@@ -1,0 +1,107 @@
+"""The table of matches: rows that keep their selection while results are being updated under it."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import qt
+
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.panel.compact import compactRows
+
+Key = Tuple[str, str]
+"""(matched list ID, template point ID): what a row stands for."""
+
+
+class MatchTable:
+    """Shows rows of :meth:`tabs.match.MatchTab.rows` in a QTableWidget.
+
+    :param onSelected: called without arguments when the user selects another row.
+    """
+
+    def __init__(self, widget, onSelected: Callable[[], None]) -> None:
+        self._widget = widget
+        self._onSelected = onSelected
+        self._rows: List[tuple] = []
+        self._isShowing = False
+        columns = texts.resultColumns()
+        widget.columnCount = len(columns)
+        widget.setHorizontalHeaderLabels(list(columns))
+        widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        widget.horizontalHeader().stretchLastSection = True
+        widget.verticalHeader().visible = False
+        compactRows(widget)
+        for column, tip in enumerate(texts.resultColumnTips()):
+            widget.horizontalHeaderItem(column).setToolTip(tip)
+        widget.itemSelectionChanged.connect(self._selectionChanged)
+
+    def show(self, rows: Sequence[tuple]) -> None:
+        """Replace the content; the selected match stays selected if it still is there."""
+        key = self.selectedKey()
+        self._isShowing = True
+        try:
+            self._rows = list(rows)
+            self._widget.rowCount = len(self._rows)
+            for n, row in enumerate(self._rows):
+                self._showRow(n, row)
+            keys = [row[:2] for row in self._rows]
+            if key in keys:
+                self._widget.selectRow(keys.index(key))
+            elif key is not None:
+                self._widget.clearSelection()
+        finally:
+            self._isShowing = False
+
+    def selectedKey(self) -> Optional[Key]:
+        """What the selected row stands for, None without a selection."""
+        n = self._selectedRow()
+        return self._rows[n][:2] if n is not None else None
+
+    def select(self, key: Key) -> None:
+        """Select the row of a match, as if the user had clicked it."""
+        keys = [row[:2] for row in self._rows]
+        if key in keys:
+            self._widget.selectRow(keys.index(key))
+
+    def selectNeedingALook(self, step: int) -> None:
+        """Select the next (1) or previous (-1) match that needs a look, beginning again at the end."""
+        count, current = len(self._rows), self._selectedRow()
+        start = current if current is not None else (-1 if step > 0 else 0)
+        for offset in range(1, count + 1):
+            n = (start + step * offset) % count
+            if self._rows[n][3].needsALook:
+                self._widget.selectRow(n)
+                return
+
+    def _selectedRow(self) -> Optional[int]:
+        rows = self._widget.selectionModel().selectedRows() if self._widget.selectionModel() is not None else []
+        n = rows[0].row() if rows else -1
+        return n if 0 <= n < len(self._rows) else None
+
+    def _showRow(self, n: int, row: tuple) -> None:
+        _, _, label, result, query = row
+        cells = (
+            label,
+            texts.statusWord(result.status, result.decision),
+            _number(result.similarity, 2),
+            _number(result.cycleErrorMm, 1),
+            str(result.fixedPoints) if result.fixedPoints else "",
+            query,
+        )
+        tip = texts.resultTip(result)
+        for column, text in enumerate(cells):
+            item = self._widget.item(n, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                self._widget.setItem(n, column, item)
+            item.setText(text)
+            item.setToolTip(tip)
+
+    def _selectionChanged(self) -> None:
+        if not self._isShowing:
+            self._onSelected()
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""

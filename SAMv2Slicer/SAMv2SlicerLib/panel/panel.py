@@ -1,0 +1,353 @@
+"""The panel: what the header, the tabs and the footer have in common.
+
+It owns the timer that hands results of the worker to the scene, the status line, progress and cancel, undo and the log,
+and asks the tabs to show the current facts. All state that is worth keeping is in the parameter node (parameters.py) or
+in result nodes (results.py); the panel can be thrown away and rebuilt at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, List, Optional, Set
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.util import VTKObservationMixin
+
+from SAMv2Core.errors import Cancelled, SAMv2Error
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.panel.footer import Footer
+from SAMv2SlicerLib.panel.gui_binding import GuiBinding
+from SAMv2SlicerLib.panel.header import Header
+from SAMv2SlicerLib.panel.match_tab import MatchTab
+from SAMv2SlicerLib.panel.panel_states import OFFER_CONTINUE, PanelState
+from SAMv2SlicerLib.panel.parameters import SAMv2SlicerParameterNode
+from SAMv2SlicerLib.panel.register_tab import RegisterTab
+from SAMv2SlicerLib.panel.shortcuts import Shortcuts
+from SAMv2SlicerLib.panel.track_tab import TrackTab
+from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.setup import install
+from SAMv2SlicerLib.work import embedding_rates, engine
+
+logger = logging.getLogger(__name__)
+
+TIMER_MS = 15
+GRANT_SECONDS, GRANT_LONG_SECONDS = 0.004, 0.010
+"""Time per timer event that the worker may hold Python's lock for sure, see worker.py; the longer one while it has been
+busy for a while, since each of the network's many steps waits for the lock."""
+
+REFRESH_MS = 40
+"""Events of a drag are gathered this long before the panel is redrawn."""
+
+SHOW_LIVE_AFTER_SECONDS = 0.3
+"""Live matches faster than this do not flicker through the status line."""
+
+
+class Panel(VTKObservationMixin):
+    """Header, tabs and footer on one set of widgets.
+
+    :param ui: the child widgets of the .ui file by name.
+    :param logic: the module's logic.
+    :param root: the top widget, parent of the keyboard shortcuts.
+    """
+
+    def __init__(self, ui, logic, root) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui, self.logic = ui, logic
+        self.parameters: Optional[SAMv2SlicerParameterNode] = None
+        self._binding = GuiBinding(ui)
+        self._message = ""
+        self._isRefreshing = False
+        self.timer = qt.QTimer()
+        self.timer.interval = TIMER_MS
+        self.timer.timeout.connect(self.onTimer)
+        self.refreshTimer = qt.QTimer()
+        self.refreshTimer.interval = REFRESH_MS
+        self.refreshTimer.timeout.connect(self.onRefreshTimer)
+        self._accepted: Set[str] = set()
+        """Warnings about other patients that the user has seen and accepted in this scene."""
+        self._offer = ""
+        self.header = Header(ui, self)
+        self.footer = Footer(ui, self)
+        self.matchTab = MatchTab(ui, self)
+        self.trackTab = TrackTab(ui, self)
+        self.registerTab = RegisterTab(ui, self)
+        self.tabs: List[Any] = [self.matchTab, self.trackTab, self.registerTab]
+        self.shortcuts = Shortcuts(root, self)
+        ui.undoButton.clicked.connect(self.onUndo)
+        ui.redoButton.clicked.connect(self.onRedo)
+        ui.statusActionButton.clicked.connect(self.onStatusAction)
+        ui.statusActionButton.visible = False
+        ui.tabWidget.currentChanged.connect(self.onTabChanged)
+        ui.progressBar.visible = False
+        embedding_rates.restore(logic.engine)
+        logic.onWake = self.wake
+        logic.onStale = self.onStale
+        logic.onMatched = self.matchTab.onMatched
+        logic.live.onError = self.showError
+        logic.live.onChanged = self.refreshSoon
+        logic.live.corrections.onEdited = self.matchTab.onEdited
+        logic.tracker.corrections.onEdited = self.trackTab.onEdited
+        logic.tracker.onChanged = self.refreshSoon
+
+    # --- life cycle ----------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Show the scene's parameters and follow the scene."""
+        scene = slicer.mrmlScene
+        for event in (
+            slicer.vtkMRMLScene.NodeAddedEvent,
+            slicer.vtkMRMLScene.NodeRemovedEvent,
+            slicer.vtkMRMLScene.EndImportEvent,
+        ):
+            if not self.hasObserver(scene, event, self.onSceneChanged):
+                self.addObserver(scene, event, self.onSceneChanged)
+        self.connectParameters()
+        self.shortcuts.connect()
+        if engine.torchState() != "ready" and install.isPending():
+            self.say(texts.setupPending())
+        self.refresh()
+
+    def exit(self) -> None:
+        """Follow nothing; computations go on, their results are written when they are done."""
+        self.shortcuts.disconnect()
+        for tab in self.tabs:
+            tab.exit()
+        self.disconnectParameters()
+        self.removeObservers()
+
+    def connectParameters(self) -> None:
+        """Bind the widgets to the scene's parameter node, making it when there is none."""
+        self.disconnectParameters()
+        self.parameters = self._binding.bind(self.logic.getParameterNode())
+        self._chooseDefaults()
+        self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.header.show()
+        self.onParametersChanged()
+
+    def disconnectParameters(self) -> None:
+        """React to the parameter node no more (module left, scene closing)."""
+        if self.parameters is None:
+            return
+        node, self.parameters = self.parameters, None
+        if self.hasObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged):
+            self.removeObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.logic.live.stop()
+        self.logic.tracker.stop()
+
+    def sceneClosing(self) -> None:
+        """The scene is about to be emptied: nothing of it may be held or written to."""
+        self.timer.stop()
+        self.refreshTimer.stop()
+        for tab in self.tabs:
+            tab.forget()
+        self.disconnectParameters()
+        self._message = ""
+        self._accepted.clear()
+
+    def cleanup(self) -> None:
+        """The module is being unloaded or reloaded."""
+        self.timer.stop()
+        self.refreshTimer.stop()
+        self.exit()
+        self._binding.release()
+        self.logic.onWake = self.logic.onStale = self.logic.onMatched = None
+        self.logic.cleanup()
+
+    def _chooseDefaults(self) -> None:
+        """Empty inputs are filled with what the user is looking at; chosen ones are never changed."""
+        for tab in self.tabs:
+            tab.chooseDefaults()
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    def onParametersChanged(self, caller=None, event=None) -> None:
+        if self.parameters is None:
+            return
+        for tab in self.tabs:
+            tab.parametersChanged()
+        self.header.showModel()
+        self.refresh()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onSceneChanged(self, caller, event, node=None) -> None:
+        if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None:
+            return
+        if node is None or node.IsA("vtkMRMLDisplayableNode"):
+            self._chooseDefaults()
+            self.refresh()
+
+    def onTabChanged(self, index=0) -> None:
+        self._message = ""
+        if self.parameters is not None:
+            self.header.showModel()
+        self.refresh()
+
+    def onStale(self, volumeNode) -> None:
+        self.clearMessage()
+        self.log(texts.stateStale(volumeNode.GetName()))
+        self.refresh()
+
+    def onStatusAction(self, checked=False) -> None:
+        """Do what the status line offers."""
+        self.clearMessage()
+        if self._offer == OFFER_CONTINUE:
+            self._accepted.update(self.currentTab().warnings())
+            self.refresh()
+        elif self._offer:
+            self.currentTab().review.selectNext()
+
+    def wake(self) -> None:
+        """There is work for the timer."""
+        if not self.timer.active:
+            self.timer.start()
+
+    def onTimer(self) -> None:
+        """Store what is finished, show progress; stop when nothing is left."""
+        job = self.logic.worker.currentJob()
+        isLong = job is not None and job.elapsed() > SHOW_LIVE_AFTER_SECONDS
+        isBusy = self.logic.tick(GRANT_LONG_SECONDS if isLong else GRANT_SECONDS)
+        if isBusy:
+            self._showProgress()
+        else:
+            self.timer.stop()
+            embedding_rates.store(self.logic.engine)
+            if self.parameters is not None and not self.ui.resolvedDeviceLabel.text:
+                self.header.showDevice()  # the first job has loaded PyTorch
+            self.refresh()
+
+    def onRefreshTimer(self) -> None:
+        """The burst of events is over for now."""
+        self.refreshTimer.stop()
+        self.refresh()
+
+    def onUndo(self, checked=False) -> None:
+        name = self.logic.undoStack.undo()
+        if name is not None:
+            self.say(texts.stateUndone(name))
+
+    def onRedo(self, checked=False) -> None:
+        name = self.logic.undoStack.redo()
+        if name is not None:
+            self.say(texts.stateRedone(name))
+
+    # --- work ----------------------------------------------------------------------------------------------------
+
+    def visibleJob(self):
+        """The job to show in the status line: the oldest, unless it is a live match that is nearly done anyway."""
+        job = self.logic.worker.currentJob()
+        if job is None or (self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS):
+            return None
+        return job
+
+    def isQuick(self) -> bool:
+        """Whether what runs was not started by a button."""
+        return not any(tab.isRunning() for tab in self.tabs)
+
+    def cancel(self) -> None:
+        """Stop everything that runs."""
+        for tab in self.tabs:
+            tab.cancel()
+        self.logic.cancel()
+        self.refresh()
+
+    def _showProgress(self) -> None:
+        job = self.visibleJob()
+        if job is None:
+            return
+        tab = next((tab for tab in self.tabs if tab.isRunning()), None)
+        fraction = tab.fraction() if tab is not None else job.fraction
+        self.ui.progressBar.visible = True
+        self.ui.progressBar.value = int(1000 * fraction)
+        self.refresh(results=False)
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def currentTab(self):
+        return self.tabs[min(self.ui.tabWidget.currentIndex, len(self.tabs) - 1)]
+
+    def selectedVolumes(self) -> List[Any]:
+        """The volumes of the tab that is shown, each once."""
+        found: List[Any] = []
+        for node in self.currentTab().volumes():
+            if node is not None and node not in found:
+                found.append(node)
+        return found
+
+    def say(self, message: str) -> None:
+        """Show a message in the status line until the next one, and keep it in the log."""
+        self._message = message
+        if message:
+            self.log(message)
+        self.refresh()
+
+    def log(self, message: str) -> None:
+        """Keep a message in the log only."""
+        self.ui.logTextEdit.appendPlainText(time.strftime("%H:%M:%S ") + message)
+
+    def unacceptedMismatch(self, nodeA, nodesB) -> str:
+        """The first warning, not accepted yet, that two scans belong to different patients; empty without one."""
+        texts_ = (node_geometry.patientMismatch(nodeA, node) for node in nodesB)
+        return next((text for text in texts_ if text and text not in self._accepted), "")
+
+    def firstStale(self, nodes) -> str:
+        """Name of the first volume that was modified since it was embedded; empty without one."""
+        return next((node.GetName() for node in nodes if node is not None and self.logic.store.isStale(node)), "")
+
+    def showError(self, error: BaseException) -> None:
+        """An error in the status line: cause and remedy; what was not foreseen goes to Slicer's log with its trace."""
+        if isinstance(error, Cancelled):
+            self.say(texts.stateCancelled())
+        elif isinstance(error, SAMv2Error):
+            self.say(f"{error.cause} {error.remedy}".strip())
+        else:
+            logger.error("Unexpected error", exc_info=(type(error), error, error.__traceback__))
+            self.say(texts.unexpectedError())
+
+    def refreshSoon(self) -> None:
+        """Refresh once after a burst of events."""
+        if not self.refreshTimer.active:
+            self.refreshTimer.start()
+
+    def refresh(self, results: bool = True) -> None:
+        """Show the facts as they are now.
+
+        :param results: also rebuild the tables (not needed while only the progress changes).
+        """
+        if self._isRefreshing or self.parameters is None:
+            return
+        self._isRefreshing = True
+        try:
+            for tab in self.tabs:
+                tab.refresh(results)
+            self._showState(self.currentTab().state())
+        finally:
+            self._isRefreshing = False
+
+    def _showState(self, state: PanelState) -> None:
+        isBusy = state.name == "busy"
+        message = "" if isBusy else self._message
+        self.ui.statusGlyphLabel.text = state.glyph if not message else ""
+        self.ui.statusLabel.text = message or state.text
+        self.ui.setUpButton.visible = state.setUpVisible
+        self.ui.sampleDataButton.visible = state.sampleVisible
+        self._offer = state.offer
+        self.ui.statusActionButton.visible = bool(state.offer)
+        self.ui.statusActionButton.text = texts.offerText(state.offer)
+        self.ui.statusActionButton.toolTip = texts.offerTip(state.offer)
+        self.ui.statusActionButton.accessibleName = texts.offerText(state.offer)
+        if not isBusy:
+            self.ui.progressBar.visible = False
+        undo, redo = self.logic.undoStack.nextUndo(), self.logic.undoStack.nextRedo()
+        self.ui.undoButton.enabled, self.ui.undoButton.toolTip = undo is not None, texts.tooltipUndo(undo)
+        self.ui.redoButton.enabled, self.ui.redoButton.toolTip = redo is not None, texts.tooltipRedo(redo)
+
+    def clearMessage(self) -> None:
+        """Let the state speak again (a new action begins)."""
+        self._message = ""
+
+    def torchState(self) -> str:
+        return engine.torchState()

@@ -1,0 +1,348 @@
+"""The Track lesions tab: mark lesions in a baseline, see where they are in later studies, judge, measure, export."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, List, Tuple
+
+import slicer
+import slicer.util
+
+from SAMv2Core.errors import SAMv2Error
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.panel import console_lines, panel_states
+from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes
+from SAMv2SlicerLib.panel.finding_review import FindingReview
+from SAMv2SlicerLib.panel.lesion_export import LesionExport
+from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix
+from SAMv2SlicerLib.panel.studies_table import StudiesTable
+from SAMv2SlicerLib.scene import match_list, moved_volumes, node_geometry, slice_views
+from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies, sums
+
+
+class TrackTab:
+    """Binds the tab's widgets.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, ui, panel) -> None:
+        self.ui, self.panel = ui, panel
+        self.logic = panel.logic
+        self.job: Any = None
+        self._isShowing = False
+        self._counted: Tuple[Any, int] = (None, 0)
+        self._found: List[List[findings.Finding]] = []
+        """What the matrix shows; read from the scene when results changed, not with every tick of a progress bar."""
+        self.matrix = LesionMatrix(ui.findingsTable, self.onCellSelected)
+        self.review = FindingReview(ui, panel, self.matrix)
+        self.export = LesionExport(ui, panel)
+        self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
+        self.layout = slice_views.LayoutSwitch()
+        self.followUpsBox = CheckedNodes(ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.onFollowUpsChecked)
+        self.sourcesBox = CheckedNodes(ui.lesionSourcesSelector, lesion_marks.SOURCE_CLASSES, self.onSourcesChecked)
+        ui.trackButton.clicked.connect(self.onTrackButton)
+        ui.earlierButton.clicked.connect(lambda checked=False: self._moveStudy(-1))
+        ui.laterButton.clicked.connect(lambda checked=False: self._moveStudy(1))
+        ui.studiesTable.itemSelectionChanged.connect(self._onStudySelected)
+        ui.segmentationSelector.currentNodeChanged.connect(self.onSegmentation)
+        ui.addPatientButton.clicked.connect(self.onAddPatient)
+        ui.allStudiesButton.toggled.connect(self.onAllStudies)
+        ui.findingsTable.cellDoubleClicked.connect(self.review.onAccept)
+
+    # --- parameters ----------------------------------------------------------------------------------------------
+
+    def chooseDefaults(self) -> None:
+        """An empty baseline becomes the template of the Match tab."""
+        p = self.panel.parameters
+        if p.baselineVolume is None and p.templateVolume is not None:
+            p.baselineVolume = p.templateVolume
+
+    def followUps(self) -> List[Any]:
+        """The follow-ups that still exist, in order, without the baseline."""
+        p = self.panel.parameters
+        return [node for node in p.followUpVolumes if node is not None and node is not p.baselineVolume]
+
+    def volumes(self) -> List[Any]:
+        """What the model has to cope with."""
+        return [self.panel.parameters.baselineVolume, *self.followUps()]
+
+    def sources(self) -> List[Any]:
+        return [node for node in self.panel.parameters.lesionSources if node is not None]
+
+    def parametersChanged(self) -> None:
+        """Follow the parameter node: checks, studies, and the findings that belong to the baseline."""
+        p = self.panel.parameters
+        self.followUpsBox.show(self.followUps())
+        self.sourcesBox.show(self.sources())
+        self.logic.tracker.follow(p.baselineVolume, self.followUps())
+
+    def onFollowUpsChecked(self, checked: List[Any]) -> None:
+        """Checked studies join the others in time order."""
+        if self.panel.parameters is not None:
+            kept = [node for node in self.followUps() if node in checked]
+            ordered = studies.inTimeOrder([*kept, *[node for node in checked if node not in kept]])
+            self.panel.parameters.followUpVolumes = ordered
+
+    def onSourcesChecked(self, checked: List[Any]) -> None:
+        if self.panel.parameters is not None:
+            self.panel.parameters.lesionSources = checked
+
+    def onDated(self) -> None:
+        """A date was entered: it decides the order."""
+        p = self.panel.parameters
+        if p is not None:
+            p.followUpVolumes = studies.inTimeOrder(self.followUps())
+            self.logic.tracker.updateTables()
+            self.panel.refresh()
+
+    def _moveStudy(self, step: int) -> None:
+        """Move the selected follow-up up or down."""
+        nodes, n = self.followUps(), self.studiesTable.selectedIndex() - 1
+        if 0 <= n < len(nodes) and 0 <= n + step < len(nodes):
+            nodes[n], nodes[n + step] = nodes[n + step], nodes[n]
+            self.panel.parameters.followUpVolumes = nodes
+            self.ui.studiesTable.setCurrentCell(n + step + 1, 0)
+            self.logic.tracker.updateTables()
+
+    def onAddPatient(self, checked=False) -> None:
+        """All scans of the baseline's patient become follow-ups, in time order."""
+        p = self.panel.parameters
+        found = studies.ofSamePatient(p.baselineVolume)
+        added = [node for node in found if node not in self.followUps()]
+        p.followUpVolumes = studies.inTimeOrder([*self.followUps(), *added])
+        self.panel.say(texts.scansAdded(len(added)))
+
+    def _selectedFollowUp(self):
+        n = self.studiesTable.selectedIndex()
+        nodes = self.followUps() if self.panel.parameters is not None else []
+        return nodes[n - 1] if 1 <= n <= len(nodes) else None
+
+    def _onStudySelected(self) -> None:
+        """Show what can be done with the selected study."""
+        self._enableOrder()
+        node = self._selectedFollowUp()
+        self._isShowing = True
+        try:
+            self.ui.segmentationSelector.setCurrentNode(studies.segmentationOf(node) if node is not None else None)
+        finally:
+            self._isShowing = False
+        self.ui.segmentationSelector.enabled = node is not None
+
+    def onSegmentation(self, node=None) -> None:
+        """The user says which segmentation shows the selected study's lesions."""
+        volume = self._selectedFollowUp()
+        if self._isShowing or volume is None:
+            return
+        studies.setSegmentation(volume, self.ui.segmentationSelector.currentNode())
+        self.panel.refresh()
+
+    def onAllStudies(self, checked) -> None:
+        """One axial view per study, or the layout from before."""
+        if not checked:
+            self.layout.restore()
+        elif not self.layout.showStudies([node for node in self.volumes() if node is not None]):
+            self.ui.allStudiesButton.checked = False
+            self.panel.say(texts.noViews())
+        else:
+            self.onCellSelected()
+
+    def _enableOrder(self) -> None:
+        n = self.studiesTable.selectedIndex() - 1
+        count = len(self.followUps()) if self.panel.parameters is not None else 0
+        isFree = count > 1 and not all(studies.dateOf(node) for node in self.followUps())
+        self.ui.earlierButton.enabled = isFree and 0 < n < count
+        self.ui.laterButton.enabled = isFree and 0 <= n < count - 1
+
+    # --- tracking ------------------------------------------------------------------------------------------------
+
+    def onTrackButton(self, checked=False) -> None:
+        """Track, or cancel while something runs."""
+        if self.panel.visibleJob() is not None:
+            self.panel.cancel()
+            return
+        p = self.panel.parameters
+        self.panel.clearMessage()
+        line = console_lines.trackLesions(p.baselineVolume, self.followUps(), self.sources(), p.model, p.device)
+        self.panel.log(texts.consoleLine(line))
+        try:
+            self.job = self.logic.tracker.start(
+                p.baselineVolume,
+                self.followUps(),
+                self.sources(),
+                p.model,
+                p.device,
+                lock=p.lockMatches,
+                onEnd=self.onTracked,
+            )
+        except SAMv2Error as error:
+            self.panel.showError(error)
+        self.panel.refresh()
+
+    def onTracked(self, job) -> None:
+        self.job = None
+        if job.error is not None:
+            self.panel.showError(job.error)
+        self.panel.header.showDevice()
+        self.panel.refresh()
+
+    def isRunning(self) -> bool:
+        return self.job is not None
+
+    def fraction(self) -> float:
+        return self.job.fraction if self.job is not None else 0.0
+
+    def cancel(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+
+    def onEdited(self, listNode, label: str) -> None:
+        self.panel.say(texts.correctionHelps(label))
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    def lesionList(self):
+        p = self.panel.parameters
+        return lesion_list.findLesionList(p.baselineVolume) if p is not None else None
+
+    def onCellSelected(self) -> None:
+        """Bring the views of all studies to the lesion of the current cell."""
+        self.review.enable()
+        self._showDetails()
+        if self.panel.parameters is None or not self.panel.parameters.jumpViews:
+            return
+        for finding in self.matrix.selectedRow():
+            if finding.world is not None:
+                slice_views.jump(slicer.mrmlScene.GetNodeByID(finding.volumeID), finding.world)
+
+    def _showDetails(self) -> None:
+        finding = self.matrix.selected()
+        self.ui.findingLabel.text = detailsOf(finding) if finding is not None else texts.noLesionSelected()
+
+    def exit(self) -> None:
+        """The module is left: the layout from before comes back."""
+        self.ui.allStudiesButton.checked = False
+
+    def forget(self) -> None:
+        """The scene closes."""
+        self.job = None
+        self.exit()
+        self.logic.tracker.stop()
+        self._found = []
+        self.matrix.show([], [])
+        self.studiesTable.show([], [])
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def facts(self) -> panel_states.Facts:
+        p, job = self.panel.parameters, self.panel.visibleJob()
+        cells = [finding for row in self._found for finding in row if finding.result is not None]
+        return panel_states.Facts(
+            torch=self.panel.torchState(),
+            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+            template=p.baselineVolume.GetName() if p.baselineVolume is not None else None,
+            isBusy=job is not None,
+            isCancelling=job is not None and job.isCancelling(),
+            progressText=job.text if job is not None else "",
+            elapsedSeconds=job.elapsed() if job is not None else 0.0,
+            needALook=sum(finding.needsALook for finding in cells),
+            matched=len(cells),
+            patientMismatch=self.panel.unacceptedMismatch(p.baselineVolume, self.followUps()),
+            stale=self.panel.firstStale(self.volumes()),
+            moved=self._movedName(),
+            lesions=self._lesionCount(),
+            followUps=len(self.followUps()),
+        )
+
+    def warnings(self) -> List[str]:
+        """What the user accepts with Continue."""
+        baseline = self.panel.parameters.baselineVolume
+        return [node_geometry.patientMismatch(baseline, node) for node in self.followUps()]
+
+    def _movedName(self) -> str:
+        """Name of a study that was moved since its findings were found."""
+        moved = (moved_volumes.movedVolume(node) for node in lesion_list.findingsOf(self.lesionList()))
+        return next((node.GetName() for node in moved if node is not None), "")
+
+    def _lesionCount(self) -> int:
+        """How many lesions are marked; counted again only when a mark changed, since segments take time."""
+        key = tuple((node.GetID(), node.GetMTime(), _segmentationTime(node)) for node in self.sources())
+        if self._counted[0] != key:
+            self._counted = (key, len(lesion_marks.marksIn(self.sources())))
+        return self._counted[1]
+
+    def state(self) -> panel_states.PanelState:
+        return panel_states.trackState(self.facts())
+
+    def refresh(self, withResults: bool) -> None:
+        """Show the facts in the tab's widgets; only while the tab is shown, since reading segments takes time."""
+        if self.panel.currentTab() is not self:
+            return
+        p, listNode = self.panel.parameters, self.lesionList()
+        if withResults:
+            self._found = findings.findings(listNode, self.followUps())
+        state = self.state()
+        self.ui.trackButton.text, self.ui.trackButton.toolTip = state.action, state.actionTip
+        self.ui.trackButton.enabled = state.actionEnabled
+        if not withResults:
+            return
+        shown = [node for node in self.volumes() if node is not None]
+        self.studiesTable.show(shown, [self.logic.modalityOf(node) for node in shown])
+        self._onStudySelected()
+        self.ui.addPatientButton.enabled = bool(studies.ofSamePatient(p.baselineVolume))
+        volumes = findings.studiesOf(listNode, self.followUps())
+        self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes])
+        self.review.enable()
+        self.export.enable(listNode is not None)
+        self.ui.sumsLabel.text = sumsText(self._found)
+        self.ui.sumsLabel.visible = bool(self.ui.sumsLabel.text)
+        self._showDetails()
+
+
+def _segmentationTime(node) -> int:
+    return node.GetSegmentation().GetMTime() if node.IsA("vtkMRMLSegmentationNode") else 0
+
+
+def detailsOf(finding: findings.Finding) -> str:
+    """What is known about a finding, as lines."""
+    result, volume = finding.result, slicer.mrmlScene.GetNodeByID(finding.volumeID)
+    facts = {
+        "label": finding.label,
+        "study": studies.titleOf(volume) if volume is not None else "",
+        "status": texts.baselineWord() if finding.isBaseline else texts.statusWord(finding.status, finding.decision),
+        "position": "" if finding.world is None else _numbers(node_geometry.flipRASAndLPS(finding.world)),
+    }
+    if result is not None and math.isfinite(result.similarity):
+        facts["similarity"] = f"{result.similarity:.2f}"
+        facts["cycle"] = f"{result.cycleErrorMm:.1f}"
+        facts["confidence"] = f"{100 * result.confidence:.0f}"
+    if math.isfinite(finding.sizeMm):
+        size = f"{finding.sizeMm:.1f}"
+        facts["size"] = texts.sizeMeasured(size) if finding.isMeasured else texts.sizeEstimated(size)
+    elif math.isfinite(finding.proposedMm):
+        facts["size"] = texts.sizeProposed(f"{finding.proposedMm:.1f}")
+    if result is not None:
+        word = texts.presenceWord(result.presence, result.decision)
+        facts["status"] = word or facts["status"]
+        facts["reason"] = result.reason
+        isElsewhere = result.decision in (match_list.MOVED, match_list.REJECTED) and result.proposed is not None
+        facts["proposed"] = _numbers(result.proposed) if isElsewhere else ""
+    return texts.lesionDetails(facts)
+
+
+def sumsText(rows) -> str:
+    """The sums of the diameters per study, empty when there is nothing to add up."""
+    parts = []
+    for item in sums.sums(rows):
+        volume = slicer.mrmlScene.GetNodeByID(item.volumeID)
+        study = studies.dateOf(volume) or volume.GetName()
+        if math.isfinite(item.sumMm):
+            change = f"{100 * item.change:+.0f}" if math.isfinite(item.change) else ""
+            parts.append(texts.sumOfStudy(study, f"{item.sumMm:.1f}", change, item.isEstimated))
+        else:
+            parts.append(texts.sumIncomplete(study, item.sized, item.wanted))
+    return texts.sumOfDiameters("; ".join(parts)) if parts else ""
+
+
+def _numbers(values) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)

@@ -1,0 +1,232 @@
+"""PyTorch for this Slicer: what is missing, asking, installing through the PyTorch extension, checking.
+
+The only module that installs anything, and only from a click that was answered with yes. torch never comes from a bare
+pip here (the PyTorch extension picks the build for the driver), and SimpleITK, numpy and vtk are never touched. A torch
+that was just installed is tried in another process first: a broken one can take Slicer down when imported.
+
+Everything that differs between Slicer versions is in the adapters at the end: ``slicer.packaging`` exists since 5.11,
+before that only ``slicer.util.pip_install``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, List, Optional
+
+import slicer
+import slicer.util
+
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.setup import install_progress
+from SAMv2SlicerLib.work import engine
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_TORCH = "2.0"
+SIZE_TEXT = "0.2 GB (CPU) to 3 GB (CUDA)"
+FREE_BYTES_NEEDED = 8 * 2**30
+"""A CUDA build of PyTorch unpacks to some 6 GB."""
+
+KEPT_PACKAGES = ("numpy", "scipy", "SimpleITK", "vtk")
+"""What Slicer is built with; another version in its place breaks Slicer."""
+
+EXTENSION = "PyTorch"
+PENDING_SETTING = "SAMv2/SetUpPending"
+
+CONSENT_VARIABLE = "SAMV2_ALLOW_INSTALL"
+
+
+def requirementsFile() -> str:
+    """Path of Resources/requirements.txt."""
+    return str(Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt")
+
+
+def missingRequirements() -> List[str]:
+    """Lines of requirements.txt that this Python does not satisfy; looks at metadata only, imports nothing."""
+    return [line for line in readRequirements(requirementsFile()) if not isSatisfied(line)]
+
+
+def setUp(ask=None) -> str:
+    """Install what is missing, after asking; a text for the status line. Main thread only.
+
+    :param ask: called with the question, returns whether to go on; by default a dialog. In Slicer's testing mode
+        dialogs answer yes by themselves, so there the environment variable SAMV2_ALLOW_INSTALL must agree too.
+    """
+    problem = obstacle()
+    if problem:
+        return texts.setupFailed(problem)
+    if not (ask or confirm)(texts.setupConsent(SIZE_TEXT, os.path.dirname(os.__file__))):
+        return texts.setupDeclined()
+    try:
+        logic = pyTorchUtilsLogic()
+        if logic is None:
+            return _installExtension()
+        setPending(False)
+        with install_progress.shown() as transcript:
+            problem = _installTorch(logic, transcript)
+    except install_progress.InstallCanceled:
+        return texts.setupCanceled()
+    except Exception as error:
+        logger.exception("The PyTorch extension does not work")
+        problem = install_progress.oneLine(error)
+    if problem:
+        return texts.setupFailed(problem)
+    importlib.invalidate_caches()
+    return _checked()
+
+
+def _installTorch(logic, transcript: install_progress.Transcript) -> str:
+    """Install PyTorch through its extension; what went wrong, empty when nothing did."""
+    try:
+        if engine.torchState() == "broken":
+            logic.uninstallTorch()
+        logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={MINIMUM_TORCH}")
+    except Exception as error:
+        logger.exception("PyTorch could not be installed")
+        return transcript.problem(error)
+    return ""
+
+
+def _installExtension() -> str:
+    """Install the PyTorch extension (consent was given); a text for the status line."""
+    manager = getattr(slicer.app, "extensionsManagerModel", lambda: None)()
+    if manager is None or not hasattr(manager, "installExtensionFromServer"):
+        return texts.setupExtensionMissing()
+    wasInteractive, manager.interactive = manager.interactive, False  # no dialogs of its own
+    try:
+        with install_progress.shown(text=texts.setupExtensionWorking(), isCancelable=False):
+            isInstalled = manager.installExtensionFromServer(EXTENSION, False)
+    finally:
+        manager.interactive = wasInteractive
+    if not isInstalled:
+        return texts.setupExtensionFailed()
+    setPending(True)
+    return texts.setupRestart()
+
+
+def setPending(pending: bool) -> None:
+    """Remember, beyond a restart, that setting up is to go on."""
+    slicer.app.userSettings().setValue(PENDING_SETTING, "1" if pending else "0")
+
+
+def isPending() -> bool:
+    """Whether Slicer was to be restarted in the middle of setting up."""
+    return str(slicer.app.userSettings().value(PENDING_SETTING, "0")) == "1"
+
+
+def installOptional(requirement: str, question: str, ask=None) -> str:
+    """Install a package that one feature needs, after asking; what went wrong, empty when it is there.
+
+    The packages that Slicer came with are named with their versions in the same command, so pip cannot replace them.
+    """
+    if not (ask or confirm)(question):
+        return texts.setupDeclined()
+    kept = [f"{name}=={importlib.metadata.version(name)}" for name in KEPT_PACKAGES if _isInstalled(name)]
+    try:
+        with install_progress.shown() as transcript:
+            try:
+                slicer.util.pip_install([requirement, *kept], **install_progress.pipOptions())
+            except Exception as error:
+                logger.exception("%s could not be installed", requirement)
+                return texts.setupFailed(transcript.problem(error))
+    except install_progress.InstallCanceled:
+        return texts.setupCanceled()
+    importlib.invalidate_caches()
+    return ""
+
+
+def _isInstalled(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _checked() -> str:
+    """Try the new torch in another process, and say how it went."""
+    from SAMv2Core.diagnosis.doctor import probe_torch
+
+    found = probe_torch()
+    if found.get("problem"):
+        return texts.setupFailed(found["problem"])
+    names = [device["name"] for device in found.get("devices", ()) if device["works"]]
+    best = next((name for name in names if name != "cpu"), "CPU")
+    return texts.setupDone(best)
+
+
+def obstacle() -> str:
+    """Why setting up cannot work here, empty when nothing is in the way."""
+    folder = os.path.dirname(os.__file__)
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES_NEEDED:
+        return texts.setupDiskFull(free / 2**30, FREE_BYTES_NEEDED / 2**30, folder)
+    if not os.access(folder, os.W_OK):
+        return texts.setupNotWritable(folder)
+    if sys.platform == "win32" and len(folder) > 120:  # torch has paths of some 130 characters; Windows' limit is 260
+        return texts.setupPathTooLong(folder)
+    return ""
+
+
+def confirm(question: str) -> bool:
+    """Ask in a dialog; testing mode, in which dialogs answer yes by themselves, counts as no without the variable."""
+    if slicer.app.testingEnabled() and not os.environ.get(CONSENT_VARIABLE):
+        return False
+    return bool(slicer.util.confirmOkCancelDisplay(question, windowTitle=texts.moduleTitle()))
+
+
+def pyTorchUtilsLogic() -> Optional[Any]:
+    """The logic of the PyTorch extension, None when the extension is not installed."""
+    try:
+        module = importlib.import_module("PyTorchUtils")
+    except ImportError:
+        return None
+    return module.PyTorchUtilsLogic()
+
+
+# --- adapters for Slicer before and after 5.11 -----------------------------------------------------------------------
+
+
+def readRequirements(path: str) -> List[str]:
+    """Requirement lines of a file, without comments."""
+    packaging = _slicerPackaging()
+    if packaging is not None:
+        return [str(requirement) for requirement in packaging.load_requirements(path)]
+    with open(path, encoding="utf-8") as file:
+        lines = (line.split("#")[0].strip() for line in file)
+        return [line for line in lines if line]
+
+
+def isSatisfied(requirement: str) -> bool:
+    """Whether an installed distribution fulfills ``name>=version``."""
+    packaging = _slicerPackaging()
+    if packaging is not None:
+        return bool(packaging.pip_check([requirement]))
+    match = re.fullmatch(r"\s*([A-Za-z0-9_.-]+)\s*(?:>=\s*([0-9.]+))?\s*", requirement)
+    if match is None:
+        raise ValueError(f"Only 'name>=version' is understood, not {requirement!r}")
+    try:
+        installed = importlib.metadata.version(match.group(1))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return match.group(2) is None or _numbers(installed) >= _numbers(match.group(2))
+
+
+def _slicerPackaging() -> Optional[Any]:
+    """``slicer.packaging`` where it exists (5.11 and later)."""
+    try:
+        return importlib.import_module("slicer.packaging")
+    except ImportError:
+        return None
+
+
+def _numbers(version: str):
+    """Leading numbers of a version for comparison: "2.13.0+cpu" is (2, 13, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])

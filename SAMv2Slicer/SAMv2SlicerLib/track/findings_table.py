@@ -1,0 +1,236 @@
+"""Findings as nodes that Slicer shows and saves: a table of all, a table of sizes, and a plot of size over time.
+
+All three are made from the point lists (lesion_findings.py) and rewritten when these change; nothing is read back from
+them. Positions in the table are world LPS mm, as in the CSV files of ``samv2 track``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from typing import Any, List, Optional, Sequence
+
+import slicer
+import slicer.util
+import vtk
+
+from SAMv2Core.io.files import atomic_path
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.track import findings, studies
+
+ATTRIBUTE = "SAMv2.table"
+FINDINGS, SIZES, CHART, SERIES = "findings", "sizes", "chart", "series"
+ROLE_LIST = "SAMv2.lesionList"
+
+CSV_COLUMNS = (
+    "label",
+    "study",
+    "l",
+    "p",
+    "s",
+    "similarity",
+    "cycle_error_mm",
+    "confidence",
+    "status",
+    "diameter_mm",
+    "decision",
+    "segmented",
+    "proposed_mm",
+    "scan",
+)
+"""The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, what a segmentation of the study
+says, the length of a proposed diameter that nobody has taken over, and the volume's date and name."""
+
+AS_MARKED = match_list.PointResult("", match_list.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
+"""What ``samv2 track`` says of a lesion in its baseline."""
+
+# Okabe and Ito's palette: series stay distinguishable in all common color vision deficiencies; markers differ, too.
+COLORS = (
+    (0.0, 0.45, 0.70),
+    (0.90, 0.62, 0.0),
+    (0.0, 0.62, 0.45),
+    (0.80, 0.47, 0.65),
+    (0.34, 0.71, 0.91),
+    (0.84, 0.37, 0.0),
+    (0.0, 0.0, 0.0),
+)
+
+
+def rowsFor(lesionListNode, order: Sequence[Any] = ()) -> List[dict]:
+    """One dict with CSV_COLUMNS per lesion and study, baseline first; what is not known is None."""
+    rows = []
+    for row in findings.findings(lesionListNode, order):
+        for number, finding in enumerate(row):
+            if finding.status:  # it was marked or searched here
+                rows.append(_asDict(number, finding))
+    return rows
+
+
+def _asDict(number: int, finding) -> dict:
+    volume = slicer.mrmlScene.GetNodeByID(finding.volumeID)
+    lps = node_geometry.flipRASAndLPS(finding.world) if finding.world is not None else (None, None, None)
+    result = finding.result if finding.result is not None else AS_MARKED
+    return {
+        "label": finding.label,
+        "study": number,
+        "l": _known(lps[0]),
+        "p": _known(lps[1]),
+        "s": _known(lps[2]),
+        "similarity": _known(result.similarity),
+        "cycle_error_mm": _known(result.cycleErrorMm),
+        "confidence": _known(result.confidence),
+        "status": result.status,
+        "diameter_mm": _known(finding.sizeMm),
+        "decision": finding.decision,
+        "segmented": result.presence,
+        "proposed_mm": _known(finding.proposedMm),
+        "scan": studies.titleOf(volume),
+    }
+
+
+def _known(value) -> Optional[float]:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def writeCSV(path: str, lesionListNode, order: Sequence[Any] = ()) -> int:
+    """Write all findings; how many rows.
+
+    :raises OutputError: the file cannot be written.
+    """
+    rows = rowsFor(lesionListNode, order)
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _text(value) for key, value in row.items()})
+    return len(rows)
+
+
+def asText(lesionListNode, order: Sequence[Any] = ()) -> List[str]:
+    """All findings as lines with tabs between the cells, the first one with the columns' names."""
+    rows = [[_text(row[name]) for name in CSV_COLUMNS] for row in rowsFor(lesionListNode, order)]
+    return ["\t".join(cell.replace("\t", " ") for cell in row) for row in [list(CSV_COLUMNS), *rows]]
+
+
+def _text(value) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def find(lesionListNode, kind: str):
+    """The node of a kind (FINDINGS, SIZES, CHART) that belongs to a lesion list, or None."""
+    className = "vtkMRMLPlotChartNode" if kind == CHART else "vtkMRMLTableNode"
+    for node in slicer.util.getNodesByClass(className, scene=lesionListNode.GetScene()):
+        if node.GetAttribute(ATTRIBUTE) == kind and node.GetNodeReferenceID(ROLE_LIST) == lesionListNode.GetID():
+            return node
+    return None
+
+
+def update(lesionListNode, order: Sequence[Any] = ()):
+    """Bring the tables and the plot up to date, making them when there are none; the table of findings."""
+    table = _ensure(lesionListNode, FINDINGS, texts.findingsTableName)
+    rows = rowsFor(lesionListNode, order)
+    _fill(table, [(name, [row[name] for row in rows]) for name in CSV_COLUMNS])
+    _updateSizes(lesionListNode, order)
+    return table
+
+
+def remove(lesionListNode) -> None:
+    """Remove the tables and the plot of a lesion list."""
+    chart = find(lesionListNode, CHART)
+    if chart is not None:
+        _dropSeries(chart, 0)
+    for node in (chart, find(lesionListNode, FINDINGS), find(lesionListNode, SIZES)):
+        if node is not None:
+            match_list.removeNode(node)
+
+
+def _ensure(lesionListNode, kind: str, name):
+    node = find(lesionListNode, kind)
+    if node is not None:
+        return node
+    scene, baseline = lesionListNode.GetScene(), findings.baselineOf(lesionListNode)
+    className = "vtkMRMLPlotChartNode" if kind == CHART else "vtkMRMLTableNode"
+    node = scene.AddNewNodeByClass(className, scene.GenerateUniqueName(name(baseline.GetName() if baseline else "")))
+    node.SetAttribute(ATTRIBUTE, kind)
+    node.SetNodeReferenceID(ROLE_LIST, lesionListNode.GetID())
+    if baseline is not None:
+        match_list.placeBeside(node, baseline)
+    return node
+
+
+def _fill(tableNode, columns) -> None:
+    """Replace a table node's content; columns of texts are strings, all others numbers with NaN for what is missing."""
+    with slicer.util.NodeModify(tableNode):
+        table = vtk.vtkTable()
+        for name, values in columns:
+            isText = all(isinstance(value, str) for value in values) and len(values) > 0
+            array = vtk.vtkStringArray() if isText else vtk.vtkDoubleArray()
+            array.SetName(name)
+            for value in values:
+                array.InsertNextValue(value if isText else math.nan if value is None else float(value))
+            table.AddColumn(array)
+        tableNode.SetAndObserveTable(table)
+        if hasattr(tableNode, "SetUseColumnTitleAsColumnHeader"):
+            tableNode.SetUseColumnTitleAsColumnHeader(True)
+        else:  # Slicer before 5.10
+            tableNode.SetUseColumnNameAsColumnHeader(True)
+
+
+def _updateSizes(lesionListNode, order: Sequence[Any]) -> None:
+    """Sizes per study, one column per lesion that has any, and the plot of them."""
+    volumes = findings.studiesOf(lesionListNode, order)
+    rows = findings.findings(lesionListNode, order)
+    sized = [row for row in rows if any(math.isfinite(finding.sizeMm) for finding in row)]
+    days = [studies.daysSince(volumes[0], volume) if volumes else None for volume in volumes]
+    isDated = bool(days) and None not in days
+    xName = texts.columnDays() if isDated else texts.columnStudy()
+    columns = [
+        (xName, [float(day) for day in days] if isDated else [float(n) for n in range(len(volumes))]),
+        (texts.columnScan(), [studies.titleOf(volume) for volume in volumes]),
+    ]
+    columns += [(row[0].label, [finding.sizeMm for finding in row]) for row in sized]
+    table = _ensure(lesionListNode, SIZES, texts.sizesTableName)
+    _fill(table, columns)
+    _updateChart(lesionListNode, table, xName, [row[0].label for row in sized])
+
+
+def _updateChart(lesionListNode, tableNode, xName: str, labels: List[str]) -> None:
+    kinds = slicer.vtkMRMLPlotSeriesNode
+    markers = (kinds.MarkerStyleCircle, kinds.MarkerStyleSquare, kinds.MarkerStyleDiamond, kinds.MarkerStyleCross)
+    chart = _ensure(lesionListNode, CHART, texts.chartName)
+    with slicer.util.NodeModify(chart):
+        chart.SetTitle(texts.chartTitle())
+        chart.SetXAxisTitle(xName)
+        chart.SetYAxisTitle(texts.columnSize())
+        _dropSeries(chart, len(labels))
+        for n, label in enumerate(labels):
+            series = chart.GetNthPlotSeriesNode(n)
+            if series is None:
+                series = chart.GetScene().AddNewNodeByClass("vtkMRMLPlotSeriesNode", label)
+                series.SetHideFromEditors(True)
+                chart.AddAndObservePlotSeriesNodeID(series.GetID())
+            series.SetName(label)
+            series.SetAndObserveTableNodeID(tableNode.GetID())
+            series.SetXColumnName(xName)
+            series.SetYColumnName(label)
+            series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+            series.SetMarkerStyle(markers[n % len(markers)])
+            series.SetColor(*COLORS[n % len(COLORS)])
+
+
+def _dropSeries(chart, keep: int) -> None:
+    """Remove all but the first series of a chart, with their nodes."""
+    for n in reversed(range(keep, chart.GetNumberOfPlotSeriesNodes())):
+        node = chart.GetNthPlotSeriesNode(n)
+        chart.RemoveNthPlotSeriesNodeID(n)
+        if node is not None:
+            chart.GetScene().RemoveNode(node)
+
+
+def lesionListOf(tableNode):
+    """The lesion list that a table belongs to."""
+    return tableNode.GetNodeReference(ROLE_LIST)

@@ -1,0 +1,191 @@
+"""The lesions of a baseline scan: one point list that gives each lesion a lasting identity.
+
+Users mark lesions as they like (lesion_sources.py); this list, made beside the baseline volume, remembers for each of
+them a Tracking UID, which its findings in all studies refer to (also in DICOM reports), its size, and which mark it
+came from. A lesion that is new in a follow-up has a UID there, too, and no position. The list is hidden in the views
+because the marks themselves are there. The findings in a follow-up are a matched list (results.py) of this list, whose
+points name the Tracking UID as their template point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import slicer
+import slicer.util
+
+from SAMv2Core.io.structured_report import newTrackingUID
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene.match_facts import factsOf, toFloat
+from SAMv2SlicerLib.track.lesion_marks import MarkedLesion
+
+ATTRIBUTE = "SAMv2.lesions"
+ROLE_SOURCE = "SAMv2.lesionSource"
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """One lesion of the baseline as the list knows it.
+
+    :param uid: its Tracking UID.
+    :param key: which mark it came from, see lesion_sources.MarkedLesion.
+    :param label: unique within the list.
+    :param centerWorld: (3,) world RAS, None for a lesion that the baseline does not have.
+    :param isEstimated: the size was computed, not measured by a person.
+    :param endsLPS: (2, 3) world LPS of a measured diameter, or None.
+    """
+
+    uid: str
+    key: str
+    label: str
+    centerWorld: Optional[np.ndarray]
+    diameterMm: float = math.nan
+    isEstimated: bool = False
+    endsLPS: Optional[np.ndarray] = None
+
+    def toDescription(self) -> str:
+        facts = {
+            "lesion": self.uid,
+            "source": self.key,
+            "diameter_mm": f"{self.diameterMm:.2f}" if math.isfinite(self.diameterMm) else "",
+            "estimated": "yes" if self.isEstimated else "",
+            "ends": "" if self.endsLPS is None else " ".join(f"{x:.3f}" for x in np.ravel(self.endsLPS)),
+        }
+        return "; ".join(f"{key}={value}" for key, value in facts.items() if value)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedLesion:
+    """A mark together with the lesion that it is, decided before anything is written."""
+
+    lesion: Lesion
+    mark: MarkedLesion
+
+
+def isLesionList(node) -> bool:
+    return bool(node is not None and node.GetAttribute(ATTRIBUTE))
+
+
+def findLesionList(baselineNode):
+    """The lesion list of a baseline volume, or None."""
+    if baselineNode is None or baselineNode.GetScene() is None:
+        return None
+    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", scene=baselineNode.GetScene()):
+        if isLesionList(node) and node.GetNodeReferenceID(match_list.ROLE_TEMPLATE) == baselineNode.GetID():
+            return node
+    return None
+
+
+def ensureLesionList(baselineNode):
+    """The lesion list of a baseline volume, made under it when there is none."""
+    node = findLesionList(baselineNode)
+    if node is not None:
+        return node
+    scene = baselineNode.GetScene()
+    name = scene.GenerateUniqueName(texts.lesionListName(baselineNode.GetName()))
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    node.SetAttribute(ATTRIBUTE, "1")
+    node.SetNodeReferenceID(match_list.ROLE_TEMPLATE, baselineNode.GetID())
+    node.CreateDefaultDisplayNodes()
+    node.SetDisplayVisibility(False)
+    node.SetLocked(True)
+    match_list.placeBeside(node, baselineNode, asChild=True)
+    return node
+
+
+def lesionsIn(listNode) -> List[Lesion]:
+    """The lesions of a list, in order."""
+    if listNode is None:
+        return []
+    found, defined = [], set(node_geometry.definedPointIndices(listNode))
+    for n in range(listNode.GetNumberOfControlPoints()):
+        facts = factsOf(listNode.GetNthControlPointDescription(n) or "")
+        if "lesion" not in facts:
+            continue
+        ends = np.array([toFloat(x) for x in facts.get("ends", "").split()])
+        found.append(
+            Lesion(
+                uid=facts["lesion"],
+                key=facts.get("source", ""),
+                label=listNode.GetNthControlPointLabel(n),
+                centerWorld=node_geometry.pointWorld(listNode, n) if n in defined else None,
+                diameterMm=toFloat(facts.get("diameter_mm")),
+                isEstimated=facts.get("estimated") == "yes",
+                endsLPS=ends.reshape(2, 3) if ends.shape == (6,) and np.isfinite(ends).all() else None,
+            )
+        )
+    return found
+
+
+def plan(listNode, marks: Sequence[MarkedLesion]) -> List[PlannedLesion]:
+    """Which lesion each mark is: by its key, else (the mark's node was replaced) by its label, else a new one."""
+    known = lesionsIn(listNode)
+    byKey = {lesion.key: lesion for lesion in known}
+    keys = {mark.key for mark in marks}
+    byLabel = {lesion.label: lesion for lesion in known if lesion.key not in keys}
+    taken: Dict[str, int] = {}
+    planned = []
+    for mark in marks:
+        lesion = byKey.get(mark.key) or byLabel.pop(mark.label, None)
+        planned.append(PlannedLesion(_fromMark(mark, lesion.uid if lesion else newTrackingUID(), taken), mark))
+    return planned
+
+
+def _fromMark(mark: MarkedLesion, uid: str, taken: Dict[str, int]) -> Lesion:
+    label = mark.label or texts.lesionLabel()
+    taken[label] = taken.get(label, 0) + 1
+    unique = label if taken[label] == 1 else f"{label} ({taken[label]})"
+    return Lesion(
+        uid=uid,
+        key=mark.key,
+        label=unique,
+        centerWorld=mark.centerWorld,
+        diameterMm=mark.diameterMm,
+        isEstimated=mark.isEstimated,
+        endsLPS=None if mark.endsWorld is None else node_geometry.flipRASAndLPS(mark.endsWorld),
+    )
+
+
+def planNew(listNode, taken: Sequence[str], parts: Sequence[Tuple[str, str]]) -> List[Lesion]:
+    """Lesions that the baseline does not have, each with the UID that it had before.
+
+    :param taken: labels of the other lesions; :param parts: (key, label) of what is segmented and belongs to none.
+    """
+    known = {lesion.key: lesion.uid for lesion in lesionsIn(listNode)}
+    counts = dict.fromkeys(taken, 1)
+    found = []
+    for key, label in parts:
+        counts[label] = counts.get(label, 0) + 1
+        unique = label if counts[label] == 1 else f"{label} ({counts[label]})"
+        found.append(Lesion(known.get(key) or newTrackingUID(), key, unique, None))
+    return found
+
+
+def write(listNode, planned: Sequence[PlannedLesion], new: Sequence[Lesion], keptUIDs) -> Tuple[str, ...]:
+    """Make the list hold the planned and the new lesions, in order.
+
+    :param keptUIDs: lesions that stay although their mark is gone: the user decided on them.
+    :return: Tracking UIDs of the lesions that were dropped.
+    """
+    wanted = [*(item.lesion for item in planned), *new]
+    present = {lesion.uid for lesion in wanted}
+    orphans = [lesion for lesion in lesionsIn(listNode) if lesion.uid not in present]
+    kept = [lesion for lesion in orphans if lesion.uid in keptUIDs]
+    with slicer.util.NodeModify(listNode):
+        listNode.RemoveAllControlPoints()
+        for lesion in [*wanted, *kept]:
+            center = (0.0, 0.0, 0.0) if lesion.centerWorld is None else lesion.centerWorld
+            index = listNode.AddControlPointWorld([float(x) for x in center], lesion.label)
+            if lesion.centerWorld is None:
+                listNode.UnsetNthControlPointPosition(index)
+            listNode.SetNthControlPointDescription(index, lesion.toDescription())
+    return tuple(lesion.uid for lesion in orphans if lesion not in kept)
+
+
+def findingsOf(listNode) -> List[Any]:
+    """The matched lists of a lesion list: one per follow-up, in scene order."""
+    return match_list.matchLists(listNode) if listNode is not None else []

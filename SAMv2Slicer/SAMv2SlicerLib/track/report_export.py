@@ -1,0 +1,91 @@
+"""DICOM Structured Reports of the findings in the scene: one file per study, see structured_report.py."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+import slicer
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.structured_report import ReportedLesion, Study, writeReport
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.track import diameters, findings, lesion_list
+
+
+def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> List[str]:
+    """Write the report of every study; their paths.
+
+    :raises InputError: a study was not loaded from DICOM, or highdicom is missing; nothing is written then.
+    :raises OutputError: the folder cannot be written.
+    """
+    import SAMv2Core
+
+    volumes = volumesOf(lesionListNode, order)
+    studies = [Study(dicomFiles(volume), texts.roleName(n), n) for n, volume in enumerate(volumes)]
+    rows = findings.findings(lesionListNode, order)
+    model = _modelOf(lesionListNode)
+    paths = []
+    for n, study in enumerate(studies):
+        lesions = [item for item in (_reported(lesionListNode, row[n]) for row in rows) if item is not None]
+        if not lesions:  # nothing of the baseline was found there
+            continue
+        path = os.path.join(folder, texts.reportFileName(n))
+        writeReport(path, study, lesions, model, SAMv2Core.__version__)
+        paths.append(path)
+    return paths
+
+
+def volumesOf(lesionListNode, order: Sequence[Any] = ()) -> List[Any]:
+    """The volumes of the studies that get a report, baseline first."""
+    return findings.studiesOf(lesionListNode, order)
+
+
+def dicomFiles(volumeNode) -> tuple:
+    """The DICOM files that a volume was loaded from.
+
+    :raises InputError: Slicer does not know them (any more).
+    """
+    database = getattr(slicer, "dicomDatabase", None)
+    uids = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
+    files = [database.fileForInstance(uid) for uid in uids] if database is not None else []
+    if not files or not all(files):
+        raise InputError(texts.notFromDICOMCause(volumeNode.GetName()), texts.notFromDICOMRemedy())
+    return tuple(files)
+
+
+def _modelOf(lesionListNode) -> str:
+    for node in lesion_list.findingsOf(lesionListNode):
+        if node.GetAttribute("SAMv2.model"):
+            return node.GetAttribute("SAMv2.model")
+    return "SAMv2"
+
+
+def _reported(lesionListNode, finding: findings.Finding) -> Optional[ReportedLesion]:
+    """What the report says about one finding; None where the lesion has no position, or is not there any more."""
+    isGone = finding.result is not None and finding.result.presence == match_list.VANISHED
+    if finding.world is None or isGone:
+        return None
+    volumeNode = slicer.mrmlScene.GetNodeByID(finding.volumeID)
+    ends = _endsWorld(lesionListNode, finding)
+    return ReportedLesion(
+        label=finding.label,
+        trackingUID=finding.uid,
+        position=tuple(node_geometry.worldToVolumeLPS(volumeNode, finding.world)[0]),
+        status="new" if finding.result is not None and finding.result.presence == match_list.NEW else finding.status,
+        decision=finding.decision,
+        diameterMm=finding.sizeMm if math.isfinite(finding.sizeMm) else None,
+        ends=None if ends is None else tuple(tuple(p) for p in node_geometry.worldToVolumeLPS(volumeNode, ends)),
+    )
+
+
+def _endsWorld(lesionListNode, finding: findings.Finding) -> Optional[np.ndarray]:
+    """(2, 3) world RAS of the measured diameter, None where nobody drew one."""
+    if finding.result is None:
+        lesion = next(item for item in lesion_list.lesionsIn(lesionListNode) if item.uid == finding.uid)
+        return None if lesion.endsLPS is None else node_geometry.flipRASAndLPS(lesion.endsLPS)
+    line = diameters.linesOf(lesionListNode).get((finding.uid, finding.volumeID))
+    return node_geometry.pointsWorld(line, (0, 1)) if finding.isMeasured and line is not None else None

@@ -1,0 +1,100 @@
+"""CT or MR from the values; the tag wins; a CT without rescale is recognized."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.preprocessing import modality as modality_module
+from SAMv2Core.preprocessing.modality import CT_OFFSET, detect_modality, doubt, is_offset_ct
+from Testing.samples.synthetic import make_body_volume
+
+
+def with_array(volume, array):
+    return dataclasses.replace(volume, array=array)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ct_and_mr_are_told_apart(seed):
+    for wanted in ("ct", "mr"):
+        found, reason = detect_modality(make_body_volume(seed=seed, modality=wanted))
+        assert found == wanted
+        assert reason
+
+
+def test_float_ct_with_nan_and_padding():
+    volume = make_body_volume()
+    array = volume.array.astype(np.float32)
+    array[:5] = np.nan
+    array[:, :4] = -3024
+    assert detect_modality(with_array(volume, array))[0] == "ct"
+
+
+def test_a_crop_inside_the_body_is_still_ct():
+    values = np.random.default_rng(0).normal(-100, 15, (20, 20, 20))
+    values[:, 5:] = np.random.default_rng(1).normal(55, 15, (20, 15, 20))
+    assert detect_modality(Volume(np.round(values).astype(np.int16), np.eye(4)))[0] == "ct"
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 20.0])
+def test_mr_of_any_scale(scale):
+    volume = make_body_volume(modality="mr")
+    assert detect_modality(with_array(volume, volume.array * np.float32(scale)))[0] == "mr"
+
+
+def test_normalized_mr_with_negative_values():
+    volume = make_body_volume(modality="mr")
+    array = (volume.array - volume.array.mean()) / volume.array.std()
+    assert detect_modality(with_array(volume, array))[0] == "mr"
+
+
+def test_the_tag_wins():
+    volume = dataclasses.replace(make_body_volume(modality="ct"), modality="mr")
+    found, reason = detect_modality(volume)
+    assert found == "mr"
+    assert "DICOM" in reason
+
+
+def test_doubts_about_a_choice():
+    ct, mr = make_body_volume(modality="ct"), make_body_volume(modality="mr")
+    assert doubt(ct, "ct") is None
+    assert doubt(mr, "mr") is None
+    assert "looks like CT" in doubt(ct, "mr")
+    assert "does not look like HU" in doubt(mr, "ct")
+
+
+def test_ct_without_rescale():
+    volume = make_body_volume()
+    shifted = with_array(volume, np.clip(volume.array + int(CT_OFFSET), 0, None).astype(np.uint16))
+    assert is_offset_ct(shifted)
+    assert not is_offset_ct(volume)
+    assert not is_offset_ct(make_body_volume(modality="mr"))
+    found, reason = detect_modality(shifted)
+    assert found == "ct"
+    assert "without its rescale" in reason
+
+
+def test_the_sample_is_small_and_covers_the_volume():
+    values = modality_module._sample(Volume(np.ones((300, 200, 5), np.int16), np.eye(4)))
+    assert 10_000 < values.size <= 600_000
+
+
+@pytest.mark.slow
+def test_all_real_scans(shared):
+    """Every scan of the project's data, and each CT again without its rescale."""
+    paths = [path for path in sorted((shared / "data").glob("*/*/*.nii.gz")) if "_labels" not in path.name]
+    assert len(paths) > 50
+    wrong = []
+    for path in paths:
+        volume = read_volume(path)
+        wanted = "mr" if path.name.endswith("_mr.nii.gz") else "ct"
+        if detect_modality(volume)[0] != wanted or is_offset_ct(volume):
+            wrong.append(path.name)
+        if wanted == "ct":
+            raw = np.clip(volume.array, -1024, None) + 1024
+            if not is_offset_ct(with_array(volume, raw)):
+                wrong.append(f"{path.name} shifted")
+    assert wrong == []

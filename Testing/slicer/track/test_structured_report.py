@@ -1,0 +1,113 @@
+"""DICOM reports of lesions, read back with pydicom: needs highdicom, no Slicer."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+pytest.importorskip("highdicom", reason="highdicom is not installed")
+
+import highdicom
+import pydicom
+from dicom_series import writeSeries
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io import structured_report
+from SAMv2Core.io.structured_report import ReportedLesion, Study, newTrackingUID, writeReport
+
+LONG_AXIS = highdicom.sr.CodedConcept("103339001", "SCT", "Long axis")
+
+
+@pytest.fixture
+def series(tmp_path):
+    return tuple(writeSeries(tmp_path))
+
+
+def groups(path):
+    """{label: measurement group} of a report, by highdicom's own reader."""
+    report = highdicom.sr.srread(str(path))
+    found = report.content.get_planar_roi_measurement_groups()
+    return report, {group.tracking_identifier: group for group in found}
+
+
+def test_a_report_holds_places_sizes_and_decisions(series, tmp_path):
+    uid = newTrackingUID()
+    ends = ((-10.0, 0.0, 104.0), (-10.0, 12.0, 104.0))
+    lesions = [
+        ReportedLesion("L1", uid, (-10.0, 6.0, 104.0), "matched", "moved", 12.0, ends),
+        ReportedLesion("L2", newTrackingUID(), (4.0, 5.0, 106.0), "uncertain"),
+    ]
+    path = tmp_path / "report.dcm"
+    writeReport(str(path), Study(series, "Follow-up 1", 1), lesions, "lite-ct", "0.1.0")
+    report, found = groups(path)
+    source = pydicom.dcmread(series[0])
+    assert report.PatientID == "P1" and report.StudyInstanceUID == source.StudyInstanceUID
+    assert report.CompletionFlag == "COMPLETE" and report.VerificationFlag == "UNVERIFIED"
+    referenced = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert len(referenced.ReferencedSOPSequence) == len(series)
+    one, two = found["L1"], found["L2"]
+    assert one.tracking_uid == uid and two.tracking_uid != uid
+    (length,) = one.get_measurements(name=LONG_AXIS)
+    assert length.value == pytest.approx(12.0) and length.unit.value == "mm"
+    assert np.allclose(one.roi.value, ends) and one.roi.frame_of_reference_uid == source.FrameOfReferenceUID
+    assert np.allclose(two.roi.value, [(4.0, 5.0, 106.0)]) and not two.get_measurements(name=LONG_AXIS)
+    meanings = {e.name.meaning: e.value.meaning for e in one.get_qualitative_evaluations()}
+    assert meanings == {"Proposal by matching": "Matched", "Decision of the reader": "Corrected by hand"}
+
+
+def test_one_tracking_uid_over_all_studies(tmp_path):
+    uid, uids = newTrackingUID(), set()
+    for order, date in enumerate(("20240301", "20240901")):
+        folder = tmp_path / date
+        folder.mkdir()
+        study = Study(tuple(writeSeries(folder, date=date)), f"Time {order}", order)
+        writeReport(str(folder / "r.dcm"), study, [ReportedLesion("L1", uid, (0.0, 0.0, 104.0), "matched")], "m", "1")
+        uids.add(groups(folder / "r.dcm")[1]["L1"].tracking_uid)
+    assert uids == {uid} and pydicom.uid.UID(uid).is_valid
+
+
+def test_slicers_own_importer_finds_what_it_reads(series, tmp_path):
+    """The calls of Slicer 5.12's DICOMTID1500Plugin; it takes the first finding site of every group."""
+    uid, path = newTrackingUID(), tmp_path / "report.dcm"
+    lesion = ReportedLesion("L1", uid, (4.0, 5.0, 106.0), "matched", diameterMm=9.0)
+    writeReport(str(path), Study(series, "Baseline", 0), [lesion], "lite-ct", "0.1.0")
+    dataset = pydicom.dcmread(path)
+    assert dataset.Modality == "SR" and dataset.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert dataset.SOPClassUID == pydicom.uid.Comprehensive3DSRStorage
+    report = highdicom.sr.Comprehensive3DSR.from_dataset(dataset, copy=True)
+    (group,) = report.content.get_planar_roi_measurement_groups(
+        graphic_type=highdicom.sr.GraphicTypeValues3D.POINT, reference_type=pydicom.sr.codedict.codes.DCM.ImageRegion
+    )
+    assert (group.tracking_identifier, group.tracking_uid) == ("L1", uid)
+    assert group.finding_sites[0].value.CodeMeaning.startswith("Body structure")
+    assert group.roi.ReferencedFrameOfReferenceUID == pydicom.dcmread(series[0]).FrameOfReferenceUID
+    assert np.allclose(group.roi.value[0], (4.0, 5.0, 106.0))
+
+
+def test_what_cannot_be_reported_is_an_error_and_leaves_no_file(series, tmp_path, monkeypatch):
+    path, lesion = tmp_path / "report.dcm", ReportedLesion("L1", newTrackingUID(), (0.0, 0.0, 104.0), "matched")
+    other = tmp_path / "other"
+    other.mkdir()
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(b"no DICOM")
+    for study, lesions, message in (
+        (Study(series, "A", 0), [], "no lesion"),
+        (Study((), "A", 0), [lesion], "not loaded from DICOM"),
+        (Study((series[0], writeSeries(other)[0]), "A", 0), [lesion], "SeriesInstanceUID"),
+        (Study((str(broken),), "A", 0), [lesion], "broken.dcm"),
+    ):
+        with pytest.raises(InputError, match=message):
+            writeReport(str(path), study, lesions, "m", "1")
+    monkeypatch.setattr(structured_report, "isAvailable", lambda: False)
+    with pytest.raises(InputError, match="highdicom"):
+        writeReport(str(path), Study(series, "A", 0), [lesion], "m", "1")
+    assert not path.exists()
+
+
+def test_the_module_needs_nothing_of_slicer():
+    text = Path(structured_report.__file__).read_text(encoding="utf-8")
+    assert "slicer" not in {line.split()[1].split(".")[0] for line in text.splitlines() if line.startswith("import ")}
+    assert "from SAMv2SlicerLib" not in text and "highdicom" in sys.modules

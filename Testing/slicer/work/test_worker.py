@@ -1,0 +1,165 @@
+"""The worker thread and the undo stack: no Slicer needed by either, but they are the module's."""
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+
+from SAMv2Core.errors import Cancelled
+from SAMv2SlicerLib.scene.undo import MAXIMUM_ACTIONS, Action, UndoStack
+from SAMv2SlicerLib.work.worker import Worker
+
+
+@pytest.fixture
+def worker():
+    worker = Worker()
+    yield worker
+    worker.shutdown()
+
+
+def finish(worker):
+    while worker.isBusy():
+        worker.dispatch(0.05)
+
+
+def test_work_runs_elsewhere_and_handlers_run_here(worker):
+    threads = {}
+
+    def work(progress):
+        threads["work"] = threading.current_thread()
+        progress(0.5, "half")
+        return 21
+
+    def commit(result):
+        threads["commit"] = threading.current_thread()
+        return 2 * result
+
+    ended = []
+    job = worker.submit("job", work, commit, ended.append)
+    finish(worker)
+    assert job.value == 42 and job.error is None and ended == [job]
+    assert threads["commit"] is threading.current_thread() is not threads["work"]
+    assert (job.fraction, job.text) == (1.0, "half")
+
+
+def test_handlers_wait_for_dispatch(worker):
+    committed = []
+    job = worker.submit("job", lambda progress: 1, committed.append)
+    assert job.wait(5)
+    assert not committed and worker.isBusy()
+    worker.dispatch()
+    assert committed == [1] and not worker.isBusy()
+
+
+def test_errors_arrive_and_nothing_is_committed(worker):
+    def work(progress):
+        raise ValueError("broken")
+
+    committed, ended = [], []
+    job = worker.submit("job", work, committed.append, ended.append)
+    finish(worker)
+    assert isinstance(job.error, ValueError) and not committed and ended == [job]
+
+
+def test_an_error_of_commit_is_the_jobs_error(worker):
+    def commit(result):
+        raise RuntimeError("node is gone")
+
+    job = worker.submit("job", lambda progress: 1, commit)
+    finish(worker)
+    assert isinstance(job.error, RuntimeError)
+    assert worker.submit("next", lambda progress: 2) and finish(worker) is None  # the worker lives on
+
+
+def test_cancel_stops_at_the_next_report(worker):
+    started = threading.Event()
+
+    def work(progress):
+        started.set()
+        for n in range(10000):
+            progress(n / 10000, "")
+            time.sleep(0.001)
+        return "done"
+
+    committed = []
+    job = worker.submit("job", work, committed.append)
+    waiting = worker.submit("waiting", lambda progress: "ran", committed.append)
+    assert started.wait(5)
+    worker.cancelAll()
+    assert job.isCancelling()
+    finish(worker)
+    assert job.isCancelled() and waiting.isCancelled() and not committed
+    assert isinstance(job.error, Cancelled)
+
+
+def test_abandoned_jobs_never_call_back(worker):
+    release = threading.Event()
+    committed, ended = [], []
+    job = worker.submit("job", lambda progress: release.wait(5), committed.append, ended.append)
+    worker.abandonAll()
+    assert job.isHandled and not worker.isBusy()
+    release.set()
+    job.wait(5)
+    worker.dispatch()
+    assert not committed and not ended
+
+
+def test_shutdown_ends_the_thread(worker):
+    job = worker.submit("job", lambda progress: threading.current_thread())
+    finish(worker)
+    worker.shutdown()
+    job.value.join(5)
+    assert not job.value.is_alive()
+
+
+def test_undo_and_redo():
+    values, changes = [], []
+    stack = UndoStack(lambda: changes.append(1))
+
+    def do(value):
+        values.append(value)
+        stack.push(Action(f"add {value}", values.pop, lambda: values.append(value)))
+
+    do(1)
+    do(2)
+    assert stack.undo() == "add 2" and values == [1] and stack.nextRedo() == "add 2"
+    assert stack.redo() == "add 2" and values == [1, 2]
+    stack.undo()
+    do(3)
+    assert stack.nextRedo() is None and values == [1, 3]
+    assert stack.undo() == "add 3" and stack.undo() == "add 1" and stack.undo() is None
+    assert values == [] and changes
+
+
+def test_a_drag_is_one_action():
+    state = {"x": 0}
+    stack = UndoStack()
+
+    def move(to, key):
+        before = state["x"]
+        state["x"] = to
+        stack.push(Action("move", lambda: state.update(x=before), lambda: state.update(x=to), key))
+
+    for x in (1, 2, 3):
+        move(x, "drag")
+    stack.closeKey()
+    move(9, "drag")
+    stack.undo()
+    assert state["x"] == 3
+    stack.undo()
+    assert state["x"] == 0
+    stack.redo()
+    assert state["x"] == 3
+
+
+def test_the_stack_is_bounded():
+    stack = UndoStack()
+    for n in range(MAXIMUM_ACTIONS + 20):
+        stack.push(Action(str(n), lambda: None, lambda: None))
+    count = 0
+    while stack.undo():
+        count += 1
+    assert count == MAXIMUM_ACTIONS
