@@ -37,7 +37,8 @@ _HOME = {
     "preprocessing.preprocess": ("preprocess",),
     "network.build": ("build_network",),
     "embedding.embedding": ("Embedding", "FeatureMap"),
-    "models.library": ("ModelInfo", "load_model"),
+    "embedding.load": ("load_model",),
+    "models.library": ("ModelInfo",),
     "embedding.model": ("Model",),
     "matching.match": ("Match", "locate", "match"),
     "registration.register": ("Registration", "register"),
@@ -51,6 +52,7 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604
 if TYPE_CHECKING:
     from SAMv2Core.embedding.embedding import Embedding as Embedding
     from SAMv2Core.embedding.embedding import FeatureMap as FeatureMap
+    from SAMv2Core.embedding.load import load_model as load_model
     from SAMv2Core.embedding.model import Model as Model
     from SAMv2Core.errors import Cancelled as Cancelled
     from SAMv2Core.errors import InputError as InputError
@@ -70,7 +72,6 @@ if TYPE_CHECKING:
     from SAMv2Core.matching.match import locate as locate
     from SAMv2Core.matching.match import match as match
     from SAMv2Core.models.library import ModelInfo as ModelInfo
-    from SAMv2Core.models.library import load_model as load_model
     from SAMv2Core.network.build import build_network as build_network
     from SAMv2Core.preprocessing.preprocess import preprocess as preprocess
     from SAMv2Core.registration.register import Registration as Registration

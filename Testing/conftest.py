@@ -25,6 +25,22 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def aligned(tmp_path_factory):
+    """An index of two aligned synthetic CT-MR pairs."""
+    from Testing.samples.training_pairs import aligned_pairs
+
+    return aligned_pairs(tmp_path_factory.mktemp("aligned"))
+
+
+@pytest.fixture(scope="session")
+def displaced(aligned, tmp_path_factory):
+    """The same with the second scans displaced."""
+    from Training.crosssam.displaced import displace
+
+    return displace(aligned, tmp_path_factory.mktemp("displaced"), seed=3)
+
+
 def pytest_collection_modifyitems(items):
     """Mark what needs the shared material, so that ``-m "not shared"`` leaves it out."""
     for item in items:

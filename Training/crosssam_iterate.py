@@ -29,9 +29,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.io.files import output_error, write_json, write_text
-from SAMv2Core.models.library import load_model
 from Training.crosssam.adareg import AdaRegOptions, PairResult, apply_results, register_pair
 from Training.crosssam.deformable import METHODS, check_method
 from Training.crosssam.displaced import TRUTH, displace, read_truth

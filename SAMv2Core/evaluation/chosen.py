@@ -41,7 +41,8 @@ def make_extractor(choice: Mapping[str, Any], modalities: Sequence[str] = ("ct",
 
         return extractor_of(choice["path"])
     from SAMv2Core.embedding.cache import Cache
-    from SAMv2Core.models.library import default_model, load_model
+    from SAMv2Core.embedding.load import load_model
+    from SAMv2Core.models.library import default_model
 
     if choice["threads"]:
         import torch

@@ -15,7 +15,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Optional
 
 from SAMv2Core.errors import ModelError, OutputError, SAMv2Error
 from SAMv2Core.io.files import PathLike, atomic_path, output_error
@@ -45,7 +45,7 @@ from SAMv2Core.models.records import (
 )
 
 if TYPE_CHECKING:
-    from SAMv2Core.embedding.model import Model
+    pass
 
 __all__ = [
     "ModelInfo",
@@ -55,7 +55,6 @@ __all__ = [
     "find_model",
     "import_file",
     "list_models",
-    "load_model",
     "model_info",
     "models_folder",
     "verify",
@@ -207,37 +206,3 @@ def import_file(path: PathLike, name: Optional[str] = None) -> ModelInfo:
     write_record(target, found, f"imported from {path.name}", checkpoint.architecture)
     info = verify(target)
     return replace(info, warnings=(*checkpoint.warnings, *info.warnings))
-
-
-def load_model(name_or_file: PathLike, device: str = "auto") -> Model:
-    """A model, ready to embed volumes.
-
-    :param name_or_file: a name of :func:`list_models`, or a weights file (``.safetensors``, ``.pth``).
-    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-    :raises ModelError: not here, damaged, of another architecture, not trustworthy.
-    :raises UsageError: no such device.
-    """
-    from SAMv2Core.embedding.model import Model
-    from SAMv2Core.models.checkpoints import load_network  # these load torch
-    from SAMv2Core.network.device import resolve_device
-    from SAMv2Core.network.fuse import fuse_for_inference
-
-    place = resolve_device(device)
-    info = verify(name_or_file)
-    assert info.path is not None
-    net, checkpoint = load_network(info.path, info.architecture or None)
-    info = replace(
-        info,
-        architecture=checkpoint.architecture,
-        head_weights=_head_weights(tuple(net.heads), info.head_weights),  # type: ignore[arg-type]
-        warnings=(*checkpoint.warnings, *info.warnings),
-    )
-    return Model(fuse_for_inference(net), info, place)
-
-
-def _head_weights(heads: Tuple[str, ...], told: Mapping[str, float]) -> Dict[str, float]:
-    """Weights of a network's heads that sum to 1: as told where that is complete and makes sense, else equal."""
-    weights = {head: told.get(head, -1.0) for head in heads}
-    if min(weights.values()) < 0 or not 0 < sum(weights.values()) < float("inf"):
-        weights = dict.fromkeys(heads, 1.0)
-    return {head: weight / sum(weights.values()) for head, weight in weights.items()}

@@ -23,8 +23,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
-from SAMv2Core.models.library import load_model
 from Testing.benchmarks.common import find_data
 from Training.crosssam.adareg import AdaRegOptions, PairResult, embed_pair, register_pair
 from Training.crosssam.deformable import METHODS, check_method

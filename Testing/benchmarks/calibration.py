@@ -32,13 +32,13 @@ from scipy.optimize import minimize
 
 from SAMv2Core.embedding.cache import Cache
 from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.methods import POINT_METHODS
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.volume import read_volume
 from SAMv2Core.matching.confidence import Coefficients, Evidence, UncertaintyModel
 from SAMv2Core.matching.match import match
-from SAMv2Core.models.library import load_model
 from SAMv2Core.models.records import write_calibration
 from SAMv2Core.tracking import confidence as track_confidence
 from SAMv2Core.tracking.confidence import BEYOND, TrackEvidence, TrackUncertainty

@@ -37,6 +37,7 @@ from scipy.spatial.transform import Rotation
 
 import SAMv2Core
 from SAMv2Core.embedding.cache import Cache
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.evaluation.baselines import BASELINES, directed, prepare
@@ -44,7 +45,6 @@ from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.search import release_index
-from SAMv2Core.models.library import load_model
 from SAMv2Core.preprocessing.preprocess import preprocess_report
 from SAMv2Core.registration.least_squares import residuals_mm
 from SAMv2Core.registration.register import register

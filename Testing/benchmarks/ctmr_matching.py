@@ -26,6 +26,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.resample import resample_to
@@ -33,7 +34,6 @@ from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.confidence import UncertaintyModel
 from SAMv2Core.matching.match import match
 from SAMv2Core.matching.search import release_index
-from SAMv2Core.models.library import load_model
 from SAMv2Core.models.records import write_calibration
 from SAMv2Core.preprocessing.preprocess import preprocess_report
 from Testing.benchmarks import calibration

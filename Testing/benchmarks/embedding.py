@@ -60,7 +60,7 @@ def build_model(name: str) -> Any:
 
     architecture = name[7:] if name.startswith("random-") else None
     if architecture is None:
-        from SAMv2Core.models.library import load_model
+        from SAMv2Core.embedding.load import load_model
 
         return load_model(name, device="cpu")
     from SAMv2Core.network.fuse import fuse_for_inference

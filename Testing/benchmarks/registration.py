@@ -25,12 +25,12 @@ from typing import Dict, List, NamedTuple, Optional
 import numpy as np
 
 from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.sampling import body_points, spread_points
 from SAMv2Core.matching.search import release_index
-from SAMv2Core.models.library import load_model
 from SAMv2Core.registration.least_squares import fit, residuals_mm
 from SAMv2Core.registration.register import register
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, simulate_follow_up

@@ -15,9 +15,9 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 import numpy as np
 
 from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.search import search_index
-from SAMv2Core.models.library import load_model
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulationOptions, simulate_follow_up
 from Testing.benchmarks.accuracy import (
     METHODS,

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.geometry.grid import Grid, transform_points
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import read_volume
-from SAMv2Core.models.library import load_model
 from SAMv2Core.registration.deformable import Deformation
 from SAMv2Core.registration.tissue import tissue_image
 from Testing.benchmarks import ctmr, ctmr_deformable, ctmr_matching

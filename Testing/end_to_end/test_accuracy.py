@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.io.volume import read_volume
 from SAMv2Core.matching.match import match
-from SAMv2Core.models.library import load_model
 from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up
 
 pytestmark = pytest.mark.slow

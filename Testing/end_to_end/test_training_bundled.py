@@ -7,8 +7,8 @@ import csv
 import numpy as np
 import pytest
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.io.volume import Volume, write_volume
-from SAMv2Core.models.library import load_model
 from Testing.samples.synthetic import make_body_volume
 from Testing.samples.training_samples import SHAPE, SPACING, PlaceNetwork, phantom_labels
 from Training import bundled

@@ -168,7 +168,8 @@ def test_model_file_removed(monkeypatch, tmp_path):
 
 def test_a_chosen_model_that_is_gone_is_told(widget, scene, monkeypatch):
     from phantoms import addPoints
-    from test_panel import PLACES_RAS
+
+    from Testing.slicer.panel.test_panel import PLACES_RAS
 
     def gone(name, device):
         raise ModelError("There is no model named 'mine'.", "Choose another.")

@@ -314,7 +314,7 @@ class Engine:
 
     def loadedModel(self, name: str, device: str) -> Any:
         """A model ready for use, loaded once per (name, device)."""
-        from SAMv2Core.models.library import load_model
+        from SAMv2Core.embedding.load import load_model
 
         with self._lock:
             if (name, device) not in self._models:

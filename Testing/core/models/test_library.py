@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.errors import ModelError
 from SAMv2Core.models import catalogue, library
 from SAMv2Core.models.records import read_record, write_calibration, write_record
@@ -85,7 +86,7 @@ def test_addresses_of_the_released_models():
 
 def test_listing_needs_no_torch_and_no_file():
     code = (
-        "import sys; from SAMv2Core import models; print(*[m.name for m in models.list_models()]);"
+        "import sys; from SAMv2Core.models import library; print(*[m.name for m in library.list_models()]);"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(
@@ -259,7 +260,7 @@ def test_nothing_is_imported_that_cannot_be_loaded(folders, tmp_path):
 
 def test_a_loaded_model_knows_its_file(folders, lite_file):
     bundle(lite_file, folders[1])
-    model = library.load_model("lite-ct", "cpu")
+    model = load_model("lite-ct", "cpu")
     assert model.info.name == "lite-ct" and model.info.trusted
     assert model.info.sha256 == hashlib.sha256(lite_file.read_bytes()).hexdigest()
     assert model.info.head_weights == {"fine": 0.5, "coarse": 0.25, "semantic": 0.25}
@@ -271,7 +272,7 @@ def test_coefficients_fitted_later_come_from_the_record_and_belong_to_one_file(f
     path = bundle(lite_file, folders[1])
     write_calibration(path, {"matched_above": 0.75, "track": {"matched_above": 0.9}})
     assert library.model_info("lite-ct").calibration["matched_above"] == 0.75
-    loaded = library.load_model("lite-ct", "cpu")  # the record still vouches for the file
+    loaded = load_model("lite-ct", "cpu")  # the record still vouches for the file
     assert loaded.info.trusted and loaded.info.calibration["track"] == {"matched_above": 0.9}
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ModelError, match="not the file of its record"):
@@ -285,11 +286,11 @@ def test_head_weights_are_equal_unless_told(tmp_path, lite_file):
 
     path = tmp_path / "plain.safetensors"
     save_network(load_network(lite_file)[0], path)
-    found = library.load_model(path, "cpu").info.head_weights
+    found = load_model(path, "cpu").info.head_weights
     assert found == dict.fromkeys(("fine", "coarse", "semantic"), 1 / 3)
 
 
 def test_a_bundled_model_that_was_exchanged_is_not_loaded(folders, lite_file):
     bundle(lite_file, folders[1], recorded="0" * 64)
     with pytest.raises(ModelError):
-        library.load_model("lite-ct", "cpu")
+        load_model("lite-ct", "cpu")

@@ -259,8 +259,8 @@ import sys
 sys.path[:0] = [{str(MODULE)!r}, {str(MODULE.parent / "Testing" / "slicer")!r}, {str(MODULE.parent)!r}]
 from standins.install import install
 install()
-from SAMv2SlicerLib import models_list
-print(models_list.installedModels())
+from SAMv2SlicerLib.setup import models
+print(models.installedModels())
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

@@ -12,10 +12,10 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from SAMv2Core.embedding.load import load_model
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.geometry.grid import Grid, transform_points
 from SAMv2Core.io.volume import write_volume
-from SAMv2Core.models.library import load_model
 from Testing.samples.synthetic import make_body_volume
 from Testing.samples.training_pairs import SHAPE, SPACING, known, truths
 from Training.crosssam import deformable
