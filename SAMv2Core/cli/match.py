@@ -166,6 +166,12 @@ def write_similarity_maps(session: Session, points: PointList, embeddings: Embed
         s.write_volume(s.Volume(array, grid.ijk_to_lps, f"similarity to {point.label}"), path, session.inputs)
 
 
+def gist_of(reason: str) -> str:
+    """What a table has room for: of "Needs a look: a; b." the "a". The report has all of it."""
+    lead, _, doubts = reason.rstrip(".").partition(": ")
+    return (doubts or lead).partition("; ")[0]
+
+
 def show_table(session: Session, points: PointList, results: Sequence[Optional[s.Match]]) -> None:
     """The result for people, on stdout."""
     width = max(5, *(len(label) for label in points.labels))
@@ -177,8 +183,7 @@ def show_table(session: Session, points: PointList, results: Sequence[Optional[s
         query = "-" if match.query_lps is None else " ".join(f"{value:8.1f}" for value in match.query_lps)
         similarity = f"{match.similarity:.3f}" if math.isfinite(match.similarity) else "-"
         cycle = f"{match.cycle_error_mm:.1f}" if math.isfinite(match.cycle_error_mm) else "-"
-        # The gist; the whole reason, with its figures, stands in the report.
-        gist = re.split(r"[:.](?: |$)", match.reason)[0]
+        gist = gist_of(match.reason)
         verdict = f"{match.status} ({gist})" if gist else match.status
         figures = f"{similarity:>10}  {cycle:>8}  {match.confidence:10.2f}"
         session.say(f"{point.label:{width}}  {query:>26}  {figures}  {verdict}")

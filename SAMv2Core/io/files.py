@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Union
 
@@ -60,9 +61,10 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
             raise OutputError(f"The output {path} is also an input.", "Choose another name for the output.")
         if _is_inside(path, source):
             raise OutputError(f"The output {path} lies in the input folder {source}.", "Choose another folder.")
-    if path.is_dir():
+    kind = _kind_of(path)
+    if kind == stat.S_IFDIR:
         raise OutputError(f"The output {path} is a folder.", "Give the name of a file.")
-    if path.exists() and not path.is_file():
+    if kind not in (0, stat.S_IFREG):
         # Renaming onto a device (/dev/null, /dev/stdout) would replace the device by a file.
         raise OutputError(f"The output {path} is a device, not a file.", "Give the name of a file.")
     folder = path.parent
@@ -70,9 +72,28 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
         raise OutputError(f"The folder {folder} does not exist.", "Create it, or choose another place.")
     if not folder.is_dir():
         raise OutputError(f"{folder} is not a folder.", "Choose another place for the output.")
-    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+    if not os.access(folder, os.W_OK | os.X_OK) or (kind and _refuses_writers(path)):
         raise OutputError(f"{path} cannot be written: permission denied.", "Choose a place that you may write to.")
     return path
+
+
+def _kind_of(path: Path) -> int:
+    """What lies at a path, as ``stat.S_IFMT`` names it; 0: nothing. One question: another process may take it away."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except OSError:
+        return 0
+
+
+def _refuses_writers(path: Path) -> bool:
+    """Whether a file is there and may not be written. Asked by opening it, which tells the two apart at once."""
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # gone by now, or a failure that writing itself will name
+    return False
 
 
 def output_error(path: PathLike, error: OSError) -> OutputError:

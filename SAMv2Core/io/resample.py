@@ -6,12 +6,13 @@ Conventions: LPS mm; a transform maps points of the fixed to the moving image (I
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
-from scipy import ndimage
+import SimpleITK as sitk
 
 from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io.transforms import to_itk_transform
 from SAMv2Core.io.volume import Volume
 
 
@@ -22,19 +23,32 @@ def resample_to(grid: Grid, moving: Volume, fixed_to_moving: np.ndarray) -> Volu
     :param fixed_to_moving: (4, 4) LPS mm.
     :returns: outside of the moving volume its smallest finite value (air).
     """
-    ijk_to_ijk = moving.grid.lps_to_ijk @ fixed_to_moving @ grid.ijk_to_lps
-    zyx_to_zyx = ijk_to_ijk[:3, :3][::-1, ::-1]
-    offset_zyx = ijk_to_ijk[:3, 3][::-1]
     values = moving.array.astype(np.float32)
     finite = values[np.isfinite(values)]
     outside = float(finite.min()) if finite.size else 0.0
     values = np.where(np.isfinite(values), values, outside)
-    array = ndimage.affine_transform(
-        values, zyx_to_zyx, offset_zyx, output_shape=grid.shape_zyx, order=1, mode="constant", cval=outside
-    )
+    ijk_to_ijk = moving.grid.lps_to_ijk @ fixed_to_moving @ grid.ijk_to_lps
+    array = sampled(values, ijk_to_ijk, grid.shape_zyx, outside)
     if moving.array.dtype.kind in "iu":
         array = np.rint(array)
     return Volume(array.astype(moving.array.dtype), grid.ijk_to_lps, f"{moving.source} resampled", moving.modality)
+
+
+def sampled(values: np.ndarray, ijk_to_ijk: np.ndarray, shape_zyx: Tuple[int, int, int], outside: float) -> np.ndarray:
+    """An array seen through an affine map of indices, linearly interpolated.
+
+    By ITK in index space, which knows no shear and ends at the voxels' outer faces: scipy ends at their centers, where
+    a rounding error of 1e-13 decides between the scan and the outside.
+
+    :param values: (z, y, x).
+    :param ijk_to_ijk: (4, 4), index (x, y, z) of the result to index of ``values``.
+    :returns: ``shape_zyx``; ``outside`` beyond the outer faces of ``values``.
+    """
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in shape_zyx[::-1]])
+    resampler.SetTransform(to_itk_transform(ijk_to_ijk))
+    resampler.SetDefaultPixelValue(outside)
+    return sitk.GetArrayFromImage(resampler.Execute(sitk.GetImageFromArray(values)))
 
 
 def crop_to(volume: Volume, box: Optional[Dict[str, List[int]]]) -> Volume:

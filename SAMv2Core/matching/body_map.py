@@ -157,7 +157,7 @@ def kernel_regression(
     return (used[..., None] * values[index]).sum(axis=1) / used.sum(axis=1)[:, None], support
 
 
-_MAPS: Dict[Tuple[int, int], Tuple[Optional[BodyMap], Optional[BodyMap]]] = {}
+_MAPS: Dict[Tuple[int, int, int], Tuple[Optional[BodyMap], Optional[BodyMap]]] = {}
 _LOCK = threading.Lock()
 
 
@@ -165,7 +165,7 @@ def body_maps(
     emb_template: Embedding, emb_query: Embedding, seed: int = 0
 ) -> Tuple[Optional[BodyMap], Optional[BodyMap]]:
     """The maps from template to query and back; each None when too few matches agree. Kept as long as both live."""
-    key = (id(emb_template), id(emb_query))
+    key = (id(emb_template), id(emb_query), seed)
     with _LOCK:
         if key not in _MAPS:
             _MAPS[key] = _make_maps(search_index(emb_template), search_index(emb_query), seed)

@@ -24,6 +24,7 @@ from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, write_bytes
 from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.resample import sampled
 from SAMv2Core.io.transforms import to_itk_transform
 from SAMv2Core.io.volume import Volume, to_itk
 from SAMv2Core.preprocessing.body import body_mask
@@ -177,10 +178,7 @@ def _prepared(volume: Volume) -> _Prepared:
 
 def _shown(values: np.ndarray, source: Grid, target: Grid, matrix: np.ndarray) -> np.ndarray:
     """Values of the moving lattice on a lattice of the fixed image."""
-    to_source = (source.lps_to_ijk @ matrix @ target.ijk_to_lps)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
-    return ndimage.affine_transform(
-        values, to_source[:3, :3], to_source[:3, 3], output_shape=target.shape_zyx, order=1, cval=0.0
-    )
+    return sampled(values, source.lps_to_ijk @ matrix @ target.ijk_to_lps, target.shape_zyx, 0.0)
 
 
 def _box(body: np.ndarray, grid: Grid) -> Tuple[Tuple[slice, ...], Grid]:

@@ -51,10 +51,10 @@ def search(
     progress: Optional[Callable[[float], None]] = None,
 ) -> List[Pose]:
     """The best poses over all rotations, best first; ``count`` of each rotation, ``apart_mm`` from one another."""
-    large, small = large.at_spacing(SPACING_MM), small.at_spacing(SPACING_MM)
+    large, small = large.at_spacing(SPACING_MM), _with_body(small, SPACING_MM)
     searcher = _Searcher(large, small)
     while searcher.n_voxels > MAX_FFT_VOXELS:
-        large, small = large.halved, small.halved
+        large, small = large.halved, _with_body(small, 2 * small.spacing_mm)
         searcher = _Searcher(large, small)
     found: List[Pose] = []
     for n, rotation in enumerate(rotations):
@@ -62,6 +62,13 @@ def search(
             progress(n / len(rotations))
         found += searcher.best(rotation, count, apart_mm)
     return sorted(found, key=lambda pose: -pose.score)
+
+
+def _with_body(image: TissueImage, spacing_mm: float) -> TissueImage:
+    """The level of the pyramid at about this spacing, or the coarsest that still shows a body."""
+    while image.spacing_mm * 1.5 <= spacing_mm and image.halved.body.any():
+        image = image.halved
+    return image
 
 
 def _merged(shares: torch.Tensor) -> torch.Tensor:

@@ -158,4 +158,5 @@ def _doubts(evidence: TrackEvidence) -> List[str]:
         (1.5 if e.fixed_points == 0 else 0.0, "the surrounding places do not agree"),
         (1.2 if e.depth_mm < EDGE_MM else 0.0, "it lies at the end of the scan"),
     ]
-    return [text for weight, text in sorted(found, reverse=True) if weight > 1]  # NaN is never > 1
+    # Weighed before they are sorted: a NaN is never > 1, and among others it would leave any order.
+    return [text for _, text in sorted((doubt for doubt in found if doubt[0] > 1), reverse=True)]

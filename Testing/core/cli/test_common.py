@@ -17,7 +17,7 @@ import pytest
 from SAMv2Core.cli import common
 from SAMv2Core.cli import main as cli_main
 from SAMv2Core.cli.main import build_parser, main
-from SAMv2Core.cli.match import describe, map_path
+from SAMv2Core.cli.match import describe, gist_of, map_path
 from SAMv2Core.cli.progress import ProgressBar
 from SAMv2Core.cli.session import Session, as_samv2_error
 from SAMv2Core.errors import (
@@ -349,3 +349,14 @@ def test_public_names_exist_and_are_listed():
         assert getattr(s, name) is not None
     with pytest.raises(AttributeError):
         s.no_such_name  # noqa: B018
+
+
+def test_a_table_says_what_speaks_against_a_match():
+    assert (
+        gist_of("Needs a look: similarity is only 0.42; another place looks as similar.") == "similarity is only 0.42"
+    )
+    assert (
+        gist_of("The point lies 12 mm outside the template scan.") == "The point lies 12 mm outside the template scan"
+    )
+    assert gist_of("Needs a look.") == "Needs a look"
+    assert gist_of("") == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +144,19 @@ def test_json_is_strict(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "b.json", {"x": float("nan")})
     assert not (tmp_path / "b.json").exists()
+
+
+def test_an_output_that_another_process_takes_away_is_not_forbidden(tmp_path, monkeypatch):
+    """The cache's entries are evicted by others at any time: between two questions about a file it may be gone."""
+    path = tmp_path / "entry"
+    asked = Path.exists
+
+    def taken_away(self, **more):
+        was_there = asked(self, **more)
+        if self == path:
+            path.unlink(missing_ok=True)
+        return was_there
+
+    path.touch()
+    monkeypatch.setattr(Path, "exists", taken_away)
+    assert files.check_output(path) == path

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.resample import crop_to, resample_to
+from SAMv2Core.io.resample import crop_to, resample_to, sampled
 from SAMv2Core.io.volume import Volume
 
 
@@ -64,3 +65,22 @@ def test_a_crop_stays_in_its_place():
     assert cropped.array.shape == (5, 4, 4)
     np.testing.assert_allclose(cropped.array, linear_volume(cropped.grid).array, atol=1e-3)
     assert crop_to(volume, None) is volume
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_oblique_volume_on_its_own_grid_is_itself(seed):
+    """Rounding puts border voxels some 1e-13 beyond the outermost centers: they are no outside."""
+    turn = Rotation.random(random_state=seed).as_matrix() * [0.7, 0.8, 2.3]
+    matrix = np.block([[turn, np.array([[-211.3], [87.9], [1043.7]])], [np.zeros((1, 3)), np.ones((1, 1))]])
+    array = np.random.default_rng(seed).normal(500, 100, (20, 24, 28)).astype(np.float32)
+    array[0, 0, 0] = -1000.0
+    resampled = resample_to(Grid(array.shape, matrix), Volume(array, matrix), np.eye(4))
+    np.testing.assert_allclose(resampled.array, array, atol=1e-2)  # float32 interpolation at 1e-10 voxels
+
+
+def test_what_is_seen_ends_at_the_outer_faces_of_the_voxels():
+    line = np.array([[[3.0, 7.0]]], np.float32)
+    to_ijk = np.diag([0.25, 1.0, 1.0, 1.0])
+    to_ijk[0, 3] = -0.7
+    found = sampled(line, to_ijk, (1, 1, 12), -1.0)[0, 0]
+    np.testing.assert_allclose(found, [-1, 3, 3, 3.2, 4.2, 5.2, 6.2, 7, 7, -1, -1, -1], atol=1e-5)

@@ -100,10 +100,12 @@ def test_maps_of_two_embeddings_lead_there_and_back_and_die_with_them():
     assert body_map(template, query) is there
     again = body_map_module._make_maps(build_index(template), build_index(query), seed=0)[0]
     np.testing.assert_array_equal(again.source_lps, there.source_lps)
+    other = body_map(template, query, seed=1)
+    assert other is not there, "another seed is another map"
     kept = len(body_map_module._MAPS)
     del template
     gc.collect()
-    assert len(body_map_module._MAPS) == kept - 1
+    assert len(body_map_module._MAPS) == kept - 2
 
 
 def test_an_expected_search_equals_a_full_comparison():
