@@ -14,9 +14,9 @@ import slicer
 import slicer.util
 from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addLine, addSegment, addStudies
 from panel_tools import settle
+from scene_tools import sceneState
 
 from SAMv2SlicerLib.scene import node_geometry, segments
-from Testing.slicer.register.test_register_job import sceneState
 
 TABS = ("matchButton", "trackButton", "registerButton")
 

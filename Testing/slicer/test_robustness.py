@@ -13,11 +13,11 @@ import vtk
 from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addLine, addSegment, addStudies
 from panel_tools import cells, close, settle
 from phantoms import addPair, addPoints
+from scene_tools import sceneState
 
 from SAMv2Core.errors import Cancelled, InputError
 from SAMv2SlicerLib.match import similarity_map
 from SAMv2SlicerLib.scene import match_list, node_geometry
-from Testing.slicer.register.test_register_job import sceneState
 
 
 def finish(logic):

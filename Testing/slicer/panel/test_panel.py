@@ -13,6 +13,7 @@ import slicer.util
 import vtk
 from panel_tools import cells, settle
 from phantoms import SHIFT_LPS, addPair, addPoints, addVolume
+from scene_tools import addSliceViews, centerOf
 
 from SAMv2SlicerLib.scene import match_list, node_geometry
 
@@ -182,23 +183,6 @@ def test_cancel_of_a_batch(ready, scene):
     settle(widget)
     assert widget.ui.statusLabel.text == "Cancelled; nothing was changed." and scene.GetNumberOfNodes() == count
     assert widget.ui.matchButton.text == "Match 1 point" and widget.ui.matchButton.enabled
-
-
-def addSliceViews(scene):
-    """Two slice views as the application makes them: Red for the template, Yellow for the query."""
-    views = []
-    for name in ("Red", "Yellow"):
-        sliceNode = scene.AddNewNodeByClass("vtkMRMLSliceNode", name)
-        sliceNode.SetLayoutName(name)
-        sliceNode.SetSingletonTag(name)
-        composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", name)
-        composite.SetLayoutName(name)
-        views.append((sliceNode, composite))
-    return views
-
-
-def centerOf(sliceNode):
-    return np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
 
 
 def test_views_of_both_scans_jump(ready, scene):

@@ -13,12 +13,12 @@ import qt
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addStudies
 from panel_tools import matrix, settle
+from scene_tools import addSliceViews, centerOf
 
 from SAMv2Core.io import structured_report
 from SAMv2SlicerLib.panel import dialogs
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import findings, findings_table, studies
-from Testing.slicer.panel.test_panel import addSliceViews, centerOf
 
 TRACK_TAB = 1
 

@@ -13,6 +13,7 @@ import slicer
 import slicer.util
 from panel_tools import settle
 from phantoms import addPair
+from scene_tools import linear, sceneState
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
@@ -20,7 +21,6 @@ from SAMv2SlicerLib.register import comparison, grid_transform
 from SAMv2SlicerLib.register.register_job import Extras
 from SAMv2SlicerLib.scene import node_geometry
 from SAMv2SlicerLib.setup import install
-from Testing.slicer.register.test_register_job import linear, sceneState
 
 INNER_RAS = np.array([[0.0, 0, 140], [11, 13, 141], [-13, -7, 133]])
 

@@ -14,6 +14,7 @@ import slicer.util
 import vtk
 from panel_tools import settle
 from phantoms import SHIFT_LPS, addPair
+from scene_tools import linear, sceneState
 
 from SAMv2Core.errors import InputError, UnreliableResultError
 from SAMv2SlicerLib.register import comparison, registration_facts
@@ -35,25 +36,6 @@ def misalignment(template, query):
     queryLPS = templateLPS + SHIFT_LPS
     difference = node_geometry.volumeLPSToWorld(template, templateLPS) - node_geometry.volumeLPSToWorld(query, queryLPS)
     return np.linalg.norm(difference, axis=1).max()
-
-
-def linear(scene, angle, axis, translation):
-    transform = vtk.vtkTransform()
-    transform.Translate(*translation)
-    transform.RotateWXYZ(angle, *axis)
-    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    node.SetMatrixTransformToParent(transform.GetMatrix())
-    return node
-
-
-def sceneState(scene):
-    """(class, name, transform) of every node: what undo must give back."""
-    state = []
-    for n in range(scene.GetNumberOfNodes()):
-        node = scene.GetNthNode(n)
-        parent = node.GetTransformNodeID() if node.IsA("vtkMRMLTransformableNode") else None
-        state.append((node.GetClassName(), node.GetName(), parent))
-    return sorted(state, key=str)
 
 
 def test_moving_volume_is_aligned(logic, pair, scene):

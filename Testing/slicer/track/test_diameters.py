@@ -13,10 +13,10 @@ import slicer
 import slicer.util
 from lesions import PLACES_RAS, SHIFT_RAS, THIRD_SHIFT_RAS, addLine, addStudies
 from panel_tools import matrix, settle
+from scene_tools import columnOf, findingAt
 
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import diameters, findings_table, measuring, report_export
-from Testing.slicer.track.test_tracker import columnOf, findingAt
 
 
 def lineAt(logic, row, column):

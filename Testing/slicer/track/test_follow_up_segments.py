@@ -11,11 +11,11 @@ import qt
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, THIRD_SHIFT_RAS, addLesionPoints, addSegment, addStudies
 from panel_tools import matrix, settle
+from scene_tools import sceneState
 
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import findings, findings_table, lesion_list, report_export, studies
-from Testing.slicer.register.test_register_job import sceneState
 
 TRACK_TAB = 1
 

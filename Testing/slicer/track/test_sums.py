@@ -10,11 +10,11 @@ pytest.importorskip("torch")
 
 from lesions import PLACES_RAS, addLesionPoints, addLine, addStudies
 from panel_tools import settle
+from scene_tools import findingAt
 
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import measuring, studies, sums
 from SAMv2SlicerLib.track.findings import Finding
-from Testing.slicer.track.test_tracker import findingAt
 
 
 def finding(size, isMeasured=True, isBaseline=False, proposed=math.nan, volume="v"):

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, THIRD_SHIFT_RAS, addLesionPoints, addLine, addSegment, addStudies
 from phantoms import addPoints, addVolume, phantom
+from scene_tools import columnOf, findingAt
 
 from SAMv2Core.errors import Cancelled, InputError
 from SAMv2SlicerLib.scene import match_list, node_geometry
@@ -26,11 +27,6 @@ def finish(logic):
         pass
 
 
-def columnOf(table, name):
-    column = table.GetTable().GetColumnByName(name)
-    return [column.GetValue(n) for n in range(column.GetNumberOfValues())]
-
-
 @pytest.fixture
 def tracked(logic, scene):
     """(logic, volumes, lesion marks, table) after a first run on three lesions in two follow-ups."""
@@ -38,10 +34,6 @@ def tracked(logic, scene):
     marks = addLesionPoints(scene)
     table = logic.trackLesions(volumes[0], volumes[1:], marks)
     return logic, volumes, marks, table
-
-
-def findingAt(logic, lesion, study):
-    return findings.findings(logic.tracker.lesionList())[lesion][study]
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------
