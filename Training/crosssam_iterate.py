@@ -1,4 +1,4 @@
-"""CrossSAM's rounds: register the CT-MR pairs, train on them, register again (arXiv 2311.15111, sec. 3.4, Table 5).
+"""CrossSAM's rounds: register the CT-MR pairs, train on them, register again (arXiv 2311.15111, sec. 3.3, Table 5).
 
     python -m Training.crosssam_iterate --data INDEX --out DIR --model START [--rounds 2] [--recipe crosssam]
         [--set run.steps=N ...] [--train-command "CMD {data} {out} {start} {model}"]

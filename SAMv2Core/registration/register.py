@@ -3,7 +3,7 @@
 Points spread over the body with the smaller field of view are matched in the other body and back; a robust
 estimation finds the transform that explains most of them (:mod:`SAMv2Core.registration.ransac`); a second pass matches
 more points near their predicted places and refits. This is the idea of the paper's AdaReg (arXiv 2311.15111,
-sec. 3.4) with two differences: matches must survive the way back, and rotations are not limited.
+sec. 3.3) with two differences: matches must survive the way back, and rotations are not limited.
 
 Across modalities matches are fewer and worse. There the volumes themselves, when given, decide between many
 hypotheses, those of the matches among them, and refine the best (:mod:`SAMv2Core.registration.poses`).

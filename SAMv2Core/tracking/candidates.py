@@ -24,8 +24,8 @@ from SAMv2Core.matching.match import Match, match
 Progress = Callable[[float, str], None]
 
 STARTS = FixedPointOptions(starts_per_axis=3)
-"""27 starts around the center, as in the paper: the other template points stand in for the farther ones, and 50 lesions
-take a fifth of the time of 125 starts."""
+"""27 starts around the center, as in the official script (the paper's L = 5 makes 125): the other template points stand
+in for the farther ones, and 50 lesions take a fifth of the time of 125 starts."""
 
 FIXED_POINT_WEIGHT = 1.5
 """What the fixed points' answer counts beside all votes together, when every one of them is good."""

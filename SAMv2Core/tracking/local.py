@@ -34,7 +34,8 @@ PENALTY_PER_SPREAD = 0.02
 """Similarity given up at one spread from the expected place, four times as much at two; as in ``body_map``."""
 
 STARTS_PER_AXIS = 3
-"""27 starts of the fixed points, as in the paper; the other template points stand in for the farther ones."""
+"""27 starts of the fixed points, as in the official script (the paper's L = 5 makes 125): the other template points
+stand in for the farther ones."""
 
 MAX_ITERATIONS = 8
 SMALLEST_BALL = 30  # voxels; fewer are a sliver at the scan's end, where everything is the best match

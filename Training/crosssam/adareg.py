@@ -1,4 +1,4 @@
-"""AdaReg: registers a CT and an MR of one patient by their embeddings (arXiv 2311.15111, sec. 3.4).
+"""AdaReg: registers a CT and an MR of one patient by their embeddings (arXiv 2311.15111, sec. 3.3).
 
 For a pair that nobody has aligned, whatever the fields of view: points sampled in the body of the smaller scan are
 matched in the other one, a robust rigid transform explains most of them, the region that the smaller body covers is

@@ -1,6 +1,6 @@
 """Deformable refinement of a rigid transform between a CT and an MR, as a displacement field of the index.
 
-Two engines, both by the author of DEEDS, which the paper used after AdaReg (sec. 3.4): ``convexadam``
+Two engines, both by the author of DEEDS, which the paper used after AdaReg (sec. 3.3): ``convexadam``
 (:mod:`SAMv2Core.registration.deformable`) and ``deeds`` (the program ``deedsBCV``, when it is found on PATH; it is no
 part of this project). For ``deeds`` the MR is resampled to the lattice of the CT by the rigid transform and both are
 cropped to what both show.

@@ -90,7 +90,7 @@ class SemanticOptions:
 
 @dataclass(frozen=True)
 class RegisteredOptions:
-    """Registered pairs of CrossSAM (sec. 3.4, 4.3).
+    """Registered pairs of CrossSAM (sec. 3.3, 4.3).
 
     :param size_zyx: crop of each scan.
     :param jitter_voxels: each crop's center is moved by up to this, independently.

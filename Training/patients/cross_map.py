@@ -1,6 +1,6 @@
 """Correspondence between patients, learned by iteration: match, keep what agrees, smooth, train on it, repeat.
 
-Self-supervision never shows the network two patients, and label maps are scarce here. The paper's CrossSAM (sec. 3.4)
+Self-supervision never shows the network two patients, and label maps are scarce here. The paper's CrossSAM (sec. 3.3)
 learns across modalities from pairs that its own embeddings have registered, in rounds; this is the same idea across
 patients of one modality (ours, not in the paper). For an ordered pair of scans:
 

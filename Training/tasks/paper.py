@@ -1,4 +1,4 @@
-"""The paper's four recipes as one task: self-supervised pairs, labelled scans, registered pairs (secs. 3.1 to 3.4).
+"""The paper's four recipes as one task: self-supervised pairs, labelled scans, registered pairs (secs. 3.1 to 3.3).
 
 ``sam`` and ``aggsam`` draw the first only, ``sampp`` adds the second, ``crosssam`` the third; which are drawn in a
 step is the recipe's ``parts``. Batch normalization sees one group as in the official code: all patches of a part at

@@ -2,7 +2,7 @@
 
 The share of points of one view whose most similar voxel of the other view lies within some millimeters of the truth.
 The pairs of views are the same at every validation and come from scans of the split ``val`` alone; similarity is that
-of matching: the mean cosine of the fine and the enlarged coarse vectors (sec. 3.5).
+of matching: the mean cosine of the fine and the enlarged coarse vectors (sec. 3.1).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a scan may look in another acquisition: CT under other settings, MR of another sequence, CT as if it were MR.
 
-AggSAM (paper sec. 3.4) makes intensities unreliable, so that a network learns anatomy: random non-linear curves and
+AggSAM (paper sec. 3.3) makes intensities unreliable, so that a network learns anatomy: random non-linear curves and
 inversion. Here the curves know a little more. Fat, water, bone and air lie at known HU, so a random level for each
 gives a CT the contrast of some MR sequence (T1: fat bright, muscle dark, cortical bone black; T2, fat-suppressed and
 proton density by other draws), and a view of the same CT in its own contrast is its partner: cross-modality pairs

@@ -1,4 +1,4 @@
-"""Intensity augmentation of the paper's recipes, for a batch of patches at once on the device (sec. 3.4 and 4.1).
+"""Intensity augmentation of the paper's recipes, for a batch of patches at once on the device (sec. 3.3 and 4.1).
 
 AggSAM's aggressive contrast augmentation makes the network look at shape instead of gray values: a random monotone
 curve, sometimes upside down, maps the intensities inside the body; then blur and noise. Every random choice but the

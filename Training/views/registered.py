@@ -1,4 +1,4 @@
-"""Views of a CT and an MR that are registered to each other (paper sec. 3.4), in the frame of the CT.
+"""Views of a CT and an MR that are registered to each other (paper sec. 3.3), in the frame of the CT.
 
 The crops lie about one anatomical point and are jittered independently. A voxel of one scan that lies beyond the other
 one's lattice is *outside*: eq. 8 draws its N_fov negatives there.
