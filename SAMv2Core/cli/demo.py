@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from SAMv2Core.cli import common
-from SAMv2Core.io.markups import read_points
+from SAMv2Core.io.points import read_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

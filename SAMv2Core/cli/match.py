@@ -12,7 +12,7 @@ import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.io.files import suffix_of
-from SAMv2Core.io.markups import Point, PointList, read_points, write_points
+from SAMv2Core.io.points import Point, PointList, read_points, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.progress import Progress

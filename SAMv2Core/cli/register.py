@@ -20,7 +20,7 @@ import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.io.files import suffix_of
-from SAMv2Core.io.markups import Point, PointList, write_points
+from SAMv2Core.io.points import Point, PointList, write_points
 from SAMv2Core.io.resample import crop_to, resample_to
 from SAMv2Core.io.spatial_registration import check_sources, write_spatial_registration
 from SAMv2Core.io.transforms import read_transform, write_transform
@@ -28,7 +28,6 @@ from SAMv2Core.registration.deformable import (
     Deformation,
     deform,
     load_convex_adam,
-    resample_deformed,
     write_deformation,
 )
 
@@ -173,7 +172,7 @@ def write_outputs(
         if deformation is None:
             resampled = resample_to(fixed.grid, moving, result.matrix)
         else:
-            resampled = resample_deformed(fixed.grid, moving, deformation)
+            resampled = resample_to(fixed.grid, moving, deformation.to_itk())
         s.write_volume(resampled, args.resampled, inputs=session.inputs)
     if args.crop:
         volume = {"fixed": fixed, "moving": moving}[result.crop_of]

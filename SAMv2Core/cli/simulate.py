@@ -13,9 +13,9 @@ import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.io.files import atomic_path, check_output, write_json
-from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.itk import image_of, quiet_itk
 from SAMv2Core.io.lesions import Lesion, read_lesions
-from SAMv2Core.io.markups import Point, PointList, write_points
+from SAMv2Core.io.points import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -209,11 +209,7 @@ def truth(result: SimulatedFollowUp, moved: List[Dict[str, Any]]) -> Dict[str, A
 
 def write_displacement(result: SimulatedFollowUp, path: Path) -> None:
     """Vectors (mm, LPS) on the baseline's grid, one per voxel, as a NIfTI vector image."""
-    grid = result.baseline_grid
-    image = sitk.GetImageFromArray(result.displacement, isVector=True)
-    image.SetSpacing(grid.spacing_ijk_mm.tolist())
-    image.SetDirection((grid.ijk_to_lps[:3, :3] / grid.spacing_ijk_mm).ravel().tolist())
-    image.SetOrigin(grid.ijk_to_lps[:3, 3].tolist())
+    image = image_of(result.displacement, result.baseline_grid)
     with atomic_path(path) as temporary:
         try:
             with quiet_itk():

@@ -16,7 +16,7 @@ from SAMv2Core.cli import common
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
-from SAMv2Core.io.markups import Point, PointList, write_points
+from SAMv2Core.io.points import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session

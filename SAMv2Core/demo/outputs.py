@@ -14,7 +14,7 @@ import numpy as np
 from SAMv2Core.demo.cases import Case, Finding, RegistrationCase, slug
 from SAMv2Core.errors import OutputError
 from SAMv2Core.io import files
-from SAMv2Core.io.markups import Point, PointList, write_points
+from SAMv2Core.io.points import Point, PointList, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.demo.panels import Similarity

@@ -18,7 +18,7 @@ import numpy as np
 from SAMv2Core.errors import InputError
 from SAMv2Core.evaluation.landmark_points import from_labels
 from SAMv2Core.io.files import PathLike
-from SAMv2Core.io.markups import PointList, read_points
+from SAMv2Core.io.points import PointList, read_points
 from SAMv2Core.io.transforms import read_transform
 from SAMv2Core.io.volume import Volume, read_volume
 

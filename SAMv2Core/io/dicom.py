@@ -24,7 +24,7 @@ import SimpleITK as sitk
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.dicom_header import MAX_FILES, DicomTags, Slice, files_of, read_headers
 from SAMv2Core.io.files import PathLike, suffix_of
-from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.itk import matrix_of, quiet_itk
 
 # Positions closer than this are the same slice; gaps that differ by less are equal (positions have 3 decimals
 # or so).
@@ -167,11 +167,8 @@ def _multiframe(one: Slice) -> Tuple[np.ndarray, np.ndarray]:
             image = sitk.ReadImage(str(one.path), imageIO="GDCMImageIO")
     except RuntimeError as error:
         raise InputError(f"{one.path} is damaged or truncated.", "Export the series again.") from error
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    matrix[:3, 3] = image.GetOrigin()
     array = sitk.GetArrayFromImage(image)
-    return (array.astype(np.float32) if array.dtype == np.float64 else array), matrix
+    return (array.astype(np.float32) if array.dtype == np.float64 else array), matrix_of(image)
 
 
 @contextlib.contextmanager

@@ -25,8 +25,7 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.affine import canonical_axes
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, suffix_of
-from SAMv2Core.io.markups import SUFFIXES, read_points
-from SAMv2Core.io.points import Point, PointList
+from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
 from SAMv2Core.io.volume import Volume, read_volume
 
 N_SAMPLES = 7

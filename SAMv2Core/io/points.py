@@ -1,23 +1,45 @@
-"""Points with names, the unit of all matching, and the reading of their coordinates.
+"""Point lists: points with names, the unit of all matching, and their files.
 
-Positions are LPS mm. A point without a position stays in its list with ``position_lps`` None, so that order,
-labels and number of points survive every round trip. Labels may repeat.
+3D Slicer's ``.mrk.json`` (read in all versions, written after its Markups schema 1.0.3; slicer-core 5.13 reads it with
+labels, descriptions and undefined points), its older ``.fcsv``, and ``.csv`` with the header ``label,l,p,s``.
+
+Positions are LPS mm here and in every file that is written; files that say RAS are converted on reading. A point
+without a position (``positionStatus`` undefined, an empty cell) stays in its list with ``position_lps`` None, so that
+order, labels and number of points survive every round trip. Labels may repeat.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.errors import InputError
+from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.io.files import PathLike, suffix_of, write_json, write_text
+
+SUFFIXES = (".mrk.json", ".fcsv", ".csv")
 
 # Sign of (x, y, z) that turns a file's coordinates into LPS, by what the formats call their system.
 _TO_LPS = {"LPS": (1.0, 1.0, 1.0), "1": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0), "0": (-1.0, -1.0, 1.0)}
 _DECIMALS = 6  # a nanometer: positions are written without noise digits
+
+_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+
+_FCSV_COLUMNS = (
+    "id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatedNodeID",
+)  # fmt: skip
+# Slicer 5 appends two unnamed columns: the position status (0 undefined, 2 defined) and whether it was
+# auto-created.
+_FCSV_UNDEFINED, _FCSV_DEFINED = "0", "2"
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,7 @@ def _number(value: Any, where: str) -> float:
         raise InputError(f"{where}: {value!r} is not a number.", "Correct the coordinate.") from None
 
 
-def position_from(values: Sequence[Any], sign: Sequence[float], where: str) -> Optional[Tuple[float, float, float]]:
+def _position_from(values: Sequence[Any], sign: Sequence[float], where: str) -> Optional[Tuple[float, float, float]]:
     """LPS mm, or None when a coordinate is missing or not finite."""
     if len(values) != 3:
         raise InputError(f"{where}: {len(values)} coordinates instead of 3.", "Correct the file.")
@@ -78,12 +100,221 @@ def position_from(values: Sequence[Any], sign: Sequence[float], where: str) -> O
     return (x + 0.0, y + 0.0, z + 0.0) if all(map(math.isfinite, (x, y, z))) else None
 
 
-def sign_of_system(system: Any, path: Path) -> Tuple[float, float, float]:
+def _sign_of_system(system: Any, path: Path) -> Tuple[float, float, float]:
     key = str(system).strip().upper()
     if key not in _TO_LPS:
         raise InputError(f"{path} uses the coordinate system {system!r}.", "Save it in LPS or RAS.")
     return _TO_LPS[key]
 
 
-def rounded(position: Optional[Sequence[float]]) -> Optional[List[float]]:
+def _rounded(position: Optional[Sequence[float]]) -> Optional[List[float]]:
     return None if position is None else [round(float(value), _DECIMALS) + 0.0 for value in position]
+
+
+def _parse_mrk_json(path: Path, text: str) -> PointList:
+    try:
+        markups = json.loads(text)["markups"]
+        kinds = [str(markup["type"]) for markup in markups]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is not a Slicer markups file.", "Save the points again from 3D Slicer.") from error
+    if kinds != ["Fiducial"]:
+        what = f"a markup of type {kinds[0]}" if len(kinds) == 1 else f"{len(kinds)} markups"
+        raise InputError(f"{path} holds {what}, not one point list.", "Save one point list from 3D Slicer.")
+    markup = markups[0]
+    sign = _sign_of_system(markup.get("coordinateSystem", "LPS"), path)
+    units = markup.get("coordinateUnits", "mm")
+    unit = units[0] if isinstance(units, list) and units else units
+    if unit not in ("mm", "um"):
+        raise InputError(f"{path} uses the length unit {unit!r}.", "Save it in millimeters.")
+    scale = 1e-3 if unit == "um" else 1.0
+    points = []
+    for n, control in enumerate(markup.get("controlPoints") or [], 1):
+        where = f"{path}, point {n}"
+        if not isinstance(control, dict):
+            raise InputError(f"{where} is damaged.", "Save the points again from 3D Slicer.")
+        position = None
+        if control.get("positionStatus", "defined") == "defined" and control.get("position") is not None:
+            position = _position_from(control["position"], [factor * scale for factor in sign], where)
+        points.append(Point(str(control.get("label", "")), position, str(control.get("description", ""))))
+    return PointList(tuple(points), str(markup.get("name") or path.name[: -len(suffix_of(path))]))
+
+
+def _control_point(n: int, point: Point) -> Dict[str, Any]:
+    position = _rounded(point.position_lps)
+    return {
+        "id": str(n),
+        "label": point.label,
+        "description": point.description,
+        "associatedNodeID": "",
+        # No position at all rather than zeros, which a reader that ignores positionStatus would take for a
+        # point.
+        **({} if position is None else {"position": position}),
+        "orientation": [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0],
+        "selected": True,
+        "locked": False,
+        "visibility": True,
+        "positionStatus": "undefined" if position is None else "defined",
+    }
+
+
+def _mrk_json_content(points: PointList) -> Dict[str, Any]:
+    return {
+        "@schema": _SCHEMA,
+        "markups": [
+            {
+                "type": "Fiducial",
+                "name": points.name,
+                "coordinateSystem": "LPS",
+                "coordinateUnits": "mm",
+                "locked": False,
+                "fixedNumberOfControlPoints": False,
+                "labelFormat": "%N-%d",
+                "lastUsedControlPointNumber": len(points),
+                "controlPoints": [_control_point(n, point) for n, point in enumerate(points, 1)],
+                "measurements": [],
+                "display": {
+                    "visibility": True,
+                    "opacity": 1.0,
+                    "color": [0.4, 1.0, 1.0],
+                    "selectedColor": [1.0, 0.5, 0.0],
+                    "propertiesLabelVisibility": True,
+                    "pointLabelsVisibility": True,
+                    "textScale": 3.0,
+                    "glyphType": "Sphere3D",
+                    "glyphScale": 2.0,
+                    "glyphSize": 5.0,
+                    "useGlyphScale": True,
+                },
+            }
+        ],
+    }
+
+
+def _parse_fcsv(path: Path, text: str) -> PointList:
+    sign, columns, lines = _sign_of_system("RAS", path), list(_FCSV_COLUMNS), []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("#"):
+            key, _, value = line[1:].partition("=")
+            if key.strip().lower() == "coordinatesystem":
+                sign = _sign_of_system(value.strip(), path)
+            elif key.strip().lower() == "columns":
+                columns = [name.strip() for name in value.split(",")]
+        elif line.strip():
+            lines.append((number, line))
+    points = []
+    for number, line in lines:
+        cells = next(csv.reader([line]))
+        row = dict(zip(columns, cells))
+        status = cells[len(columns)].strip() if len(cells) > len(columns) else _FCSV_DEFINED
+        position = None
+        if status == _FCSV_DEFINED:
+            position = _position_from([row.get(axis) for axis in "xyz"], sign, f"{path}, line {number}")
+        points.append(Point(row.get("label", ""), position, row.get("desc", "")))
+    return PointList(tuple(points), path.stem)
+
+
+def _parse_csv(path: Path, text: str) -> PointList:
+    header = text.partition("\n")[0]
+    # Spreadsheets write semicolons or tabs where the comma is the decimal sign.
+    delimiter = max(",;\t", key=header.count)
+    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    names = [name.strip() for name in rows[0]] if rows else []
+    lower = [name.lower() for name in names]
+    missing = [name for name in ("label", "l", "p", "s") if name not in lower]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)} in its first line.",
+            "Use the header label,l,p,s (mm, LPS).",
+        )
+    points = []
+    for number, row in enumerate(rows[1:], 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        cells = dict(zip(lower, row))
+        position = _position_from([cells.get(axis, "") for axis in "lps"], (1, 1, 1), f"{path}, line {number}")
+        extra = {
+            name: value
+            for name, value in zip(names, row)
+            if name.lower() not in ("label", "l", "p", "s", "description")
+        }
+        points.append(Point(cells.get("label", ""), position, cells.get("description", ""), extra))
+    return PointList(tuple(points), path.stem)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fcsv_text(points: PointList) -> str:
+    out = io.StringIO()
+    out.write("# Markups fiducial file version = 5.6\n# CoordinateSystem = LPS\n")
+    out.write(f"# columns = {','.join(_FCSV_COLUMNS)}\n")
+    writer = csv.writer(out, lineterminator="\n")
+    for n, point in enumerate(points, 1):
+        position = _rounded(point.position_lps)
+        texts = [_one_line(point.label), _one_line(point.description), ""]
+        status = _FCSV_UNDEFINED if position is None else _FCSV_DEFINED
+        writer.writerow([n, *(position or [0, 0, 0]), 0, 0, 0, 1, 1, 1, 0, *texts, status, 0])
+    return out.getvalue()
+
+
+def _csv_text(points: PointList) -> str:
+    extras = list(dict.fromkeys(name for point in points for name in point.extra))
+    described = ["description"] if any(point.description for point in points) else []
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["label", "l", "p", "s", *extras, *described])
+    for point in points:
+        position: Sequence[Any] = _rounded(point.position_lps) or ["", "", ""]
+        extra = [point.extra.get(name, "") for name in extras]
+        writer.writerow([point.label, *position, *extra, *([point.description] if described else [])])
+    return out.getvalue()
+
+
+def read_points(path: PathLike) -> PointList:
+    """Read a point list: ``.mrk.json`` (one Fiducial markup), ``.fcsv`` or ``.csv`` with header
+    ``label,l,p,s``.
+
+    :returns: positions in LPS mm, in file order; points without a position included.
+    :raises InputError: missing, another format or markup type, no points, coordinates that are no numbers.
+    """
+    path = Path(path)
+    readers = {".mrk.json": _parse_mrk_json, ".json": _parse_mrk_json, ".fcsv": _parse_fcsv, ".csv": _parse_csv}
+    reader = readers.get(suffix_of(path))
+    if reader is None:
+        raise InputError(f"{path} is not a point list by its name.", f"Use a file of type {', '.join(SUFFIXES)}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.", "Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file in UTF-8.", "Save the points again.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    try:
+        points = reader(path, text)
+    except csv.Error as error:
+        raise InputError(f"{path} is not a valid table ({error}).", "Save the points again.") from error
+    if not points.points:
+        raise InputError(f"{path} holds no points.", "Place at least one point.")
+    return points
+
+
+def write_points(points: PointList, path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
+    """Write a point list as ``.mrk.json``, ``.fcsv`` or ``.csv`` (by the suffix), LPS mm, atomically.
+
+    :param inputs: files that were read; overwriting one is refused.
+    :raises OutputError: another suffix, or see :func:`SAMv2Core.io.files.check_output`.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".mrk.json":
+        write_json(path, _mrk_json_content(points), inputs)
+    elif suffix == ".fcsv":
+        write_text(path, _fcsv_text(points), inputs)
+    elif suffix == ".csv":
+        write_text(path, _csv_text(points), inputs)
+    else:
+        raise OutputError(
+            f"{path} cannot be written: point lists of type {suffix or 'no suffix'} are not supported.",
+            f"Choose a name that ends in {', '.join(SUFFIXES)}.",
+        )

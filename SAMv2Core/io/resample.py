@@ -6,49 +6,73 @@ Conventions: LPS mm; a transform maps points of the fixed to the moving image (I
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
 
+from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.transforms import to_itk_transform
+from SAMv2Core.io.itk import resampled, transform_of
 from SAMv2Core.io.volume import Volume
 
 
-def resample_to(grid: Grid, moving: Volume, fixed_to_moving: np.ndarray) -> Volume:
-    """The moving volume on ``grid``, linearly interpolated, in its own scalar type.
+def resample_to(
+    grid: Grid, moving: Volume, fixed_to_moving: Optional[Union[np.ndarray, sitk.Transform]] = None
+) -> Volume:
+    """The moving volume on another grid, linearly interpolated, in its own scalar type.
 
-    :param grid: of the fixed volume.
-    :param fixed_to_moving: (4, 4) LPS mm.
-    :returns: outside of the moving volume its smallest finite value (air).
+    A voxel reaches to its outer faces: up to half a voxel beyond the outermost centers the nearest value holds, so that
+    rounding (-1e-13 of a voxel) blackens no border.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the fixed volume, ``fixed.grid``.
+    moving : Volume
+    fixed_to_moving : (4, 4) array or SimpleITK.Transform, optional
+        Maps points of the fixed to the moving image, LPS mm; without one, the scans lie as their files say.
+
+    Returns
+    -------
+    Volume
+        Outside of the moving volume its smallest finite value (air).
+
+    Raises
+    ------
+    UsageError
+        The transform is neither a finite 4x4 matrix nor a transform of SimpleITK.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import SAMv2Core as s
+    >>> scan = s.Volume(np.arange(27, dtype=np.int16).reshape(3, 3, 3), np.diag([2.0, 2.0, 2.0, 1.0]))
+    >>> fine = s.Grid((5, 5, 5), np.eye(4))  # 1 mm instead of 2 mm
+    >>> s.resample_to(fine, scan).array[0, 0].tolist()
+    [0, 0, 1, 2, 2]
     """
-    values = moving.array.astype(np.float32)
-    finite = values[np.isfinite(values)]
-    outside = float(finite.min()) if finite.size else 0.0
-    values = np.where(np.isfinite(values), values, outside)
-    ijk_to_ijk = moving.grid.lps_to_ijk @ fixed_to_moving @ grid.ijk_to_lps
-    array = sampled(values, ijk_to_ijk, grid.shape_zyx, outside)
-    if moving.array.dtype.kind in "iu":
+    values, is_finite = moving.array, np.isfinite(moving.array)
+    outside = float(values[is_finite].min()) if is_finite.any() else 0.0
+    if not is_finite.all():
+        values = np.where(is_finite, values, np.asarray(outside, values.dtype))
+    array = resampled(values, _between_indices(grid, moving.grid, fixed_to_moving), grid.shape_zyx, outside)
+    if values.dtype.kind in "iu":
         array = np.rint(array)
-    return Volume(array.astype(moving.array.dtype), grid.ijk_to_lps, f"{moving.source} resampled", moving.modality)
+    return Volume(array.astype(values.dtype), grid.ijk_to_lps, f"{moving.source} resampled", moving.modality)
 
 
-def sampled(values: np.ndarray, ijk_to_ijk: np.ndarray, shape_zyx: Tuple[int, int, int], outside: float) -> np.ndarray:
-    """An array seen through an affine map of indices, linearly interpolated.
-
-    By ITK in index space, which knows no shear and ends at the voxels' outer faces: scipy ends at their centers, where
-    a rounding error of 1e-13 decides between the scan and the outside.
-
-    :param values: (z, y, x).
-    :param ijk_to_ijk: (4, 4), index (x, y, z) of the result to index of ``values``.
-    :returns: ``shape_zyx``; ``outside`` beyond the outer faces of ``values``.
-    """
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(n) for n in shape_zyx[::-1]])
-    resampler.SetTransform(to_itk_transform(ijk_to_ijk))
-    resampler.SetDefaultPixelValue(outside)
-    return sitk.GetArrayFromImage(resampler.Execute(sitk.GetImageFromArray(values)))
+def _between_indices(
+    fixed: Grid, moving: Grid, fixed_to_moving: Optional[Union[np.ndarray, sitk.Transform]]
+) -> sitk.Transform:
+    if isinstance(fixed_to_moving, sitk.Transform):
+        # The transform that was added last is applied first.
+        parts = [transform_of(moving.lps_to_ijk), fixed_to_moving, transform_of(fixed.ijk_to_lps)]
+        return sitk.CompositeTransform(parts)
+    matrix = np.eye(4) if fixed_to_moving is None else np.asarray(fixed_to_moving)
+    if matrix.shape != (4, 4) or matrix.dtype.kind not in "iuf" or not np.isfinite(matrix).all():
+        raise UsageError("The transform is not a finite 4x4 matrix.", "Give registration.matrix, or None for none.")
+    return transform_of(moving.lps_to_ijk @ matrix @ fixed.ijk_to_lps)
 
 
 def crop_to(volume: Volume, box: Optional[Dict[str, List[int]]]) -> Volume:

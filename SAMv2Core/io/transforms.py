@@ -17,19 +17,10 @@ import SimpleITK as sitk
 
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.io.files import PathLike, check_output, suffix_of, write_bytes
-from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.itk import quiet_itk, transform_of
 
 SUFFIXES = (".h5", ".tfm", ".txt")
 _HDF5_NEEDS_BYTES = 1 << 20
-
-
-def to_itk_transform(matrix: np.ndarray) -> sitk.AffineTransform:
-    """A 4x4 LPS matrix as an ITK affine transform with its center at the origin."""
-    matrix = np.asarray(matrix, dtype=np.float64)
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3].tolist())
-    return transform
 
 
 def check_transform_name(path: PathLike) -> None:
@@ -64,7 +55,7 @@ def _hdf5_content(matrix: np.ndarray, path: PathLike) -> bytes:
         made = Path(folder, "transform.h5")
         try:
             with quiet_itk():
-                sitk.WriteTransform(to_itk_transform(matrix), str(made))
+                sitk.WriteTransform(transform_of(matrix), str(made))
         except RuntimeError as error:
             raise OutputError(f"{path} cannot be written (HDF5).", "Choose a name that ends in .tfm.") from error
         return made.read_bytes()

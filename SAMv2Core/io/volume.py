@@ -24,7 +24,7 @@ from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.geometry.affine import ORTHOGONAL_TOLERANCE, shear_of, without_rounding
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, atomic_path, suffix_of
-from SAMv2Core.io.itk import quiet_itk
+from SAMv2Core.io.itk import image_of, matrix_of, quiet_itk
 from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, read_nifti, write_nifti
 
 if TYPE_CHECKING:
@@ -192,10 +192,7 @@ def _read_itk(path: Path) -> Volume:
         ) from error
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    matrix[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image), matrix, str(path))
+    return Volume(sitk.GetArrayFromImage(image), matrix_of(image), str(path))
 
 
 def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
@@ -233,12 +230,7 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
 
 def to_itk(volume: Volume) -> sitk.Image:
     """The volume as a SimpleITK image (a copy); a sheared direction matrix is passed on as it is."""
-    image = sitk.GetImageFromArray(volume.array)
-    spacing = volume.grid.spacing_ijk_mm
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((volume.ijk_to_lps[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(volume.ijk_to_lps[:3, 3].tolist())
-    return image
+    return image_of(volume.array, volume.grid)
 
 
 def write_volume(volume: Volume, path: PathLike, inputs: Tuple[PathLike, ...] = ()) -> None:

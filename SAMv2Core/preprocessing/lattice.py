@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import NamedTuple, Sequence
 
 import numpy as np
-import SimpleITK as sitk
 
 from SAMv2Core.geometry.affine import canonical_axes, is_upright
 from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io.itk import resampled, transform_of
 
 LATTICE_MM = 2.0
 
@@ -123,16 +123,7 @@ def _straighten(array: np.ndarray, grid: Grid, air: float) -> Lattice:
     lattice = Grid(shape_zyx, matrix)  # type: ignore[arg-type]
     to_old_ijk = grid.lps_to_ijk @ matrix
     # SimpleITK rather than scipy: 2.7 times as fast on one core (244 x 260 x 235 samples in 1.4 s).
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(to_old_ijk[:3, :3].ravel().tolist())
-    transform.SetTranslation(to_old_ijk[:3, 3].tolist())
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(n) for n in shape_zyx[::-1]])
-    resampler.SetTransform(transform)
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetDefaultPixelValue(air)
-    resampler.SetOutputPixelType(sitk.sitkFloat32)
-    values = sitk.GetArrayFromImage(resampler.Execute(sitk.GetImageFromArray(array)))
+    values = resampled(array, transform_of(to_old_ijk), shape_zyx, air).astype(np.float32, copy=False)
     to_old = to_old_ijk[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # between zyx indices
     covered = _is_covered(to_old, shape_zyx, array.shape)
     return Lattice(values, covered, lattice)

@@ -23,10 +23,8 @@ from scipy import ndimage
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, write_bytes
-from SAMv2Core.io.itk import quiet_itk
-from SAMv2Core.io.resample import sampled
-from SAMv2Core.io.transforms import to_itk_transform
-from SAMv2Core.io.volume import Volume, to_itk
+from SAMv2Core.io.itk import image_of, quiet_itk, resampled, transform_of
+from SAMv2Core.io.volume import Volume
 from SAMv2Core.preprocessing.body import body_mask
 from SAMv2Core.preprocessing.lattice import Lattice, to_lattice
 from SAMv2Core.preprocessing.modality import CT_OFFSET, detect_modality, is_offset_ct
@@ -65,13 +63,9 @@ class Deformation:
 
     def to_itk(self) -> sitk.CompositeTransform:
         """The matrix after the displacement field, as ITK's resampling wants it: fixed to moving."""
-        image = sitk.GetImageFromArray(self.vectors.astype(np.float64), isVector=True)
-        spacing = self.grid.spacing_ijk_mm
-        image.SetSpacing(spacing.tolist())
-        image.SetDirection((self.grid.ijk_to_lps[:3, :3] / spacing).ravel().tolist())
-        image.SetOrigin(self.grid.ijk_to_lps[:3, 3].tolist())
+        image = image_of(self.vectors.astype(np.float64), self.grid)
         # The transform that was added last is applied first.
-        return sitk.CompositeTransform([to_itk_transform(self.matrix), sitk.DisplacementFieldTransform(image)])
+        return sitk.CompositeTransform([transform_of(self.matrix), sitk.DisplacementFieldTransform(image)])
 
     def map_points(self, points_lps: np.ndarray) -> np.ndarray:
         """(N, 3) points of the fixed image to the moving image."""
@@ -125,21 +119,6 @@ def write_deformation(deformation: Deformation, path: PathLike, inputs: Iterable
         write_bytes(path, made.read_bytes(), inputs)
 
 
-def resample_deformed(grid: Grid, moving: Volume, deformation: Deformation) -> Volume:
-    """The moving volume on ``grid`` through the deformation, linear, in its own type; its minimum outside."""
-    array = np.where(np.isfinite(moving.array), moving.array, moving.array[np.isfinite(moving.array)].min(initial=0))
-    image = to_itk(Volume(array.astype(moving.array.dtype), moving.ijk_to_lps, moving.source, moving.modality))
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(grid.size_ijk.tolist())
-    resampler.SetOutputSpacing(grid.spacing_ijk_mm.tolist())
-    resampler.SetOutputDirection((grid.ijk_to_lps[:3, :3] / grid.spacing_ijk_mm).ravel().tolist())
-    resampler.SetOutputOrigin(grid.ijk_to_lps[:3, 3].tolist())
-    resampler.SetTransform(deformation.to_itk())
-    resampler.SetDefaultPixelValue(float(array.min()))
-    values = sitk.GetArrayFromImage(resampler.Execute(image))
-    return Volume(values, grid.ijk_to_lps, f"{moving.source} deformed", moving.modality)
-
-
 def load_convex_adam() -> Any:
     """ConvexAdam's function.
 
@@ -178,7 +157,8 @@ def _prepared(volume: Volume) -> _Prepared:
 
 def _shown(values: np.ndarray, source: Grid, target: Grid, matrix: np.ndarray) -> np.ndarray:
     """Values of the moving lattice on a lattice of the fixed image."""
-    return sampled(values, source.lps_to_ijk @ matrix @ target.ijk_to_lps, target.shape_zyx, 0.0)
+    to_source = transform_of(source.lps_to_ijk @ matrix @ target.ijk_to_lps)
+    return resampled(values, to_source, target.shape_zyx, 0.0)
 
 
 def _box(body: np.ndarray, grid: Grid) -> Tuple[Tuple[slice, ...], Grid]:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 import SAMv2Core as s
-from SAMv2Core.io.markups import read_points
+from SAMv2Core.io.points import read_points
 from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, read_json, write_points
 
 # The fine lattice has 4 mm voxels; a match between its voxels is exact up to a fraction of one.

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import SAMv2Core as s
 from SAMv2Core.evaluation.baselines import _as_ants, _as_itk
 from SAMv2Core.geometry.grid import transform_points
-from SAMv2Core.io.markups import read_points
+from SAMv2Core.io.points import read_points
 from SAMv2Core.io.transforms import read_transform, write_transform
 from Testing.end_to_end.conftest import SHIFT_LPS
 from Testing.samples.limb_phantom import body_grid, error_mm, limb

@@ -9,7 +9,7 @@ import pytest
 
 import SAMv2Core as s
 from SAMv2Core.cli.track import COLUMNS
-from SAMv2Core.io.markups import read_points
+from SAMv2Core.io.points import read_points
 from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, read_json
 
 TOLERANCE_MM = 2.0  # half a voxel of the fine lattice

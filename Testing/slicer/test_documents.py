@@ -18,7 +18,7 @@ import slicer.util
 from lesions import PLACES_RAS, addStudies
 from phantoms import addPoints, phantom
 
-from SAMv2Core.io.markups import Point, PointList, write_points
+from SAMv2Core.io.points import Point, PointList, write_points
 from SAMv2Core.io.volume import Volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,7 @@ def test_headless_example_runs(files):
     code, said = runScript(script, arguments, files)
     assert code in (0, 6), said
     output = arguments[arguments.index("--output") + 1]
-    from SAMv2Core.io.markups import read_points
+    from SAMv2Core.io.points import read_points
 
     assert [point.label for point in read_points(files / output)] == ["F-0", "F-1", "F-2"]
 

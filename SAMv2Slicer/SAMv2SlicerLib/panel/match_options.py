@@ -95,7 +95,7 @@ def loadPoints(path: str):
 
     :raises InputError: not a point file, or coordinates that are none.
     """
-    from SAMv2Core.io.markups import read_points
+    from SAMv2Core.io.points import read_points
 
     points = read_points(path)
     name = slicer.mrmlScene.GenerateUniqueName(points.name or "F")

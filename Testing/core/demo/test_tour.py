@@ -15,7 +15,7 @@ from SAMv2Core.demo.patients import PATIENTS
 from SAMv2Core.demo.run import run as run_demo
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.errors import Cancelled, InputError, OutputError, UsageError
-from SAMv2Core.io.markups import read_points
+from SAMv2Core.io.points import read_points
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.network.lite import LiteNet
 

@@ -71,7 +71,7 @@ def test_centered_and_composite_transforms_are_read(tmp_path):
 def test_text_files_are_those_of_itk(tmp_path, suffix):
     matrix = random_affine(2)
     transforms.write_transform(matrix, tmp_path / ("ours" + suffix))
-    sitk.WriteTransform(transforms.to_itk_transform(matrix), str(tmp_path / ("itk" + suffix)))
+    sitk.WriteTransform(transforms.transform_of(matrix), str(tmp_path / ("itk" + suffix)))
     ours, theirs = ((tmp_path / (name + suffix)).read_text().split() for name in ("ours", "itk"))
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs):

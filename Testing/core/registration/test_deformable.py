@@ -7,8 +7,9 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import UnreliableResultError, UsageError
 from SAMv2Core.geometry.grid import Grid, transform_points
+from SAMv2Core.io.resample import resample_to
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.registration.deformable import Deformation, deform, resample_deformed, write_deformation
+from SAMv2Core.registration.deformable import Deformation, deform, write_deformation
 from Testing.samples.limb_phantom import limb
 
 MATRIX = np.eye(4)
@@ -48,7 +49,7 @@ def test_resampling_takes_values_from_where_points_go():
     matrix = np.diag([3.0, 3.0, 3.0, 1.0])
     matrix[:3, 3] = (-60.0, -110.0, -35.0)
     moving = Volume(ramp, matrix, "ramp")
-    found = resample_deformed(deformation.grid, moving, deformation)
+    found = resample_to(deformation.grid, moving, deformation.to_itk())
     where = deformation.map_points(deformation.grid.to_lps(np.array([[4.0, 5.0, 6.0]])))
     assert found.array[6, 5, 4] == pytest.approx(moving.grid.to_ijk(where)[0, 0], abs=1e-3)
 

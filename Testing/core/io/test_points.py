@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from SAMv2Core.errors import InputError, OutputError
-from SAMv2Core.io.markups import SUFFIXES, Point, PointList, read_points, write_points
+from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points, write_points
 
 POINTS = PointList(
     (
