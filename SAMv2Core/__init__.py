@@ -37,8 +37,8 @@ _HOME = {
     "preprocessing.preprocess": ("preprocess",),
     "network.build": ("build_network",),
     "embedding.embedding": ("Embedding", "FeatureMap"),
+    "models.catalogue": ("ModelInfo",),
     "embedding.load": ("load_model",),
-    "models.library": ("ModelInfo",),
     "embedding.model": ("Model",),
     "matching.match": ("Match", "locate", "match"),
     "registration.register": ("Registration", "register"),
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from SAMv2Core.matching.match import Match as Match
     from SAMv2Core.matching.match import locate as locate
     from SAMv2Core.matching.match import match as match
-    from SAMv2Core.models.library import ModelInfo as ModelInfo
+    from SAMv2Core.models.catalogue import ModelInfo as ModelInfo
     from SAMv2Core.network.build import build_network as build_network
     from SAMv2Core.preprocessing.preprocess import preprocess as preprocess
     from SAMv2Core.registration.register import Registration as Registration

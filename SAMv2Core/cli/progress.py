@@ -10,7 +10,7 @@ import shutil
 import time
 from typing import Callable, Optional, TextIO
 
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress
 
 # Redrawing faster than the eye reads costs time on slow remote terminals.
 _SECONDS_BETWEEN_DRAWS = 0.1

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Mapping, 
 import numpy as np
 
 import SAMv2Core
-from SAMv2Core.embedding.system_memory import peak_rss_bytes
+from SAMv2Core.embedding.memory import peak_rss_bytes
 from SAMv2Core.errors import SAMv2Error
 from SAMv2Core.io.files import PathLike, write_json
 

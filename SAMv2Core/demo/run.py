@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.errors import UsageError
+from SAMv2Core.progress import Progress
 
 if TYPE_CHECKING:
     from SAMv2Core.io.volume import Volume
@@ -57,7 +58,7 @@ def run(
     cache: Any = None,
     data_folder: Optional[Union[str, Path]] = None,
     with_pictures: bool = True,
-    progress: Optional[Callable[[float, str], None]] = None,
+    progress: Optional[Progress] = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
     """Match landmarks between real scans and write tables, pictures, points and a page into ``output``.

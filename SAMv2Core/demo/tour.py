@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,8 +30,7 @@ from SAMv2Core.demo.landmarks import TEMPLATE_LANDMARKS, lattice_points, locate_
 from SAMv2Core.demo.patients import PATIENTS, Patient, patient_named
 from SAMv2Core.demo.table import case_rows, format_rows, registration_lines, verdict
 from SAMv2Core.errors import InputError
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress
 
 TEMPLATE_NAME = "LIDC-IDRI-0001"
 SEED = 2023

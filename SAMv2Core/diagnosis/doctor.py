@@ -201,7 +201,7 @@ def _judge_device(device: Dict[str, Any]) -> Finding:
 
 
 def _memory() -> Dict[str, Optional[int]]:
-    from SAMv2Core.embedding.system_memory import available_bytes
+    from SAMv2Core.embedding.memory import available_bytes
 
     return {"available_bytes": available_bytes()}
 

@@ -1,4 +1,4 @@
-"""From a name or a file to a model that embeds volumes."""
+"""A model by its name or file: verified, built, fused, on its device."""
 
 from __future__ import annotations
 

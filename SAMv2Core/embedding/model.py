@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -26,15 +26,15 @@ from SAMv2Core.embedding.embedding import Embedding, FeatureMap
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.network.device import number_format, resolve_precision
-from SAMv2Core.preprocessing.feature_mask import body_on_features
+from SAMv2Core.preprocessing.body import body_on_features
 from SAMv2Core.preprocessing.preprocess import PREPROCESSING_VERSION, Preprocessed, preprocess_report
+from SAMv2Core.progress import Progress
 
 if TYPE_CHECKING:
     from SAMv2Core.models.catalogue import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[float, str], None]
 
 #: Part of every cache key: raise it when the same input and weights give other vectors.
 EMBEDDING_VERSION = 1

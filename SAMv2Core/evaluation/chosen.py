@@ -33,7 +33,7 @@ def make_extractor(choice: Mapping[str, Any], modalities: Sequence[str] = ("ct",
     :raises ModelError: no such model.
     """
     if choice["kind"] == "mind":
-        from SAMv2Core.evaluation.mind import MindFeatures
+        from SAMv2Core.evaluation.features import MindFeatures
 
         return MindFeatures()
     if choice["kind"] == "file":

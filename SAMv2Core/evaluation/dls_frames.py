@@ -29,8 +29,7 @@ from typing import Iterable, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry.affine import canonical_axes
-from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.geometry.grid import Grid, canonical_axes
 from SAMv2Core.io.volume import Volume
 
 ORDERS = ("affine", "slices")

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -23,13 +23,13 @@ from SAMv2Core.evaluation.extractor import Extractor, RecentEmbeddings
 from SAMv2Core.evaluation.methods import find_points
 from SAMv2Core.geometry.grid import Grid, transform_points
 from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.progress import Progress, part, silent
 
 if TYPE_CHECKING:
     from SAMv2Core.embedding.embedding import Embedding
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[float, str], None]
 
 #: Scans that are read to find out how a folder was converted; one conversion made it, a sample tells.
 SURVEYED = 100
@@ -80,9 +80,9 @@ def predict(
     :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
     :raises InputError: no such folder, or not one scan of the annotation in it.
     """
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     files = find_scans(folder, pairs)
-    orientations = survey(pairs, files, slice_order, lambda f, text: tell(0.1 * f, text))
+    orientations = survey(pairs, files, slice_order, part(tell, 0.0, 0.1))
     n = len(pairs)
     result = Predictions(np.full((n, 3), np.nan), [""] * n, np.full(n, np.nan), orientations=orientations)
     scans = _Scans(files, extractor, {code: entry["order"] for code, entry in orientations.items()})

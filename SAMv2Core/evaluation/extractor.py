@@ -1,8 +1,8 @@
 """Who makes the feature vectors that are put through the matcher: our model, or a stand-in in the same table.
 
 Every evaluation asks an :class:`Extractor` for embeddings and hands them to ``match`` or ``register``; so a
-training-free descriptor (:mod:`SAMv2Core.evaluation.mind`) or another network (:mod:`SAMv2Core.evaluation.features`)
-goes through exactly the protocol that our model goes through.
+training-free descriptor or another network (:mod:`SAMv2Core.evaluation.features`) goes through exactly the protocol
+that our model goes through.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from SAMv2Core.embedding.embedding import Embedding
     from SAMv2Core.embedding.model import Model
     from SAMv2Core.io.volume import Volume
-
-Progress = Callable[[float, str], None]
+    from SAMv2Core.progress import Progress
 
 
 class Extractor:

@@ -1,6 +1,6 @@
-"""Another network's dense features through the same matcher: ``--features FILE``.
+"""Other features through the same matcher: another network's (``--features FILE``), or MIND-SSC.
 
-Two kinds:
+Another network's come in two kinds:
 
 * a **TorchScript module** (``.pt``, ``.ts``, ``.torchscript``) that takes the scan as our networks see it, (1, 1, D, H,
   W) float32 at 2 mm along the patient's axes, values in [-50, 205] (HU + 1024 scaled by 255 / 4095, less 50; MR by its
@@ -17,13 +17,22 @@ Two kinds:
 
 Vectors are averaged to the 4 mm lattice where they are finer, normalized to unit length, and stored as float16, as ours
 are. A TorchScript file is a program: load it only from whom you trust.
+
+MIND-SSC is a descriptor without any training, the line that a network has to beat: twelve numbers per voxel, how alike
+patches around it are to each other (Heinrich et al., MICCAI 2013), computed by ``convexAdam`` (Apache-2.0) at 2 mm,
+radius 2, dilation 2, then averaged to the 4 mm lattice. They lie in 0..1 and are compared by squared differences; the
+matcher compares unit vectors by their dot product. Taking 0.5 away before the vectors are normalized makes them nearly
+equal in length, so that both orders agree closely (and a flat region, whose numbers are all near 1, differs from a
+structured one). Its "similarities" are not those that the matcher's verdicts were calibrated on: of a MIND line errors
+mean something, ``found`` and ``confidence`` do not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +44,9 @@ from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.landmark_points import scan_stem
 from SAMv2Core.io.files import suffix_of
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.preprocessing.feature_mask import body_on_features
+from SAMv2Core.preprocessing.body import body_on_features
 from SAMv2Core.preprocessing.preprocess import Preprocessed, preprocess_report
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress
 
 SCRIPT_SUFFIXES = (".pt", ".ts", ".torchscript", ".pth")
 #: Finest lattice that is searched; the paper's fine level.
@@ -160,3 +168,33 @@ def _stride_of(shape: Tuple[int, ...], lattice: Tuple[int, ...], name: str) -> T
         # Of several strides (few voxels) the one nearest to the quotient.
         strides.append(min(fitting, key=lambda s, n=n, whole=whole: abs(s - whole / n)))  # type: ignore[misc]
     return strides[0], strides[1], strides[2]
+
+
+NAME = "MIND-SSC"
+RADIUS, DILATION = 2, 2
+
+
+class MindFeatures(Extractor):
+    """The MIND-SSC descriptor of a volume.
+
+    :raises UsageError: ``convexAdam`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._mind = importlib.import_module("convexAdam.convex_adam_utils").MINDSSC
+        except ImportError as error:
+            raise UsageError(
+                f"MIND-SSC features need the Python package convexAdam, which does not load ({error}).",
+                "pip install convexAdam",
+            ) from error
+        self.name, self.sha256, self.device = NAME, "", "cpu"
+
+    def embed(self, volume: Volume, modality: str = "auto", progress: Optional[Progress] = None) -> Embedding:
+        """The descriptor on the 4 mm lattice; errors are those of preprocessing."""
+        prepared = preprocess_report(volume, modality)
+        if progress is not None:
+            progress(0.1, f"{NAME} of {Path(volume.source).name}")
+        with torch.no_grad():
+            descriptor = self._mind(prepared.x, RADIUS, DILATION, "cpu")
+        return as_embedding(descriptor - 0.5, prepared, volume, NAME, f"radius {RADIUS}, dilation {DILATION}")

@@ -16,16 +16,15 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
-from SAMv2Core.embedding.system_memory import peak_rss_bytes
+from SAMv2Core.embedding.memory import peak_rss_bytes
 from SAMv2Core.errors import SAMv2Error
 from SAMv2Core.evaluation import baselines
 from SAMv2Core.io.volume import Volume, read_volume
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress
 
 _POLL_SECONDS = 0.2
 _THREAD_VARIABLES = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS")

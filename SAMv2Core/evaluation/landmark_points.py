@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry.affine import canonical_axes
+from SAMv2Core.geometry.grid import canonical_axes
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.points import read_points
 from SAMv2Core.io.volume import Volume, read_volume

@@ -25,8 +25,7 @@ from SAMv2Core.evaluation.landmark_points import Landmarks, landmarks_beside, sc
 from SAMv2Core.evaluation.methods import find_points
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.volume import read_volume
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress, silent
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 _NOT_SCANS = re.compile(r"(_labels?|_seg|\.seg)\.[^/]*$")
@@ -160,7 +159,7 @@ def run(
 
     :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
     """
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     recent = RecentEmbeddings()
     trials: List[Trial] = []
     failures: List[Dict[str, str]] = []

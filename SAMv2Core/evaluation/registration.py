@@ -12,7 +12,7 @@ Conventions: matrices map LPS mm of the fixed to the moving scan.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -24,8 +24,7 @@ from SAMv2Core.evaluation.landmark_points import as_labels
 from SAMv2Core.evaluation.pair_table import Pair, Truth, initial_matrix, read_truth
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.volume import Volume, read_volume
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress, silent
 
 START = "before"
 LIMITS_MM = (5.0, 10.0, 20.0)
@@ -80,7 +79,7 @@ def evaluate(
     :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
     :returns: ``runs``, one row per pair and method, and ``failures``, pairs that could not be read.
     """
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     runs: List[Dict[str, Any]] = []
     failures: List[Dict[str, Any]] = []
     for number, pair in enumerate(pairs):

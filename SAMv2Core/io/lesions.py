@@ -22,8 +22,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry.affine import canonical_axes
-from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.geometry.grid import Grid, canonical_axes
 from SAMv2Core.io.files import PathLike, suffix_of
 from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
 from SAMv2Core.io.volume import Volume, read_volume

@@ -21,7 +21,7 @@ from typing import IO, Any, Dict, List, NamedTuple, Tuple
 import numpy as np
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry.affine import ORTHOGONAL_TOLERANCE, shear_of
+from SAMv2Core.geometry.grid import ORTHOGONAL_TOLERANCE, shear_of
 from SAMv2Core.io.files import PathLike, atomic_path
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -21,8 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SAMv2Core.errors import InputError, OutputError
-from SAMv2Core.geometry.affine import ORTHOGONAL_TOLERANCE, shear_of, without_rounding
-from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.geometry.grid import ORTHOGONAL_TOLERANCE, Grid, shear_of, without_rounding
 from SAMv2Core.io.files import PathLike, atomic_path, suffix_of
 from SAMv2Core.io.itk import image_of, matrix_of, quiet_itk
 from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, read_nifti, write_nifti

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ from SAMv2Core.errors import UsageError
 from SAMv2Core.matching.body_map import BodyMap, expectation_of
 from SAMv2Core.matching.search import SearchIndex, search
 from SAMv2Core.matching.subvoxel import refine
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress, part
 
 HUBER_T = 1.345
 
@@ -109,24 +108,19 @@ class _Cycle:
 
     def evaluate(self, rows: np.ndarray, progress: Optional[Progress]) -> np.ndarray:
         """f of template rows; only those never asked for before are searched."""
-        tell = progress or (lambda fraction, text: None)
         new = np.unique(rows[self.partner[rows] < 0])
         if len(new):
             vectors = self.template.vectors(new)
             expected = expectation_of(self.forth_map, self.template.points_lps(new))
-            half = _scaled(tell, 0.0, 0.5)
+            half = part(progress, 0.0, 0.5)
             self.partner[new], self.similarity[new] = search(self.query, vectors, progress=half, expected=expected)
         partners = self.partner[rows]
         new = np.unique(partners[self.back[partners] < 0])
         if len(new):
             vectors = self.query.vectors(new)
             expected = expectation_of(self.back_map, self.query.points_lps(new))
-            self.back[new], _ = search(self.template, vectors, progress=_scaled(tell, 0.5, 1.0), expected=expected)
+            self.back[new], _ = search(self.template, vectors, progress=part(progress, 0.5, 1.0), expected=expected)
         return self.back[partners]
-
-
-def _scaled(tell: Progress, low: float, high: float) -> Progress:
-    return lambda fraction, text: tell(low + (high - low) * fraction, text)
 
 
 def fixed_point_matches(
@@ -163,12 +157,10 @@ def fixed_point_matches(
     return results
 
 
-def _cycle_progress(progress: Optional[Progress], number: int) -> Optional[Progress]:
+def _cycle_progress(progress: Optional[Progress], number: int) -> Progress:
     """Progress of one cycle; how many follow is unknown, so each is given three quarters of what is left."""
-    if progress is None:
-        return None
-    tell, left = progress, 0.25**number
-    return lambda fraction, text: tell(1 - left + 0.75 * left * fraction, text)
+    left = 0.25**number
+    return part(progress, 1 - left, 1 - 0.25 * left)
 
 
 def _starts(template: SearchIndex, point: np.ndarray, per_axis: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ from SAMv2Core.matching.fixed_point import BodyMaps, FixedPointOptions, FixedPoi
 from SAMv2Core.matching.search import SearchIndex, search, search_index
 from SAMv2Core.matching.similarity import check_comparable, joint_vectors
 from SAMv2Core.matching.subvoxel import refine
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress, part, silent
 
 METHODS = ("fixed-point", "nearest")
 
@@ -103,7 +102,7 @@ def match(
     uncertainty = uncertainty or UncertaintyModel.from_metadata(emb_query.calibration)
     points = _checked_points(points_lps)
     check_comparable(emb_template, emb_query)
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     tell(0.0, "Preparing the search")
     template = search_index(emb_template)
     refusals = [why_not_asked(emb_template, template, point) for point in points]
@@ -163,16 +162,16 @@ def _find(
     template, query = search_index(emb_template), search_index(emb_query)
     vectors = joint_vectors(emb_template, points)
     expected = expectation_of(maps[0], points)
-    rows, _ = search(query, vectors, progress=_part(tell, 0.05, 0.2), expected=expected)
+    rows, _ = search(query, vectors, progress=part(tell, 0.05, 0.2), expected=expected)
     found = nearest = refine(query, vectors, rows)
     votes: Sequence[Optional[FixedPointResult]] = [None] * len(points)
     if method == "fixed-point":
-        votes = fixed_point_matches(template, query, points, options, _part(tell, 0.2, 0.7), maps)
+        votes = fixed_point_matches(template, query, points, options, part(tell, 0.2, 0.7), maps)
         found = np.array([n if v is None or v.query_lps is None else v.query_lps for n, v in zip(nearest, votes)])
     at_result = joint_vectors(emb_query, found)
     similarity = (at_result * vectors).sum(1).cpu().numpy()
-    _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, _part(tell, 0.7, 0.85))
-    back_rows, _ = search(template, at_result, progress=_part(tell, 0.85, 1.0))
+    _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, part(tell, 0.7, 0.85))
+    back_rows, _ = search(template, at_result, progress=part(tell, 0.85, 1.0))
     cycle_error = np.linalg.norm(refine(template, at_result, back_rows) - points, axis=1)
     departure, roughness = np.full(len(points), np.nan), math.nan
     if maps[0] is not None:
@@ -218,11 +217,6 @@ def _answer(
         candidate_lps=result,
         evidence=evidence,
     )
-
-
-def _part(tell: Progress, low: float, high: float) -> Progress:
-    """Progress of one stage as a part of the whole."""
-    return lambda fraction, text: tell(low + (high - low) * fraction, text)
 
 
 def similarity_map(

@@ -11,7 +11,7 @@ Conventions: points (N, 3) LPS mm; a match is a position between voxels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.matching import subvoxel
 from SAMv2Core.matching.search import SearchIndex, search, search_index
 from SAMv2Core.matching.similarity import joint_vectors
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress, part
 
 CANDIDATES_PER_TILE = 16384  # voxels looked at together near predictions: some 25 MB of vectors
 
@@ -85,14 +84,14 @@ def match_nearby(
     for start in range(0, len(points_lps), tile):
         if progress is not None:
             progress(start / len(points_lps), "Searching near the predicted places")
-        part = slice(start, start + tile)
-        rows = index.rows_at(centers[part, None] + offsets[None])  # (n, m)
-        values = _similarities(index, vectors[part], np.maximum(rows, 0))
+        tiled = slice(start, start + tile)
+        rows = index.rows_at(centers[tiled, None] + offsets[None])  # (n, m)
+        values = _similarities(index, vectors[tiled], np.maximum(rows, 0))
         values[rows < 0] = -1.0
         leader = values.argmax(axis=1)
         one_each = np.arange(len(leader))
-        best[part] = values[one_each, leader]
-        found[part] = np.where(best[part] > -1.0, rows[one_each, leader], -1)
+        best[tiled] = values[one_each, leader]
+        found[tiled] = np.where(best[tiled] > -1.0, rows[one_each, leader], -1)
     positions = np.full((len(points_lps), 3), np.nan)
     hit = found >= 0
     positions[hit] = subvoxel.refine(index, vectors[torch.from_numpy(hit)], found[hit])
@@ -103,8 +102,8 @@ def correspond(
     emb_a: Embedding, emb_b: Embedding, points_lps: np.ndarray, progress: Optional[Progress] = None
 ) -> Correspondences:
     """Match points of a in the whole of b, and back in the whole of a."""
-    target, similarity = match_nearest(emb_a, emb_b, points_lps, _part(progress, 0.0, 0.5))
-    back, _ = match_nearest(emb_b, emb_a, target, _part(progress, 0.5, 1.0))
+    target, similarity = match_nearest(emb_a, emb_b, points_lps, part(progress, 0.0, 0.5))
+    back, _ = match_nearest(emb_b, emb_a, target, part(progress, 0.5, 1.0))
     return Correspondences(points_lps, target, similarity, np.linalg.norm(back - points_lps, axis=1))
 
 
@@ -117,19 +116,12 @@ def correspond_nearby(
     progress: Optional[Progress] = None,
 ) -> Correspondences:
     """Match points of a near their predicted places in b, and back; points with no body there are dropped."""
-    target, similarity = match_nearby(emb_a, emb_b, points_lps, predicted_lps, radius_mm, _part(progress, 0.0, 0.5))
+    target, similarity = match_nearby(emb_a, emb_b, points_lps, predicted_lps, radius_mm, part(progress, 0.0, 0.5))
     hit = np.isfinite(target[:, 0])
     points, target, similarity = points_lps[hit], target[hit], similarity[hit]
-    back, _ = match_nearby(emb_b, emb_a, target, points, radius_mm, _part(progress, 0.5, 1.0))
+    back, _ = match_nearby(emb_b, emb_a, target, points, radius_mm, part(progress, 0.5, 1.0))
     cycle = np.linalg.norm(back - points, axis=1)
     return Correspondences(points, target, similarity, np.where(np.isfinite(cycle), cycle, np.inf))
-
-
-def _part(progress: Optional[Progress], low: float, high: float) -> Optional[Progress]:
-    if progress is None:
-        return None
-    tell = progress
-    return lambda fraction, text: tell(low + (high - low) * fraction, text)
 
 
 def _offsets_within(index: SearchIndex, radius_mm: float) -> np.ndarray:

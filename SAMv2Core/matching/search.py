@@ -25,7 +25,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 import numpy as np
 import torch
@@ -35,8 +35,7 @@ from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.matching.similarity import lattice_vectors
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress
 
 BRICK = 256
 BRICKS_PER_TILE = 64

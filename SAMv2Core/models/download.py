@@ -17,14 +17,14 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from SAMv2Core.errors import ModelError, OutputError
 from SAMv2Core.io.files import output_error
+from SAMv2Core.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[float, str], None]
 
 ATTEMPTS = 4
 RETRY_SECONDS = 2.0  # before the second attempt, doubled before each further one

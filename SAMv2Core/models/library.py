@@ -1,4 +1,4 @@
-"""The models: which are here, which can be had, whether a file is the one it should be, and loading one.
+"""The models: which are here, which can be had, and whether a file is the one it should be.
 
 The authors of the paper published no hashes. So the first hash seen of a file is remembered in its record,
 and a later difference is an error (trust on first use); only files whose hash came with this program count as
@@ -15,7 +15,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Optional
 
 from SAMv2Core.errors import ModelError, OutputError, SAMv2Error
 from SAMv2Core.io.files import PathLike, atomic_path, output_error
@@ -43,9 +43,7 @@ from SAMv2Core.models.records import (
     sha256_of,
     write_record,
 )
-
-if TYPE_CHECKING:
-    pass
+from SAMv2Core.progress import Progress
 
 __all__ = [
     "ModelInfo",
@@ -62,7 +60,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[float, str], None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Callable, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from SAMv2Core.network.output import NetworkOutput
-
-Progress = Callable[[float, str], None]
+from SAMv2Core.progress import Progress
 
 
 def _grey(hu: float) -> float:

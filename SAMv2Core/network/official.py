@@ -14,7 +14,7 @@ Inputs: (N, 1, D, H, W) float32, axes (z, y, x), preprocessed to [-50, 205] at 2
 
 from __future__ import annotations
 
-from typing import Callable, ClassVar, Dict, List, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -23,8 +23,8 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.network.backbone import CHANNELS, Backbone
 from SAMv2Core.network.heads import EMBEDDING_DIM, TopDownHead
 from SAMv2Core.network.output import NetworkOutput
+from SAMv2Core.progress import Progress
 
-Progress = Callable[[float, str], None]
 Size3 = Tuple[int, int, int]
 
 VARIANTS: Dict[str, Tuple[str, ...]] = {

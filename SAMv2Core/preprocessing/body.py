@@ -10,7 +10,7 @@ Conventions: arrays (z, y, x) along patient axes, z to superior; values in HU (C
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 from scipy import ndimage
@@ -182,3 +182,29 @@ def body_mask(values: np.ndarray, modality: str, covered: np.ndarray) -> np.ndar
     if is_ct:
         solid |= _cut_lungs(solid, coarse, coarse_covered)
     return _refined(solid, fine_tissue) & covered
+
+
+def body_on_features(body: np.ndarray, stride_zyx: Sequence[int], shape_zyx: Sequence[int]) -> np.ndarray:
+    """A mask of the lattice on a feature grid: True where at least half of the voxels that a feature covers
+    are.
+
+    :param body: (D, H, W) bool on the lattice.
+    :param stride_zyx: lattice voxels per feature voxel; feature k covers s*k ... s*k + s - 1.
+    :param shape_zyx: size of the feature grid; features beyond the lattice are False, partly covered ones are
+        judged by the part inside.
+    :returns: bool of ``shape_zyx``.
+    """
+    counts = body.astype(np.uint8)
+    inside = np.ones((1, 1, 1), np.uint8)
+    for axis, (stride, size) in enumerate(zip(stride_zyx, shape_zyx)):
+        n_used = min(counts.shape[axis], stride * size)
+        starts = np.arange(0, n_used, stride)
+        lengths = np.minimum(starts + stride, n_used) - starts
+        counts = np.add.reduceat(counts.take(range(n_used), axis), starts, axis, dtype=np.uint16)
+        missing = [(0, 0)] * 3
+        missing[axis] = (0, size - len(starts))
+        counts = np.pad(counts, missing)
+        along = [1, 1, 1]
+        along[axis] = size
+        inside = inside * np.pad(lengths, missing[axis]).reshape(along)
+    return (2 * counts.astype(np.int32) >= inside) & (counts > 0)

@@ -16,8 +16,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from SAMv2Core.geometry.affine import canonical_axes, is_upright
-from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.geometry.grid import Grid, canonical_axes, is_upright
 from SAMv2Core.io.itk import resampled, transform_of
 
 LATTICE_MM = 2.0

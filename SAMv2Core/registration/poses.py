@@ -19,6 +19,7 @@ from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
 from SAMv2Core.geometry.grid import transform_points
+from SAMv2Core.progress import Progress, silent
 from SAMv2Core.registration.least_squares import residuals_mm
 from SAMv2Core.registration.pose_refinement import EDGE_WEIGHT, Level, Poses, refine
 from SAMv2Core.registration.pose_search import rotations_within, search
@@ -85,7 +86,7 @@ def choose_pose(
     starts: Sequence[np.ndarray],
     votes: Optional[Votes] = None,
     seed: int = 0,
-    progress: Optional[Callable[[float, str], None]] = None,
+    progress: Optional[Progress] = None,
 ) -> Optional[Choice]:
     """The best of the starts and of what the search finds.
 
@@ -93,7 +94,7 @@ def choose_pose(
     :param votes: (K, 4, 4) to (K,) share of the matches that each explains, 0..1.
     :returns: None when the scans cannot be laid over one another.
     """
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     proposed = [*starts, *_searched(large, small, lambda f: tell(0.5 * f, "Searching poses"))]
     if not proposed:
         return None

@@ -26,10 +26,11 @@ from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import Grid, transform_points
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.matching.nearest import Correspondences, Progress, correspond, correspond_nearby
+from SAMv2Core.matching.nearest import Correspondences, correspond, correspond_nearby
 from SAMv2Core.matching.sampling import body_points, spread_points
 from SAMv2Core.matching.search import search_index
 from SAMv2Core.matching.similarity import check_comparable
+from SAMv2Core.progress import Progress, part, silent
 from SAMv2Core.registration.least_squares import KINDS, fit, residuals_mm, undetermined
 from SAMv2Core.registration.poses import Choice, angle_deg, choose_pose, match_modes, score_poses, vote_of
 from SAMv2Core.registration.ransac import RobustFit, ransac, refine
@@ -90,7 +91,7 @@ def register(
     """
     _check_arguments(transform, refine, initial, fixed_volume is not None and moving_volume is not None)
     check_comparable(emb_fixed, emb_moving)
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     for emb in (emb_fixed, emb_moving):  # refuses a volume without a body
         tell(0.0, "Preparing the search")
         search_index(emb)
@@ -100,11 +101,11 @@ def register(
         settings = replace(settings, n_points=settings.n_points // 2, n_points_second=settings.n_points_second // 2)
     points = spread_points(sides.small_body, settings.n_points, seed)
     share = 0.2 if sides.images else 0.5
-    first = correspond(sides.small, sides.large, points, lambda f, text: tell(share * f, "Matching points"))
-    matrix, choice = _first_pose(transform, sides, first, initial, seed, settings, _between(tell, share, 0.8))
+    first = correspond(sides.small, sides.large, points, part(tell, 0.0, share))
+    matrix, choice = _first_pose(transform, sides, first, initial, seed, settings, part(tell, share, 0.8))
     if matrix is None:
         return _nothing_found(transform, sides, len(points))
-    nearby = _between(tell, 0.8 if sides.images else 0.5, 0.9)
+    nearby = part(tell, 0.8 if sides.images else 0.5, 0.9)
     second = _second_matches(sides, matrix, seed, settings, nearby)
     matrix, kept = _second_fit(transform, sides, second, matrix, choice, seed, settings)
     tell(0.9, "Checking the transform")
@@ -126,10 +127,6 @@ def _check_arguments(transform: str, refine: str, initial: Optional[np.ndarray],
         is_affine = given.shape == (4, 4) and np.all(np.isfinite(given)) and np.linalg.det(given[:3, :3]) > 1e-3
         if not is_affine:
             raise UsageError("The initial transform is no affine matrix without a mirror.", "Give a 4x4 matrix.")
-
-
-def _between(tell: Progress, low: float, high: float) -> Progress:
-    return lambda fraction, text: tell(low + (high - low) * fraction, text)
 
 
 def _sides(

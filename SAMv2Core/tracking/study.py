@@ -1,7 +1,7 @@
 """All lesions of a baseline in one follow-up: proposals, what they say together, one place and one verdict each.
 
 1. Every lesion is looked for from the baseline, near where the body's landmarks put it
-   (:mod:`SAMv2Core.tracking.local`), or everywhere when that fails (:mod:`SAMv2Core.tracking.candidates`).
+   (:mod:`SAMv2Core.tracking.proposals`), or everywhere when that fails (:mod:`SAMv2Core.tracking.proposals`).
 2. The trustworthy ones of all proposals, the body's landmarks and what a person has verified make the study's field
    (:mod:`SAMv2Core.tracking.field`). A lesion found in the study before is looked for from there, too; one that
    the field cannot explain is looked for again close to the place that the field expects.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -27,12 +27,11 @@ from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN
 from SAMv2Core.matching.match import beyond_mm, why_not_asked
 from SAMv2Core.matching.search import search_index
 from SAMv2Core.matching.similarity import joint_vectors
-from SAMv2Core.tracking.candidates import Candidate, propose
+from SAMv2Core.progress import Progress, part, silent
 from SAMv2Core.tracking.confidence import OUTSIDE, TrackEvidence, TrackUncertainty
 from SAMv2Core.tracking.field import CUT_MM, LESION_WEIGHT, VERIFIED_WEIGHT, StudyField, depth_mm, study_field
-from SAMv2Core.tracking.local import propose_nearby
+from SAMv2Core.tracking.proposals import Candidate, propose, propose_nearby
 
-Progress = Callable[[float, str], None]
 Places = Dict[int, np.ndarray]
 Expected = Dict[int, Tuple[np.ndarray, float]]  # place and spread that the rest of the study expects, by lesion
 
@@ -97,16 +96,16 @@ def place_lesions(
     :param before: the study before, and where lesions lie in it (by number); None for the first follow-up.
     :returns: by lesion; None for those decided.
     """
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     open_ones = [n for n in range(len(lesions)) if n not in decided]
     index = search_index(emb_baseline)
     refusals = {n: why_not_asked(emb_baseline, index, lesions[n].center_lps) for n in open_ones}
     asked = [n for n in open_ones if not refusals[n]]
     body = body_map(emb_baseline, emb_study, seed)
-    direct = _directly(emb_baseline, emb_study, lesions, asked, body, lambda f, t: tell(0.6 * f, t))
+    direct = _directly(emb_baseline, emb_study, lesions, asked, body, part(tell, 0.0, 0.6))
     field = _field_of(emb_study, lesions, direct, decided, body)
     expected = {} if field is None else {n: field.predict(lesions[n].center_lps, without=n) for n in asked}
-    chained = _chain(emb_study, lesions, direct, expected, before, lambda f, t: tell(0.6 + 0.35 * f, t))
+    chained = _chain(emb_study, lesions, direct, expected, before, part(tell, 0.6, 0.95))
     options = {n: [c for c in (direct.get(n), chained.get(n)) if c is not None] for n in asked}
     _look_near(emb_baseline, emb_study, lesions, options, expected)
     tell(0.97, "Comparing")
@@ -138,11 +137,11 @@ def _directly(
     if body is not None and asked:
         places, spreads = body.predict(centers)
         wanted = [lesions[n] for n in asked]
-        found = propose_nearby(emb_baseline, emb_study, centers, wanted, places, spreads, lambda f, t: tell(0.8 * f, t))
+        found = propose_nearby(emb_baseline, emb_study, centers, wanted, places, spreads, part(tell, 0.0, 0.8))
         inside = emb_study.volume_grid.contains(places)
         weak = [i for i, c in enumerate(found) if inside[i] and (c is None or c.vote_confidence < WEAK)]
     everywhere = propose(
-        emb_baseline, emb_study, centers[weak], [lesions[asked[i]] for i in weak], lambda f, t: tell(0.8 + 0.2 * f, t)
+        emb_baseline, emb_study, centers[weak], [lesions[asked[i]] for i in weak], part(tell, 0.8, 1.0)
     )
     for i, candidate in zip(weak, everywhere):
         local = found[i]

@@ -2,7 +2,7 @@
 
 Every study is matched with all the context that helps (arXiv 2311.15111 tracks one point at a time; the rest is
 ours): each lesion by several template points and the fixed points around it
-(:mod:`SAMv2Core.tracking.candidates`), directly from the baseline and again from the study before; all lesions together
+(:mod:`SAMv2Core.tracking.proposals`), directly from the baseline and again from the study before; all lesions together
 with the body's landmarks as one robust field (:mod:`SAMv2Core.tracking.field`), which proposes a place of its own
 where a lesion contradicts it; and what a person has verified counts for its neighbors.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -27,10 +27,9 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.io.lesions import Lesion, check_labels
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
 from SAMv2Core.matching.similarity import check_comparable
+from SAMv2Core.progress import Progress, part, silent
 from SAMv2Core.tracking.confidence import TrackEvidence
 from SAMv2Core.tracking.study import Placed, Places, place_lesions
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +104,13 @@ def track(
         check_comparable(emb_baseline, emb)
     _check_places(emb_baseline, lesions)
     decisions = _decisions(verified, lesions, len(emb_follow_ups))
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     studies = []
     before: Optional[Tuple[Embedding, Places]] = None
     for number, emb in enumerate(emb_follow_ups, 1):
-        part = _study_part(tell, number, len(emb_follow_ups))
-        findings = _in_study(emb_baseline, emb, number, lesions, decisions[number], before, seed, part)
+        n = len(emb_follow_ups)
+        mine = part(tell, (number - 1) / n, number / n, f"follow-up {number}: ")
+        findings = _in_study(emb_baseline, emb, number, lesions, decisions[number], before, seed, mine)
         before = (emb, {n: f.lps for n, f in enumerate(findings) if f.lps is not None})
         studies.append(findings)
     tell(1.0, "Tracked")
@@ -191,8 +191,3 @@ def _decisions(
             raise InputError(f"The verified place of {item.label!r} is no position.", "Give (l, p, s) in mm.")
         decided[item.study][number_of[item.label]] = place
     return decided
-
-
-def _study_part(tell: Progress, number: int, n_studies: int) -> Progress:
-    """Progress of one study as a part of the whole."""
-    return lambda fraction, text: tell((number - 1 + fraction) / n_studies, f"follow-up {number}: {text}")

@@ -40,7 +40,7 @@ import numpy as np
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
-from SAMv2Core.evaluation.mind import MindFeatures
+from SAMv2Core.evaluation.features import MindFeatures
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.match import match, similarity_map
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up

@@ -76,7 +76,7 @@ def measure(task: Dict[str, Any]) -> Dict[str, Any]:
     from SAMv2Core.embedding import memory
     from SAMv2Core.embedding import model as embed
     from SAMv2Core.embedding.cache import Cache
-    from SAMv2Core.embedding.system_memory import current_rss_bytes, peak_rss_bytes
+    from SAMv2Core.embedding.memory import current_rss_bytes, peak_rss_bytes
     from SAMv2Core.io.volume import read_volume
 
     torch.set_num_threads(task["threads"])

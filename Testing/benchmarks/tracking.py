@@ -37,8 +37,8 @@ import numpy as np
 from SAMv2Core.embedding.cache import Cache
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.evaluation.extractor import Extractor
+from SAMv2Core.evaluation.features import MindFeatures
 from SAMv2Core.evaluation.methods import POINT_METHODS
-from SAMv2Core.evaluation.mind import MindFeatures
 from SAMv2Core.matching.confidence import Evidence, UncertaintyModel, judge
 from SAMv2Core.matching.match import match
 from SAMv2Core.matching.search import search_index

@@ -18,7 +18,7 @@ CORE = ROOT / "SAMv2Core"
 
 # From the ground up. A folder imports from its own line and from the lines above it, never from those below.
 LAYERS = (
-    ("errors",),
+    ("errors", "progress"),
     ("geometry", "network"),
     ("io",),
     ("models", "preprocessing", "simulation"),
@@ -35,9 +35,9 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # `samv2 models`, `samv2 doctor`, reading and writing files must work where torch is missing or broken: these folders
 # and modules load no torch.
 TORCH_FREE = {
-    "__init__", "__main__", "errors", "geometry", "io", "preprocessing", "simulation", "diagnosis", "cli",
+    "__init__", "__main__", "errors", "progress", "geometry", "io", "preprocessing", "simulation", "diagnosis", "cli",
     "models.library", "models.catalogue", "models.records", "models.download",
-    "embedding.cache", "embedding.memory", "embedding.system_memory",
+    "embedding.cache", "embedding.memory",
 }  # fmt: skip
 
 

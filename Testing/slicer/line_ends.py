@@ -23,8 +23,8 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
+from SAMv2Core.embedding.load import load_model  # noqa: E402
 from SAMv2Core.io.volume import read_volume  # noqa: E402
-from SAMv2Core.models.library import load_model  # noqa: E402
 from SAMv2Core.simulation.lesion_growth import LesionOptions  # noqa: E402
 from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
 from SAMv2Core.tracking.track import track  # noqa: E402

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from SAMv2Core.embedding.system_memory import peak_rss_bytes
+from SAMv2Core.embedding.memory import peak_rss_bytes
 from SAMv2Core.errors import UnreliableResultError
 from Training.engine.checkpoint import check_same_run, last_checkpoint, read_training, write_checkpoint
 from Training.engine.half_precision import avoid_wrong_gradients

@@ -1,4 +1,4 @@
-"""memory.py and system_memory.py: what the system tells, limits, slab depths, and the allocator's effect."""
+"""What the system tells about memory, limits, slab depths, and the allocator's effect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAMv2Core.embedding import memory, system_memory
+from SAMv2Core.embedding import memory
 from SAMv2Core.errors import MemoryLimitError, UsageError
 from SAMv2Core.io.volume import write_volume
 from Testing.samples.embedding_samples import torso
@@ -20,22 +20,22 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_resident_memory_follows_an_allocation():
-    before = system_memory.current_rss_bytes()
+    before = memory.current_rss_bytes()
     block = np.ones(64 * MIB, np.uint8)
-    grown = system_memory.current_rss_bytes() - before
+    grown = memory.current_rss_bytes() - before
     assert block.nbytes * 0.9 < grown < block.nbytes * 1.5
-    assert system_memory.peak_rss_bytes() >= before + grown * 0.9
+    assert memory.peak_rss_bytes() >= before + grown * 0.9
 
 
 def test_the_peak_does_not_include_the_parent_process():
     block = np.ones(400 * MIB, np.uint8)
-    code = "from SAMv2Core.embedding.system_memory import peak_rss_bytes; print(peak_rss_bytes())"
+    code = "from SAMv2Core.embedding.memory import peak_rss_bytes; print(peak_rss_bytes())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert 4 * MIB < int(out.stdout) < block.nbytes
 
 
 def test_available_memory_is_plausible():
-    available = system_memory.available_bytes()
+    available = memory.available_bytes()
     assert available is not None
     assert 16 * MIB < available < 2**50
 
@@ -52,19 +52,19 @@ def test_control_groups_of_both_versions_are_honored(tmp_path):
     (new.parent / "memory.stat").write_text("anon 600\ninactive_file 50\n")
     (old / "memory.limit_in_bytes").write_text("900\n")
     (old / "memory.usage_in_bytes").write_text("100\n")
-    left = system_memory._linux_cgroup_available(str(tmp_path / "proc"), str(tmp_path))
+    left = memory._linux_cgroup_available(str(tmp_path / "proc"), str(tmp_path))
     assert sorted(left) == [350, 800]
 
 
 def test_control_groups_that_cannot_be_read_are_ignored(tmp_path):
-    assert system_memory._linux_cgroup_available(str(tmp_path / "none"), str(tmp_path)) == []
+    assert memory._linux_cgroup_available(str(tmp_path / "none"), str(tmp_path)) == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v is honored on Linux only")
 def test_address_space_limit_counts_as_memory():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31));"
-        "from SAMv2Core.embedding.system_memory import available_bytes; print(available_bytes())"
+        "from SAMv2Core.embedding.memory import available_bytes; print(available_bytes())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert 0 < int(out.stdout) < 2**31
@@ -75,8 +75,8 @@ def test_vm_stat_of_macos():
         "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:   100.\n"
         "Pages active: 9000.\nPages inactive: 20.\nPages speculative: 3.\nPages purgeable: 4.\n"
     )
-    assert system_memory.parse_vm_stat(text) == 16384 * 127
-    assert system_memory.parse_vm_stat("nonsense") is None
+    assert memory.parse_vm_stat(text) == 16384 * 127
+    assert memory.parse_vm_stat("nonsense") is None
 
 
 def test_a_limit_counts_what_is_in_use(monkeypatch):
@@ -138,7 +138,7 @@ def test_large_blocks_are_reused_and_given_back():
         pytest.skip("not glibc")
     code = (
         "import ctypes, numpy as np; from SAMv2Core.embedding.memory import reuse_large_blocks;"
-        "from SAMv2Core.embedding.system_memory import current_rss_bytes as rss; start = rss()\n"
+        "from SAMv2Core.embedding.memory import current_rss_bytes as rss; start = rss()\n"
         "with reuse_large_blocks():\n"
         "    block = np.ones(200 * 2**20, np.uint8); del block; kept = rss() - start\n"
         "after = rss() - start; print(kept, after)\n"
@@ -156,7 +156,7 @@ import torch
 torch.set_num_threads(1)
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.network.lite import LiteNet
-from SAMv2Core.embedding.system_memory import peak_rss_bytes
+from SAMv2Core.embedding.memory import peak_rss_bytes
 from SAMv2Core.io.volume import read_volume
 from Testing.samples.embedding_samples import model_info, seeded
 import sys

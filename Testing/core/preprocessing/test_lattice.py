@@ -8,8 +8,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SAMv2Core.geometry.affine import is_upright
-from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.geometry.grid import Grid, is_upright
 from SAMv2Core.preprocessing.lattice import relabelled_grid, to_lattice
 from Testing.samples.synthetic import body_grid
 

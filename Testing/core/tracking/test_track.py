@@ -12,9 +12,9 @@ from SAMv2Core.errors import Cancelled, InputError, ModelError
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.lesions import lesion_at
 from SAMv2Core.tracking import study as track_study
-from SAMv2Core.tracking.candidates import Candidate, common_place
 from SAMv2Core.tracking.confidence import NOT_FOUND_BELOW
 from SAMv2Core.tracking.field import depth_mm, study_field
+from SAMv2Core.tracking.proposals import Candidate, common_place
 from SAMv2Core.tracking.track import Verified, track
 from Testing.samples.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding, trunk
 
