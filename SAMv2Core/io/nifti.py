@@ -2,9 +2,10 @@
 
 Why not ITK alone: it refuses headers whose matrix is sheared ("ITK only supports orthonormal direction
 cosines"), it reserves whatever size a damaged header names, it decodes scaled integers as floating point, and
-it writes to stderr. Which of the two matrices of a header counts is decided as ITK does (measured with
-SimpleITK 2.5.7 over all pairs of codes, see ``Testing/core/io/test_nifti.py``), so that points lie where Slicer
-shows the volume.
+it writes to stderr. What a header that contradicts itself means is decided as ITK does (measured with SimpleITK
+2.5.7 and slicer-core 5.12 over all pairs of codes, see ``Testing/core/io/test_nifti.py``), so that points lie where
+Slicer shows the volume: directions and origin from one of the two matrices, voxel sizes always from pixdim. A header
+whose two accounts lie apart is told in a warning.
 
 Conventions: a file holds x fastest and world coordinates in RAS; arrays here are (z, y, x), matrices map ijk
 = (x, y, z) indices to LPS mm.
@@ -52,6 +53,11 @@ _FIELDS: Dict[int, Dict[str, Tuple[str, int]]] = {
 }  # fmt: skip
 _HEADER_SIZE = {1: 348, 2: 540}
 _UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micrometre
+
+# Two accounts of one geometry closer than this at every corner are the same one, rounded (float32, ITK's repair).
+_SAME_PLACE_MM = 0.1
+# Columns of a matrix that differ from pixdim by less are its rounding; beyond, pixdim counts, as in ITK.
+_SAME_LENGTH = 1e-4
 
 
 class NiftiContent(NamedTuple):
@@ -112,6 +118,8 @@ def _parse_header(raw: bytes, path: Path) -> Tuple[Any, str, int]:
 def _shape_zyx(header: Any, path: Path) -> Tuple[int, int, int]:
     n_dims = int(header["dim"][0])
     sizes = [int(n) for n in header["dim"][1 : 1 + max(0, min(n_dims, 7))]]
+    # Some programs leave 0 in the dimensions beyond the third; ITK and Slicer take it for 1.
+    sizes = [n if axis < 3 else max(n, 1) for axis, n in enumerate(sizes)]
     if not 1 <= n_dims <= 7 or any(n < 1 for n in sizes):
         raise InputError(f"{path} is empty or damaged (sizes {sizes} in its header).", "Export the volume again.")
     if any(n > 1 for n in sizes[3:]):
@@ -133,6 +141,13 @@ def _scalar_type(header: Any, order: str, path: Path) -> np.dtype:
     if code not in _TYPES:
         raise InputError(f"{path} has voxels of an unsupported type (code {code}).", "Convert it to 16-bit integers.")
     return np.dtype(order + _TYPES[code])
+
+
+def _offset(header: Any, header_size: int, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    if not np.isfinite(offset):
+        raise InputError(f"{path} is damaged (no offset of its voxels in its header).", "Copy or export it again.")
+    return max(int(offset), header_size)
 
 
 def _read_voxels(stream: IO[bytes], count: int, dtype: np.dtype, path: Path) -> np.ndarray:
@@ -165,9 +180,26 @@ def _scaled(array: np.ndarray, slope: float, inter: float) -> np.ndarray:
     return (array * np.float32(slope) + np.float32(inter)).astype(np.float32)
 
 
-def _qform(header: Any, scale: float) -> np.ndarray:
+def _voxel_size(header: Any, scale: float, path: Path, warnings: List[str]) -> np.ndarray:
+    """(3,) mm from pixdim, as ITK: what is 0 or no number is 1; a negative size turns its axis around."""
+    size = header["pixdim"][1:4].astype(np.float64)
+    odd = ~np.isfinite(size) | (size == 0)
+    if odd.any():
+        warnings.append(
+            f"{path.name} names voxel sizes of {' x '.join(f'{v:g}' for v in size)} (pixdim); ITK and 3D Slicer show "
+            "the missing ones as 1 mm, so they are 1 mm here."
+        )
+    elif (size < 0).any():
+        warnings.append(f"{path.name} names a negative voxel size (pixdim); its axis is turned around, as in ITK.")
+    return np.where(odd, 1.0, size) * scale
+
+
+def _qform(header: Any, size: np.ndarray, scale: float) -> np.ndarray:
     """4x4 RAS matrix of the quaternion part of the header."""
     b, c, d = (float(value) for value in header["quatern"])
+    length = float(np.sqrt(b * b + c * c + d * d))
+    if length > 1:  # rounding made it longer than a rotation has; ITK shortens it too
+        b, c, d = b / length, c / length, d / length
     a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
     rotation = np.array(
         [
@@ -176,33 +208,76 @@ def _qform(header: Any, scale: float) -> np.ndarray:
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
         ]
     )
-    spacing = np.abs(header["pixdim"][1:4].astype(np.float64)) * scale
     if header["pixdim"][0] < 0:
-        spacing[2] = -spacing[2]
+        size = size * [1, 1, -1]
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation * spacing
+    matrix[:3, :3] = rotation * size
     matrix[:3, 3] = header["qoffset"].astype(np.float64) * scale
     return matrix
 
 
-def _geometry(header: Any, path: Path, warnings: List[str]) -> np.ndarray:
+def _with_size(sform: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The matrix with columns as long as pixdim says, as ITK makes it; unchanged where they are so up to rounding."""
+    lengths = np.linalg.norm(sform[:3, :3], axis=0)
+    ratio = np.divide(size, lengths, out=np.ones(3), where=lengths > 0)
+    if np.all(np.abs(ratio - 1) <= _SAME_LENGTH):
+        return sform
+    fitted = sform.copy()
+    fitted[:3, :3] *= ratio
+    return fitted
+
+
+def _apart_mm(first: np.ndarray, second: np.ndarray, shape_zyx: Tuple[int, int, int]) -> float:
+    """How far apart two matrices put a corner of the volume, at most."""
+    last = np.array(shape_zyx[::-1]) - 1.0
+    corners = np.array([[(n >> axis) & 1 for axis in range(3)] for n in range(8)]) * last
+    difference = corners @ (first - second)[:3, :3].T + (first - second)[:3, 3]
+    return float(np.linalg.norm(difference, axis=1).max())
+
+
+def _geometry(header: Any, shape_zyx: Tuple[int, int, int], path: Path, warnings: List[str]) -> np.ndarray:
     """4x4 LPS matrix, chosen among the header's two as ITK does; sheared where ITK would refuse the file."""
-    unit = int(header["xyzt_units"]) & 7
-    scale = _UNIT_MM.get(unit, 1.0)
-    sform = np.eye(4)
-    sform[:3] = header["srow"].astype(np.float64) * scale
+    scale = _UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    size = _voxel_size(header, scale, path, warnings)
     has_qform, sform_code = int(header["qform_code"]) > 0, int(header["sform_code"])
     if not has_qform and sform_code <= 0:
         warnings.append(f"{path.name} stores no orientation; axes x, y, z are taken as left, posterior, superior.")
-        return np.diag([*(np.abs(header["pixdim"][1:4].astype(np.float64)) * scale), 1.0])
-    sheared = shear_of(sform) > ORTHOGONAL_TOLERANCE
-    if sform_code > 0 and (not has_qform or (sform_code == 1 and not sheared)):
-        return RAS_TO_LPS @ sform
-    if sform_code == 1 and sheared:
+        return np.diag([*size, 1.0])
+    sform = np.eye(4)
+    sform[:3] = header["srow"].astype(np.float64) * scale
+    qform = _qform(header, size, scale)
+    if sform_code <= 0:
+        return RAS_TO_LPS @ qform
+    shear = shear_of(sform)
+    is_sheared, is_usable = shear > ORTHOGONAL_TOLERANCE, shear < 1
+    if not is_usable and not has_qform:
+        raise InputError(
+            f"{path} has an sform that is no geometry (zeros, or parallel axes) and no qform.",
+            "Correct the file's header.",
+        )
+    # A sheared matrix is no business of ITK's; its own columns count.
+    fitted = sform if is_sheared else _with_size(sform, size)
+    uses_sform = not has_qform or (sform_code == 1 and not is_sheared)
+    used, name = (fitted, "sform") if uses_sform else (qform, "qform")
+    if has_qform and is_sheared and is_usable and sform_code == 1:
         warnings.append(
             f"{path.name} has a sheared sform and a rigid qform; the qform is used, as in ITK and 3D Slicer."
         )
-    return RAS_TO_LPS @ _qform(header, scale)
+    elif has_qform and not is_usable:
+        warnings.append(f"{path.name} has an sform that is no geometry; the qform is used, as in ITK and 3D Slicer.")
+    elif has_qform and (apart := _apart_mm(fitted, qform, shape_zyx)) > _SAME_PLACE_MM:
+        warnings.append(
+            f"{path.name}: its sform and its qform lie up to {apart:.1f} mm apart; the {name} is used, as in ITK and "
+            "3D Slicer."
+        )
+    if is_usable and (apart := _apart_mm(sform, fitted, shape_zyx)) > _SAME_PLACE_MM:
+        lengths = " x ".join(f"{value:g}" for value in np.linalg.norm(sform[:3, :3], axis=0))
+        warnings.append(
+            f"{path.name}: the axes of its sform are {lengths} mm long, its voxel size (pixdim) is "
+            f"{' x '.join(f'{abs(value):g}' for value in size)} mm (up to {apart:.1f} mm apart); pixdim is used, as in "
+            "ITK and 3D Slicer."
+        )
+    return RAS_TO_LPS @ used
 
 
 def read_nifti(path: PathLike) -> NiftiContent:
@@ -222,7 +297,7 @@ def read_nifti(path: PathLike) -> NiftiContent:
             shape = _shape_zyx(header, path)
             dtype = _scalar_type(header, order, path)
             count = shape[0] * shape[1] * shape[2]
-            offset = max(int(header["vox_offset"]), header_size)
+            offset = _offset(header, header_size, path)
             _check_length(path, offset + count * dtype.itemsize, shape)
             stream.seek(offset)
             array = _read_voxels(stream, count, dtype, path).reshape(shape)
@@ -230,7 +305,7 @@ def read_nifti(path: PathLike) -> NiftiContent:
         raise InputError(f"{path} is truncated or damaged ({error}).", "Copy or export it again.") from error
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array = _scaled(array, float(header["scl_slope"]), float(header["scl_inter"]))
-    return NiftiContent(array, _geometry(header, path, warnings), warnings)
+    return NiftiContent(array, _geometry(header, shape, path, warnings), warnings)
 
 
 def _quaternion(rotation: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from SAMv2Core.io.itk import quiet_itk, transform_of
 
 SUFFIXES = (".h5", ".tfm", ".txt")
 _HDF5_NEEDS_BYTES = 1 << 20
+_PROBES = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def check_transform_name(path: PathLike) -> None:
@@ -73,33 +74,31 @@ def write_transform(matrix: np.ndarray, path: PathLike, inputs: Iterable[PathLik
     write_bytes(path, _hdf5_content(matrix, path) if suffix_of(path) == ".h5" else _text_content(matrix), inputs)
 
 
-def _one_affine(transform: sitk.Transform, path: Path) -> sitk.Transform:
-    """The affine part itself, out of a composite of one."""
-    transform = transform.Downcast()
-    while isinstance(transform, sitk.CompositeTransform) and transform.GetNumberOfTransforms() == 1:
-        transform = transform.GetNthTransform(0).Downcast()
-    if not transform.IsLinear() or transform.GetDimension() != 3:
-        raise InputError(f"{path} is not one 3-D affine transform.", "Choose a rigid, similarity or affine transform.")
-    return transform
-
-
 def read_transform(path: PathLike) -> np.ndarray:
-    """(4, 4) float64 LPS matrix of a linear ITK transform file, fixed -> moving.
+    """(4, 4) float64 LPS matrix of a linear ITK transform file of any type, fixed -> moving.
 
-    :raises InputError: missing, unreadable, not linear.
+    A composite of linear transforms is read as the one that it amounts to.
+
+    :raises InputError: missing, unreadable, not linear, not finite, not invertible.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path.")
     try:
         with quiet_itk():
-            transform = _one_affine(sitk.ReadTransform(str(path)), path)
-    except RuntimeError as error:
+            transform = sitk.ReadTransform(str(path))
+            # By its effect on points: independent of the kind of transform, of its center, and of how SimpleITK wraps
+            # it (it shows a MatrixOffsetTransformBase as a composite that contains itself).
+            is_affine = transform.GetDimension() == 3 and transform.IsLinear()
+            moved = [transform.TransformPoint(point) for point in _PROBES] if is_affine else []
+    except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read as an ITK transform.", "Check that the file is complete.") from error
+    if not is_affine:
+        raise InputError(f"{path} is not one 3-D affine transform.", "Choose a rigid, similarity or affine transform.")
+    origin, *along = np.array(moved)
     matrix = np.eye(4)
-    # By its effect on four points: independent of the kind of transform and of its center.
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    for axis in range(3):
-        matrix[:3, axis] = np.array(transform.TransformPoint(np.eye(3)[axis].tolist())) - origin
+    matrix[:3, :3] = (np.array(along) - origin).T
     matrix[:3, 3] = origin
+    if not np.all(np.isfinite(matrix)) or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+        raise InputError(f"{path} is no transform that can be inverted.", "Check its numbers, or leave it out.")
     return matrix

@@ -15,7 +15,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -34,8 +34,22 @@ MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 100.0
 
 WRITABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
-# Formats other than deflate (bzip2 in NRRD) may shrink constant data further.
-_MAX_RATIO = 50 * MAX_DEFLATE_RATIO
+# bzip2 in NRRD may shrink constant data further than deflate.
+_MAX_BZIP2_RATIO = 50 * MAX_DEFLATE_RATIO
+
+# Spaces of NRRD that say where left is. Of any other, or of none, ITK takes the numbers for LPS, Slicer's NRRD reader
+# for RAS.
+_ANATOMICAL_SPACES = frozenset(
+    name + time
+    for name in (
+        "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
+    )
+    for time in ("", "-time", "t")
+)  # fmt: skip
+_MILLIMETERS = frozenset(("mm", "millimeter", "millimeters", "millimetre", "millimetres", ""))
+
+# Formats that have no place for directions and, most of them, none for an origin.
+_WITHOUT_ORIENTATION = frozenset((".hdr", ".img", ".img.gz", ".tif", ".tiff", ".lsm", ".vtk", ".gipl", ".mrc", ".rec"))
 
 _METAIMAGE_BYTES = {
     b"MET_SHORT": 2, b"MET_USHORT": 2, b"MET_INT": 4, b"MET_UINT": 4, b"MET_FLOAT": 4, b"MET_DOUBLE": 8,
@@ -134,6 +148,73 @@ def _detached_size(path: Path) -> int:
     return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
 
 
+def _nrrd_fields(path: Path) -> Dict[str, str]:
+    """Fields of the text header of a ``.nrrd`` or ``.nhdr``, names in lower case; empty for other files."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return {}
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 16)
+    head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]
+    pairs = (line.partition(":") for line in head.decode("latin-1").splitlines() if not line.startswith("#"))
+    return {name.strip().lower(): value.strip() for name, _, value in pairs if not value.startswith("=")}
+
+
+def _metaimage_fields(path: Path) -> Dict[bytes, bytes]:
+    """Fields of the text header of a ``.mha`` or ``.mhd``; empty for other files."""
+    if path.suffix.lower() not in (".mha", ".mhd"):
+        return {}
+    with open(path, "rb") as stream:
+        head = stream.read(20000)
+    return dict(re.findall(rb"^(\w+)\s*=\s*(.*?)\s*$", head.partition(b"ElementDataFile")[0], re.MULTILINE))
+
+
+def _max_ratio(path: Path) -> float:
+    """How many bytes of voxels a byte of the file can hold, by its encoding."""
+    encoding = _nrrd_fields(path).get("encoding", "").lower()
+    if encoding:
+        return {"raw": 1, "bzip2": _MAX_BZIP2_RATIO, "bz2": _MAX_BZIP2_RATIO}.get(encoding, MAX_DEFLATE_RATIO)
+    fields = _metaimage_fields(path)
+    if fields and fields.get(b"CompressedData", b"False").lower() != b"true":
+        return 1
+    return MAX_DEFLATE_RATIO
+
+
+def _understood(path: Path, matrix: np.ndarray) -> Tuple[np.ndarray, List[str]]:
+    """The matrix as 3D Slicer shows it, where ITK's reading is not the only one, and what the user should know."""
+    fields, metaimage = _nrrd_fields(path), _metaimage_fields(path)
+    warnings: List[str] = []
+    is_silent = not any(name in fields for name in ("space directions", "space origin"))
+    if metaimage:
+        is_silent = not {b"TransformMatrix", b"Rotation", b"Orientation", b"Offset", b"Origin", b"Position"} & set(
+            metaimage
+        )
+    elif not fields:
+        is_silent = suffix_of(path) in _WITHOUT_ORIENTATION
+    space = fields.get("space", "")
+    if is_silent:
+        warnings.append(f"{path.name} stores no orientation; axes x, y, z are taken as left, posterior, superior.")
+    elif fields and space.strip('"').lower() not in _ANATOMICAL_SPACES:
+        named = f"the space {space!r}" if space else "a space of no name"
+        warnings.append(
+            f"{path.name} has {named}, which does not say where left is; its numbers are taken as right, anterior, "
+            "superior, as 3D Slicer's NRRD reader does (ITK takes them as left, posterior, superior): check one side."
+        )
+        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', fields.get("space units", ""))}
+    if units - _MILLIMETERS:
+        spacing = " x ".join(f"{value:g}" for value in np.linalg.norm(matrix[:3, :3], axis=0))
+        warnings.append(
+            f"{path.name} gives its lengths in {', '.join(sorted(units - _MILLIMETERS))}; ITK and 3D Slicer do not "
+            f"convert them, so its voxels count as {spacing} mm: write it in millimeters."
+        )
+    return matrix, warnings
+
+
+def _bytes_per_voxel(reader: sitk.ImageFileReader) -> int:
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    return int(bits.group(1)) // 8 if bits else 1
+
+
 def _check_itk_header(reader: sitk.ImageFileReader, path: Path) -> None:
     """Refuse what is no scalar volume, or larger than its file can hold, before it is read."""
     size = list(reader.GetSize())
@@ -150,7 +231,7 @@ def _check_itk_header(reader: sitk.ImageFileReader, path: Path) -> None:
             "Extract one 3-D volume first.",
         )
     n_bytes = os.path.getsize(path) + _detached_size(path)
-    if n_pixels > n_bytes * _MAX_RATIO:
+    if n_pixels * _bytes_per_voxel(reader) > n_bytes * _max_ratio(path):
         raise InputError(
             f"{path} is truncated or damaged: its header names {' x '.join(map(str, size))} voxels, "
             f"more than {n_bytes} bytes can hold.",
@@ -162,7 +243,7 @@ def _check_metaimage_length(path: Path) -> None:
     """Refuse a truncated ``.mha`` before MetaIO does, which would write to stderr whatever it is told."""
     with open(path, "rb") as stream:
         head = stream.read(20000)
-    fields = dict(re.findall(rb"^(\w+)\s*=\s*(.*?)\s*$", head.partition(b"ElementDataFile")[0], re.MULTILINE))
+    fields = _metaimage_fields(path)
     start = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
     if start is None:
         return
@@ -191,7 +272,8 @@ def _read_itk(path: Path) -> Volume:
         ) from error
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
-    return Volume(sitk.GetArrayFromImage(image), matrix_of(image), str(path))
+    matrix, warnings = _understood(path, matrix_of(image))
+    return Volume(sitk.GetArrayFromImage(image), matrix, str(path), None, tuple(warnings))
 
 
 def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:

@@ -12,6 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.nifti import RAS_TO_LPS, read_nifti, write_nifti
+from SAMv2Core.io.volume import read_volume
+from Testing.files import nifti as troublesome
+from Testing.files.scan import same_anatomy
 
 nib = pytest.importorskip("nibabel")
 
@@ -45,7 +48,45 @@ def test_the_matrix_is_chosen_as_itk_does(tmp_path, q_code, s_code):
     # float32 header: 1e-5 of a coordinate of 400 mm is 4 of its steps; ITK repairs to 1e-4.
     np.testing.assert_allclose(content.ijk_to_lps, itk_matrix(tmp_path / "a.nii"), atol=3e-4)
     assert np.array_equal(content.array, VOXELS.T)
-    assert bool(content.warnings) == (q_code == s_code == 0)
+    # Two matrices that count and lie apart are told, and so is none at all.
+    assert bool(content.warnings) == (q_code == s_code == 0 or (q_code > 0 and s_code > 0))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (troublesome.sform_of_unit_length, "pixdim is used"),
+        (troublesome.forms_apart, "lie up to 32.0 mm apart; the qform is used"),
+        (troublesome.zero_sform, "sform that is no geometry; the qform is used"),
+        (troublesome.long_quaternion, None),
+        (troublesome.empty_fourth_dimension, None),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_read_as_itk_does_and_told(tmp_path, make, told):
+    path = make(tmp_path)
+    volume = read_volume(path)
+    assert same_anatomy(volume)
+    np.testing.assert_allclose(volume.ijk_to_lps, itk_matrix(path), atol=1e-4)
+    assert [told in warning for warning in volume.warnings] == ([True] if told else [])
+
+
+def test_a_lost_voxel_size_counts_as_in_itk_and_is_told(tmp_path):
+    path = troublesome.lost_voxel_size(tmp_path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.ijk_to_lps, itk_matrix(path), atol=1e-4)
+    assert any("1 mm" in warning for warning in volume.warnings)
+
+
+def test_no_geometry_at_all_is_refused_as_itk_does(tmp_path):
+    path = troublesome.zero_sform_alone(tmp_path)
+    with pytest.raises(RuntimeError):
+        sitk.ReadImage(str(path))
+    with pytest.raises(InputError, match="no geometry"):
+        read_volume(path)
+
+
+def test_no_orientation_is_told(tmp_path):
+    assert any("stores no orientation" in warning for warning in read_volume(troublesome.no_codes(tmp_path)).warnings)
 
 
 @pytest.mark.parametrize("s_code", [1, 2, 4])

@@ -96,3 +96,32 @@ def test_unreadable_transforms(tmp_path, capfd):
     with pytest.raises(InputError, match="affine"):
         transforms.read_transform(tmp_path / "field.h5")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["MatrixOffsetTransformBase_double_3_3", "AffineTransform_float_3_3"])
+def test_matrices_of_any_type_are_read_at_once(tmp_path, kind):
+    path = tmp_path / "base.tfm"
+    lines = ("#Insight Transform File V1.0", "#Transform 0", f"Transform: {kind}",
+             "Parameters: 0 -1 0 1 0 0 0 0 1 5 6 7", "FixedParameters: 1 2 3", "")  # fmt: skip
+    path.write_text("\n".join(lines))
+    # y = M (x - c) + c + t: the origin goes to (1 + 2 + 5, 2 - 1 + 6, 7).
+    expected = [[0, -1, 0, 8], [1, 0, 0, 7], [0, 0, 1, 7], [0, 0, 0, 1]]
+    np.testing.assert_allclose(transforms.read_transform(path), expected, atol=1e-6)
+
+
+def test_a_composite_amounts_to_one_matrix(tmp_path):
+    first, second = random_affine(3), random_affine(4)
+    both = sitk.CompositeTransform([transforms.transform_of(first), transforms.transform_of(second)])
+    sitk.WriteTransform(both, str(tmp_path / "c.h5"))
+    np.testing.assert_allclose(transforms.read_transform(tmp_path / "c.h5"), first @ second, atol=1e-9)
+
+
+@pytest.mark.parametrize("parameters", ["0 0 0 0 0 0 0 0 0 1 2 3", "nan 0 0 0 1 0 0 0 1 0 0 0", "1 0 0 0 1"])
+def test_numbers_that_are_no_transform(tmp_path, parameters):
+    path = tmp_path / "bad.tfm"
+    path.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {parameters}\nFixedParameters: 0 0 0\n"
+    )
+    with pytest.raises(InputError, match=r"bad\.tfm"):
+        transforms.read_transform(path)

@@ -12,6 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.io.volume import WRITABLE_SUFFIXES, Volume, read_volume, write_volume
+from Testing.files import nrrd
+from Testing.files.scan import SCAN, same_anatomy
 from Testing.samples.synthetic import make_body_volume
 
 OBLIQUE = Rotation.from_euler("xyz", [12, -25, 40], degrees=True).as_matrix()
@@ -212,9 +214,10 @@ def test_spacing_without_sense(tmp_path, spacing):
         Volume(np.zeros((4, 4, 4)), matrix, "scan")
     path = patched(tmp_path / "spacing.nii", 280, [spacing, 0, 0, 0], "<f4")  # sform
     raw = bytearray(path.read_bytes())
+    raw[80:84] = np.array([spacing], "<f4").tobytes()  # pixdim
     raw[252:254] = bytes(2)  # no qform
     path.write_bytes(bytes(raw))
-    refuse(path, "spacing|finite")
+    refuse(path, "spacing|finite|no geometry")
 
 
 def test_parallel_axes():
@@ -255,3 +258,44 @@ def test_inputs_are_not_overwritten(tmp_path, body, suffix):
         write_volume(make_body_volume((6, 7, 8), seed=5), path, inputs=(path,))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("line", ["space: scanner-xyz", "space: 3D-right-handed", "space dimension: 3"])
+def test_a_space_that_does_not_say_where_left_is_counts_as_ras_and_is_told(tmp_path, line):
+    volume = read_volume(nrrd.in_space(tmp_path, line))
+    assert same_anatomy(volume)
+    assert len(volume.warnings) == 1 and "does not say where left is" in volume.warnings[0]
+
+
+@pytest.mark.parametrize("space", ["LPS", "RAS", "left-anterior-superior"])
+def test_an_anatomical_space_needs_no_word(tmp_path, space):
+    signs = {"LPS": (1, 1), "RAS": (-1, -1), "left-anterior-superior": (1, -1)}[space]
+    path = nrrd.write(tmp_path / "a.nrrd", [f"space: {space}"], np.diag([*signs, 1, 1]) @ SCAN.ijk_to_lps)
+    volume = read_volume(path)
+    assert same_anatomy(volume) and volume.warnings == ()
+
+
+def test_lengths_that_are_no_millimeters_are_told(tmp_path):
+    volume = read_volume(nrrd.centimeters(tmp_path))
+    assert any("in cm" in warning and "0.4 x 0.4 x 0.5 mm" in warning for warning in volume.warnings)
+
+
+@pytest.mark.parametrize("kind", ["nrrd", "mha", "analyze", "tiff"])
+def test_no_orientation_is_told_in_every_format(tmp_path, kind):
+    if kind == "nrrd":
+        path = nrrd.spacings_only(tmp_path)
+    elif kind == "mha":
+        path = tmp_path / "a.mha"
+        sizes = " ".join(str(n) for n in SCAN.array.shape[::-1])
+        header = f"NDims = 3\nDimSize = {sizes}\nElementSpacing = 4 4 5\nElementType = MET_SHORT\n"
+        path.write_bytes((header + "ElementDataFile = LOCAL\n").encode() + SCAN.array.tobytes())
+    else:
+        path = tmp_path / ("a.hdr" if kind == "analyze" else "a.tif")
+        sitk.WriteImage(sitk.GetImageFromArray(SCAN.array.astype(np.uint16 if kind == "tiff" else np.int16)), str(path))
+    assert any("stores no orientation" in warning for warning in read_volume(path).warnings)
+
+
+def test_a_raw_file_cannot_hold_more_than_its_bytes(tmp_path):
+    path = nrrd.write(tmp_path / "a.nrrd", ["space: LPS"])
+    path.write_bytes(path.read_bytes().replace(b"sizes: 8 10 12", b"sizes: 8 10 99"))
+    refuse(path, "truncated|damaged")
