@@ -8,18 +8,17 @@ log, so that a row that fails harms no other, and ``--resume`` runs only what is
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, OutputError, UnreliableResultError, UsageError
+from SAMv2Core.io import tables as io_tables
 from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
@@ -109,20 +108,17 @@ def read_table(path: Path, what: str, folder: Path, shared: Sequence[str]) -> Li
 
     :raises InputError: not readable, no rows, a needed column missing or empty, a name twice.
     """
-    try:
-        table = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table ({error}).", "Save it as CSV in UTF-8.") from error
-    if not table:
+    table = io_tables.read_table(path)
+    if not table.rows:
         raise InputError(f"{path} holds no rows.", f"Give a header ({','.join(NEEDED[what])}) and a row per run.")
     rows: List[Row] = []
-    for number, cells in enumerate(table, 1):
-        filled = {str(k).strip(): v.strip() for k, v in cells.items() if k and isinstance(v, str) and v.strip()}
+    for number, row in enumerate(table.rows, 1):
+        filled = {name: value.strip() for name, value in row.cells.items() if value.strip()}
         missing = [name for name in NEEDED[what] if name not in filled]
         if missing:
             raise InputError(f"{path}, row {number}: {', '.join(missing)} is missing.", "Fill in every row.")
         name = re.sub(r"[^\w.-]+", "_", filled.pop("name", f"row_{number:04d}"))
-        if name in {row.name for row in rows} or name in (".", ".."):
+        if name in {other.name for other in rows} or name in (".", ".."):
             raise InputError(f"{path}, row {number}: the name {name!r} cannot be used (again).", "Rename the row.")
         rows.append(Row(name, [what, *_row_options(filled, path.resolve().parent), *shared], folder / name))
         rows[-1].arguments.extend(["--output", str(folder / name / RESULTS[what])])
@@ -191,8 +187,4 @@ def run_on_cluster(address: str) -> Callable[[Callable[[Row], Outcome], Sequence
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """A line per row: name, exit code, cause."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    lines: List[Tuple[Any, ...]] = [("name", "exit_code", "cause"), *outcomes]
-    writer.writerows(lines)
-    return out.getvalue()
+    return io_tables.table_text(("name", "exit_code", "cause"), outcomes)

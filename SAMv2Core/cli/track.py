@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from pathlib import Path
@@ -17,6 +15,7 @@ from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
 from SAMv2Core.io.points import Point, PointList, write_points
+from SAMv2Core.io.tables import table_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -208,14 +207,11 @@ def _assignment_report(assignment: Assignment) -> Dict[str, Any]:
 
 def table(findings: Sequence[s.Finding]) -> str:
     """The CSV text: one row per lesion and study, the baseline included; cells without a value are empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for row in map(as_report, findings):
         lps = row["lps"] or [None, None, None]
-        cells = [row["label"], row["study"], *lps, *(row[name] for name in COLUMNS[5:])]
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    return out.getvalue()
+        rows.append([row["label"], row["study"], *lps, *(row[name] for name in COLUMNS[5:])])
+    return table_text(COLUMNS, rows)
 
 
 def write_markups(session: Session, findings: Sequence[s.Finding], n_follow_ups: int) -> None:

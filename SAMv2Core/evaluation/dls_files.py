@@ -12,7 +12,6 @@ File names begin with the patient's number (``000016_01_01_002-014.nii.gz``), by
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -24,6 +23,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.files import PathLike, suffix_of, write_json, write_text
+from SAMv2Core.io.tables import number_of, read_table, table_text
 
 Triple = Tuple[float, float, float]
 
@@ -121,10 +121,11 @@ def write_predictions(
     :raises OutputError: the file cannot be written.
     """
     if suffix_of(path) == ".csv":
-        rows = [["id", "x", "y", "z"]]
-        for pair, center in zip(pairs, predicted):
-            rows.append([pair.key, *(f"{value:.4f}" if math.isfinite(value) else "" for value in center)])
-        write_text(path, "".join(",".join(row) + "\n" for row in rows), inputs)
+        rows = (
+            [pair.key, *(f"{value:.4f}" if math.isfinite(value) else "" for value in center)]
+            for pair, center in zip(pairs, predicted)
+        )
+        write_text(path, table_text(("id", "x", "y", "z"), rows), inputs)
         return
     results = [
         {
@@ -226,19 +227,12 @@ def _numbers(
 
 def _rows(path: PathLike, columns: Sequence[str]) -> List[Dict[str, str]]:
     """Rows of a CSV file with a header, its column names in lower case."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            names = [str(name).strip().lower() for name in reader.fieldnames or ()]
-            rows = [dict(zip(names, (value or "" for value in row.values()))) for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Check the path.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV ({error}).", "Check the file.") from error
+    table = read_table(path, columns)
+    names = [name.lower() for name in table.names]
     missing = [name for name in columns if name not in names]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}.", f"Its header must be {','.join(columns)}.")
-    return rows
+    return [row.cells for row in table.rows]
 
 
 def _predictions_of_table(path: PathLike, annotated: Sequence[LesionPair]) -> np.ndarray:
@@ -254,10 +248,7 @@ def _predictions_of_table(path: PathLike, annotated: Sequence[LesionPair]) -> np
         seen.add(key)
         cells = [row[axis].strip() for axis in "xyz"]
         if all(cells):
-            try:
-                predicted[row_of[key]] = [float(cell) for cell in cells]
-            except ValueError:
-                raise InputError(f"{path}, line {number}: {cells} are no numbers.", "Correct it.") from None
+            predicted[row_of[key]] = [number_of(cell, f"{path}, line {number}") for cell in cells]
     return predicted
 
 

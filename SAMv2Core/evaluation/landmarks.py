@@ -11,7 +11,6 @@ them. Conventions: LPS mm.
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from SAMv2Core.evaluation.extractor import Extractor, RecentEmbeddings
 from SAMv2Core.evaluation.landmark_points import Landmarks, landmarks_beside, scan_stem
 from SAMv2Core.evaluation.methods import find_points
 from SAMv2Core.io.files import PathLike
+from SAMv2Core.io.tables import read_table
 from SAMv2Core.io.volume import read_volume
 from SAMv2Core.progress import Progress, silent
 
@@ -124,10 +124,9 @@ def phases_by_table(path: PathLike) -> Callable[[str], Tuple[str, str]]:
     :raises InputError: unreadable, or without these columns.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            table = list(csv.DictReader(stream))
+        table = [row.cells for row in read_table(path, ("name", "patient", "phase")).rows]
         rows = {row["name"].strip(): (row["patient"].strip(), row["phase"].strip()) for row in table}
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+    except KeyError as error:
         raise InputError(f"{path} is not a table of name,patient,phase ({error}).", "Correct its header.") from error
 
     def told(name: str) -> Tuple[str, str]:

@@ -8,7 +8,6 @@ from which every method starts); ``fixed_modality,moving_modality`` (ct, mr). Pa
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -19,6 +18,7 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.evaluation.landmark_points import from_labels
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.points import PointList, read_points
+from SAMv2Core.io.tables import read_table
 from SAMv2Core.io.transforms import read_transform
 from SAMv2Core.io.volume import Volume, read_volume
 
@@ -67,15 +67,9 @@ def read_pairs(path: PathLike) -> Tuple[List[Pair], List[str]]:
     :raises InputError: unreadable, no ``fixed`` or ``moving``, a row without truth, an id twice.
     """
     path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            names = [str(name).strip().lower() for name in reader.fieldnames or ()]
-            rows = [dict(zip(names, (str(value or "").strip() for value in row.values()))) for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Check the path.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV ({error}).", "Check the file.") from error
+    table = read_table(path)
+    names = [name.lower() for name in table.names]
+    rows = [{name: value.strip() for name, value in row.cells.items()} for row in table.rows]
     if not {"fixed", "moving"} <= set(names):
         raise InputError(f"{path} has no columns fixed and moving.", f"Its columns are of {', '.join(COLUMNS)}.")
     pairs = [_pair(row, number, path) for number, row in enumerate(rows, 1) if any(row.values())]

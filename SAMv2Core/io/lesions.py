@@ -25,6 +25,7 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid, canonical_axes
 from SAMv2Core.io.files import PathLike, suffix_of
 from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
+from SAMv2Core.io.tables import number_of
 from SAMv2Core.io.volume import Volume, read_volume
 
 N_SAMPLES = 7
@@ -166,10 +167,7 @@ def check_labels(lesions: Sequence[Lesion]) -> None:
 def _diameter_of(point: Point) -> Optional[float]:
     named = {name.strip().lower(): value for name, value in point.extra.items()}
     text = named.get("diameter_mm", "").strip()
-    try:
-        return float(text) if text else None
-    except ValueError:
-        raise InputError(f"Lesion {point.label!r}: {text!r} is no diameter.", "Correct diameter_mm.") from None
+    return number_of(text, f"Lesion {point.label!r}, diameter_mm") if text else None
 
 
 def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.io.files import PathLike, suffix_of, write_json, write_text
+from SAMv2Core.io.tables import number_of, read_table, read_text, rows_of, table_text
 
 SUFFIXES = (".mrk.json", ".fcsv", ".csv")
 
@@ -40,6 +41,10 @@ _FCSV_COLUMNS = (
 # Slicer 5 appends two unnamed columns: the position status (0 undefined, 2 defined) and whether it was
 # auto-created.
 _FCSV_UNDEFINED, _FCSV_DEFINED = "0", "2"
+
+_CSV_AXES = (("l", "p", "s"), ("r", "a", "s"))
+_SLICER_COLUMNS = ("defined", "selected", "visible", "locked")
+_FALSE = ("0", "0.0", "false", "no")
 
 
 @dataclass(frozen=True)
@@ -82,20 +87,16 @@ class PointList:
         return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def _number(value: Any, where: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {value!r} is not a number.", "Correct the coordinate.") from None
-
-
 def _position_from(values: Sequence[Any], sign: Sequence[float], where: str) -> Optional[Tuple[float, float, float]]:
-    """LPS mm, or None when a coordinate is missing or not finite."""
-    if len(values) != 3:
-        raise InputError(f"{where}: {len(values)} coordinates instead of 3.", "Correct the file.")
-    if any(value is None or str(value).strip() == "" for value in values):
+    """LPS mm, or None when all coordinates are missing, or one is not finite."""
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        raise InputError(f"{where}: {values!r} is not a list of 3 coordinates.", "Correct the file.")
+    is_empty = [value is None or str(value).strip() == "" for value in values]
+    if all(is_empty):
         return None
-    x, y, z = (_number(value, where) * factor for value, factor in zip(values, sign))
+    if any(is_empty):
+        raise InputError(f"{where}: only some of its coordinates are there.", "Give all three, or none.")
+    x, y, z = (number_of(value, where) * factor for value, factor in zip(values, sign))
     # Adding 0.0 turns -0.0, which the change of sign makes of 0, into 0.0.
     return (x + 0.0, y + 0.0, z + 0.0) if all(map(math.isfinite, (x, y, z))) else None
 
@@ -128,7 +129,10 @@ def _parse_mrk_json(path: Path, text: str) -> PointList:
         raise InputError(f"{path} uses the length unit {unit!r}.", "Save it in millimeters.")
     scale = 1e-3 if unit == "um" else 1.0
     points = []
-    for n, control in enumerate(markup.get("controlPoints") or [], 1):
+    controls = markup.get("controlPoints") or []
+    if not isinstance(controls, list):
+        raise InputError(f"{path} is damaged: its control points are no list.", "Save it again from 3D Slicer.")
+    for n, control in enumerate(controls, 1):
         where = f"{path}, point {n}"
         if not isinstance(control, dict):
             raise InputError(f"{where} is damaged.", "Save the points again from 3D Slicer.")
@@ -191,53 +195,60 @@ def _mrk_json_content(points: PointList) -> Dict[str, Any]:
 
 
 def _parse_fcsv(path: Path, text: str) -> PointList:
-    sign, columns, lines = _sign_of_system("RAS", path), list(_FCSV_COLUMNS), []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith("#"):
-            key, _, value = line[1:].partition("=")
-            if key.strip().lower() == "coordinatesystem":
-                sign = _sign_of_system(value.strip(), path)
-            elif key.strip().lower() == "columns":
-                columns = [name.strip() for name in value.split(",")]
-        elif line.strip():
-            lines.append((number, line))
+    sign, columns = _sign_of_system("RAS", path), list(_FCSV_COLUMNS)
+    lines = text.splitlines(keepends=True)
+    n_comments = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    for line in lines[:n_comments]:
+        key, _, value = line.lstrip("#").partition("=")
+        if key.strip().lower() == "coordinatesystem":
+            sign = _sign_of_system(value.strip(), path)
+        elif key.strip().lower() == "columns":
+            columns = [name.strip() for name in value.split(",")]
     points = []
-    for number, line in lines:
-        cells = next(csv.reader([line]))
+    for number, cells in rows_of("".join(lines[n_comments:]), path):
+        if cells[0].startswith("#"):
+            continue
+        where = f"{path}, line {n_comments + number}"
         row = dict(zip(columns, cells))
         status = cells[len(columns)].strip() if len(cells) > len(columns) else _FCSV_DEFINED
         position = None
+        if not all(axis in row for axis in "xyz"):
+            raise InputError(f"{where}: {len(cells)} cells under {len(columns)} columns.", "Complete the row.")
         if status == _FCSV_DEFINED:
-            position = _position_from([row.get(axis) for axis in "xyz"], sign, f"{path}, line {number}")
+            position = _position_from([row[axis] for axis in "xyz"], sign, where)
         points.append(Point(row.get("label", ""), position, row.get("desc", "")))
     return PointList(tuple(points), path.stem)
 
 
-def _parse_csv(path: Path, text: str) -> PointList:
-    header = text.partition("\n")[0]
-    # Spreadsheets write semicolons or tabs where the comma is the decimal sign.
-    delimiter = max(",;\t", key=header.count)
-    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
-    names = [name.strip() for name in rows[0]] if rows else []
-    lower = [name.lower() for name in names]
-    missing = [name for name in ("label", "l", "p", "s") if name not in lower]
-    if missing:
+def _read_csv(path: Path) -> PointList:
+    """Own tables (label,l,p,s and any others) and those of Slicer's Markups (l,p,s or r,a,s; defined, ...)."""
+    table = read_table(path, ("label", *"lpsra"))
+    lower = [name.lower() for name in table.names]
+    axes = next((axes for axes in _CSV_AXES if set(axes) <= set(lower)), None)
+    missing = [name for name in ("label", *(() if axes else "lps")) if name not in lower]
+    if axes is None or missing:
         raise InputError(
             f"{path} has no column {', '.join(missing)} in its first line.",
             "Use the header label,l,p,s (mm, LPS).",
         )
+    if len({axes for axes in _CSV_AXES if set(axes) <= set(lower)}) > 1:
+        raise InputError(f"{path} has columns l, p, s and r, a, s.", "Keep three of them.")
+    sign = _TO_LPS["RAS" if axes == ("r", "a", "s") else "LPS"]
+    own = {"label", *axes, "description"}
+    is_slicers = set(_SLICER_COLUMNS) <= set(lower)
     points = []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        cells = dict(zip(lower, row))
-        position = _position_from([cells.get(axis, "") for axis in "lps"], (1, 1, 1), f"{path}, line {number}")
+    for row in table.rows:
+        cells = row.cells
+        is_defined = cells.get("defined", "").strip().lower() not in _FALSE
+        position = (
+            _position_from([cells[axis] for axis in axes], sign, f"{path}, line {row.line}") if is_defined else None
+        )
         extra = {
-            name: value
-            for name, value in zip(names, row)
-            if name.lower() not in ("label", "l", "p", "s", "description")
+            name: cells.get(name.lower(), "")
+            for name in table.names
+            if name and name.lower() not in own and not (is_slicers and name.lower() in _SLICER_COLUMNS)
         }
-        points.append(Point(cells.get("label", ""), position, cells.get("description", ""), extra))
+        points.append(Point(cells["label"], position, cells.get("description", ""), extra))
     return PointList(tuple(points), path.stem)
 
 
@@ -261,40 +272,32 @@ def _fcsv_text(points: PointList) -> str:
 def _csv_text(points: PointList) -> str:
     extras = list(dict.fromkeys(name for point in points for name in point.extra))
     described = ["description"] if any(point.description for point in points) else []
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["label", "l", "p", "s", *extras, *described])
+    rows = []
     for point in points:
         position: Sequence[Any] = _rounded(point.position_lps) or ["", "", ""]
         extra = [point.extra.get(name, "") for name in extras]
-        writer.writerow([point.label, *position, *extra, *([point.description] if described else [])])
-    return out.getvalue()
+        rows.append([point.label, *position, *extra, *([point.description] if described else [])])
+    return table_text(["label", "l", "p", "s", *extras, *described], rows)
 
 
 def read_points(path: PathLike) -> PointList:
     """Read a point list: ``.mrk.json`` (one Fiducial markup), ``.fcsv`` or ``.csv`` with header
-    ``label,l,p,s``.
+    ``label,l,p,s`` (or Slicer's, which may have ``r,a,s``), as any program writes it (see
+    :mod:`SAMv2Core.io.tables`).
 
     :returns: positions in LPS mm, in file order; points without a position included.
     :raises InputError: missing, another format or markup type, no points, coordinates that are no numbers.
     """
     path = Path(path)
-    readers = {".mrk.json": _parse_mrk_json, ".json": _parse_mrk_json, ".fcsv": _parse_fcsv, ".csv": _parse_csv}
-    reader = readers.get(suffix_of(path))
-    if reader is None:
+    suffix = suffix_of(path)
+    if suffix == ".csv":
+        points = _read_csv(path)
+    elif suffix == ".fcsv":
+        points = _parse_fcsv(path, read_text(path))
+    elif suffix in (".mrk.json", ".json"):
+        points = _parse_mrk_json(path, read_text(path))
+    else:
         raise InputError(f"{path} is not a point list by its name.", f"Use a file of type {', '.join(SUFFIXES)}.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file in UTF-8.", "Save the points again.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
-    try:
-        points = reader(path, text)
-    except csv.Error as error:
-        raise InputError(f"{path} is not a valid table ({error}).", "Save the points again.") from error
     if not points.points:
         raise InputError(f"{path} holds no points.", "Place at least one point.")
     return points

@@ -15,6 +15,7 @@ import slicer.util
 import vtk
 
 from SAMv2Core.io.files import atomic_path
+from SAMv2Core.io.tables import safe_cell
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import findings, studies
@@ -103,7 +104,7 @@ def writeCSV(path: str, lesionListNode, order: Sequence[Any] = ()) -> int:
         writer = csv.DictWriter(file, CSV_COLUMNS)
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: _text(value) for key, value in row.items()})
+            writer.writerow({key: safe_cell(_text(value)) for key, value in row.items()})
     return len(rows)
 
 

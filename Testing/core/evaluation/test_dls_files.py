@@ -107,7 +107,7 @@ def test_predictions_survive_a_round_trip(tmp_path, annotations, name):
     [
         ("id,x,y,z\n9,1,2,3\n", "no annotated lesion"),
         ("id,x,y,z\n0001,1,2,3\n0001,1,2,3\n", "occurs twice"),
-        ("id,x,y,z\n0001,1,here,3\n", "no numbers"),
+        ("id,x,y,z\n0001,1,here,3\n", "not a number"),
         ("id,x,y\n0001,1,2\n", "no column z"),
     ],
 )

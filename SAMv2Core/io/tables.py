@@ -1,0 +1,181 @@
+"""Text tables as people's programs write them: one reader for all of them, and cells that a spreadsheet cannot run.
+
+A table comes from Slicer, from a script or from a spreadsheet, whose country decides on the separator (comma,
+semicolon, tab), the decimal sign and the encoding (UTF-8 with or without mark, UTF-16, Windows-1252). The csv module
+takes it apart, so that quoted cells may hold separators and line breaks; a row that is longer than its header, or too
+short for a column that is needed, is an error, because its cells cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.files import PathLike
+
+logger = logging.getLogger(__name__)
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_DELIMITERS = ",;\t"
+_MAX_BYTES = 64 << 20  # a table of a million points has 40 MB
+
+# What a spreadsheet takes for a formula; a plain number is none.
+_FORMULA = re.compile(r"^[=+\-@\t\r]")
+_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its cells by column (names in lower case; of a short row the first ones), and the number of its last
+    line."""
+
+    cells: Dict[str, str]
+    line: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column names as written, rows without the empty ones."""
+
+    names: Tuple[str, ...]
+    rows: Tuple[Row, ...]
+
+
+def read_text(path: PathLike) -> str:
+    """The text of a file in UTF-8, UTF-16, UTF-32 (by its mark or its zeros) or else Windows-1252, with a warning.
+
+    :raises InputError: missing, unreadable, no text.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.", "Check the path.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MB: no table or list.", "Check the path.")
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None) or _encoding_without_mark(
+        content
+    )
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        text = "\0"
+        if encoding == "utf-8" and b"\0" not in content:
+            text = content.decode("cp1252", errors="replace")
+            logger.warning("%s is not UTF-8; it is read as Windows-1252.", path)
+    if "\0" in text:
+        raise InputError(f"{path} is not a text file (UTF-8, UTF-16 or Windows-1252).", "Save it again as UTF-8.")
+    return text
+
+
+def _encoding_without_mark(content: bytes) -> str:
+    """UTF-16 shows by zeros in every other byte of its Latin letters."""
+    head = content[:400]
+    zeros_first, zeros_second = head[0::2].count(0), head[1::2].count(0)
+    if len(head) >= 4 and max(zeros_first, zeros_second) > 0.4 * len(head) / 2:
+        return "utf-16-le" if zeros_second > zeros_first else "utf-16-be"
+    return "utf-8"
+
+
+def rows_of(text: str, path: PathLike, delimiter: str = ",") -> List[Tuple[int, List[str]]]:
+    """(line, cells) of every row that is not empty.
+
+    :raises InputError: what the csv module cannot take apart.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    found = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                found.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise InputError(f"{path} is not a valid table ({error}).", "Save it again as CSV in UTF-8.") from error
+    return found
+
+
+def read_table(path: PathLike, needed: Sequence[str] = ()) -> Table:
+    """A table with a header line.
+
+    :param needed: columns (in lower case) for which every row must have a cell, be it empty; those that the header
+        does not have are the caller's business.
+    :raises InputError: see :func:`read_text`; no header, a column twice, a row with more cells than it or too few.
+    """
+    text = read_text(path)
+    first = text.lstrip().partition("\n")[0].strip().strip('"')
+    if re.match(r"^sep=.$", first, re.IGNORECASE):  # a spreadsheet's note on its separator
+        delimiter, text = first[-1], text.lstrip().partition("\n")[2]
+    else:
+        header = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
+        delimiter = max(_DELIMITERS, key=header.count)
+    rows = rows_of(text, path, delimiter)
+    if not rows:
+        raise InputError(f"{path} has no column names: it is empty.", "Save it again as CSV with a header.")
+    names = tuple(name.strip() for name in rows[0][1])
+    lower = [name.lower() for name in names]
+    twice = sorted({name for name in lower if name and lower.count(name) > 1})
+    if twice:
+        raise InputError(f"{path} has two columns {', '.join(twice)}.", "Rename one of them.")
+    n_needed = max((lower.index(name) + 1 for name in needed if name in lower), default=0)
+    return Table(names, tuple(Row(_cells_of(lower, cells, n_needed, line, path), line) for line, cells in rows[1:]))
+
+
+def _cells_of(names: Sequence[str], cells: List[str], n_needed: int, line: int, path: PathLike) -> Dict[str, str]:
+    if any(cell.strip() for cell in cells[len(names) :]) or len(cells) < n_needed:
+        raise InputError(
+            f"{path}, line {line}: {len(cells)} cells under {len(names)} column names.",
+            "Complete the row; numbers with a decimal comma need semicolons between the cells, or quotes.",
+        )
+    return {name: _unescaped(cell) for name, cell in zip(names, cells) if name}
+
+
+def number_of(value: Any, where: str) -> float:
+    """A number with a decimal point or comma.
+
+    :param where: of the cell, for the message.
+    :raises InputError: no number.
+    """
+    text = str(value).strip().replace("\N{MINUS SIGN}", "-")
+    if "," in text:
+        # With both signs the last one is the decimal sign; alone, a comma is one: coordinates have no thousands.
+        thousands = "." if text.rfind(".") < text.rfind(",") else ","
+        text = text.replace(thousands, "").replace(",", ".")
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{where}: {value!r} is not a number.", "Correct it.") from None
+
+
+def safe_cell(value: Any) -> str:
+    """A cell's text for a table that may be opened in a spreadsheet: what would be a formula gets a leading apostrophe,
+    which :func:`read_table` takes away again."""
+    text = "" if value is None else str(value)
+    if isinstance(value, str) and _FORMULA.match(text) and not _NUMBER.match(text):
+        return f"'{text}"
+    return text
+
+
+def _unescaped(text: str) -> str:
+    is_escaped = text.startswith("'") and _FORMULA.match(text[1:]) and not _NUMBER.match(text[1:])
+    return text[1:] if is_escaped else text
+
+
+def table_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV text with a header; None is an empty cell, texts that a spreadsheet would run are made harmless."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([safe_cell(name) for name in names])
+    writer.writerows([safe_cell(cell) for cell in row] for row in rows)
+    return out.getvalue()
