@@ -44,7 +44,7 @@ from SAMv2Core.evaluation.features import MindFeatures
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.match import match, similarity_map
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
-from Testing.benchmarks.common import find_data, parse_options, publish
+from Testing.benchmarks.common import find_data, median_interval, parse_options, publish, scan_paths
 
 
 class Variant(NamedTuple):
@@ -77,6 +77,7 @@ ABLATION = (
 Features = Union[Model, MindFeatures]
 
 TORSO = "between patients, torso"
+ALL_BUT_DOMES = "another patient's torso, all but domes"
 MIN_SURE = 0.75
 N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
 N_MR_POINTS = 100
@@ -95,6 +96,39 @@ class Trial(NamedTuple):
     status: str
     confidence: float
     confused: Optional[bool]
+
+    @property
+    def patient(self) -> str:
+        """Whose scan was searched: errors of one patient are not independent."""
+        return self.query.split(",")[0]
+
+
+# Beginnings of names, by region; what is left of a torso's landmarks lies in the abdomen. Domes are no points: the
+# highest place of a surface is not the same anatomy in two patients.
+REGIONS = {
+    "domes": ("dome", "liver_dome", "costophrenic"),
+    "bones and vertebrae": (
+        "vertebra", "jugular", "sternal", "xiphoid", "clavicle", "coracoid", "humeral", "scapula", "iliac_crest",
+        "asis", "femoral", "lesser_trochanter", "sacral", "coccyx", "pubic",
+    ),
+    "chest": (
+        "apex", "carina", "left_bronchus", "right_upper_bronchus", "aortic_arch", "brachiocephalic", "left_subclavian",
+        "aortic_valve", "pulmonary", "left_atrium", "svc", "ivc", "azygos", "cardiac", "esophagus",
+    ),
+}  # fmt: skip
+
+
+def region_of(label: str) -> str:
+    """Chest, abdomen, bones and vertebrae, or domes."""
+    return next((region for region, starts in REGIONS.items() if label.startswith(starts)), "abdomen")
+
+
+def by_region(trials: Iterable[Trial]) -> List[Trial]:
+    """The default's torso trials once more, by region, and all but the domes together."""
+    torso = [t for t in trials if t.experiment == TORSO and t.method == "default"]
+    together = [t._replace(experiment=ALL_BUT_DOMES) for t in torso if region_of(t.label) != "domes"]
+    regions = [t._replace(experiment=f"another patient's {region_of(t.label)}") for t in torso]
+    return together + sorted(regions, key=lambda t: t.experiment)
 
 
 def load_landmarks(path: Path) -> Dict[str, np.ndarray]:
@@ -200,7 +234,7 @@ def between_torsos(model: Features, data: Path) -> Experiment:
 
 def between_necks(model: Features, data: Path) -> Experiment:
     """Organ centroids, all ordered pairs of validation necks."""
-    paths = {p.name.split(".")[0]: p for p in sorted((data / "hn/val").glob("*.nii.gz")) if "_labels" not in p.name}
+    paths = {p.name.split(".")[0]: p for p in scan_paths(data / "hn" / "val")}
     embeddings = {name: model.embed(read_volume(path), "ct") for name, path in paths.items()}
     centroids = {
         name: label_centroids(read_volume(path.with_name(path.name.replace(".nii.gz", "_labels.nii.gz"))))
@@ -234,7 +268,7 @@ class Baseline(NamedTuple):
 def validation_torsos(model: Features, data: Path, n_points: int) -> List[Baseline]:
     """The ``ct/val`` scans and random points of their bodies."""
     found = []
-    for seed, path in enumerate(sorted((data / "ct" / "val").glob("*.nii.gz"))):
+    for seed, path in enumerate(scan_paths(data / "ct" / "val")):
         volume = read_volume(path)
         embedding = model.embed(volume, "ct")
         points = random_body_points(embedding, n_points, seed)
@@ -297,7 +331,9 @@ def summarize(trials: Iterable[Trial]) -> List[Dict[str, object]]:
                     "experiment": experiment,
                     "method": method,
                     "n": len(chosen),
+                    "patients": len({t.patient for t in chosen}),
                     "median_mm": float(np.median(errors)),
+                    "median_ci95_mm": median_interval(errors.tolist(), [t.patient for t in chosen]),
                     "mean_mm": float(errors.mean()),
                     "p95_mm": float(np.percentile(errors, 95)),
                     "within_10mm": float((errors <= 10).mean()),
@@ -318,15 +354,18 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
         return "–" if value is None else f"{100 * float(value):.0f} %"  # type: ignore[arg-type]
 
     lines = [
-        "| experiment | method | n | median | mean | 95 % | ≤ 10 mm | ≤ 20 mm | found | matched "
-        "| of these ≤ 10 mm | left–right |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| experiment | method | n | patients | median (95 % interval) | mean | 95 % | ≤ 10 mm | ≤ 20 mm | found "
+        "| matched | of these ≤ 10 mm | left–right |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        lengths = " | ".join(f"{r[key]:.1f} mm" for key in ("median_mm", "mean_mm", "p95_mm"))
+        bounds = r["median_ci95_mm"]
+        interval = "" if bounds is None else f" ({bounds[0]:.1f}–{bounds[1]:.1f})"  # type: ignore[index]
+        median = f"{r['median_mm']:.1f} mm{interval}"
+        lengths = " | ".join([median, *(f"{r[key]:.1f} mm" for key in ("mean_mm", "p95_mm"))])
         shares = ("within_10mm", "within_20mm", "found", "matched", "matched_within_10mm", "left_right_confused")
         shown = " | ".join(percent(r[key]) for key in shares)
-        lines.append(f"| {r['experiment']} | {r['method']} | {r['n']} | {lengths} | {shown} |")
+        lines.append(f"| {r['experiment']} | {r['method']} | {r['n']} | {r['patients']} | {lengths} | {shown} |")
     return "\n".join(lines)
 
 
@@ -378,9 +417,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         for experiment in experiments(MindFeatures(), data, args.quick, both, n_points):
             trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in experiment.run(METHODS)]
         trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together
-    rows = summarize(trials)
+    rows = summarize([*trials, *by_region(trials)])
     table = to_markdown(rows)
-    publish(args, model, f"{table}\n\n{labels_to_markdown(trials)}" if args.labels else table, rows, trials)
+    if args.labels:
+        table += f"\n\n{labels_to_markdown(trials)}"
+    name = "accuracy-ablation" if args.ablation else "accuracy-oracle" if args.oracle else "accuracy"
+    publish(args, model, name, table, rows, trials, f"{len(scan_paths(data / 'ct/val'))} scans of `ct/val`, `hn/val`")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,15 @@ from SAMv2Core.models.records import write_calibration
 from SAMv2Core.tracking import confidence as track_confidence
 from SAMv2Core.tracking.confidence import BEYOND, TrackEvidence, TrackUncertainty
 from Testing.benchmarks.accuracy import label_centroids, load_landmarks
-from Testing.benchmarks.common import expected_calibration_error, find_data, reliability_plot
+from Testing.benchmarks.common import (
+    add_publish_option,
+    check_publish,
+    expected_calibration_error,
+    find_data,
+    keep,
+    reliability_plot,
+    scan_paths,
+)
 from Testing.benchmarks.tracking import GROUP, N_LESIONS, Finished, all_trials, is_beyond
 from Testing.benchmarks.tracking_cases import scans
 
@@ -132,7 +140,7 @@ def between_torsos(extractor: Extractor, data: Path) -> Iterator[Sample]:
 
 def between_necks(extractor: Extractor, data: Path) -> Iterator[Sample]:
     """Organ centroids of validation necks, each neck looked for from three others."""
-    paths = [path for path in sorted((data / "hn" / "val").glob("*.nii.gz")) if "_labels" not in path.name]
+    paths = scan_paths(data / "hn" / "val")
     embeddings = {path: extractor.embed(read_volume(path), "ct") for path in paths}
     centers = {p: label_centroids(read_volume(p.with_name(p.name.replace(".nii", "_labels.nii")))) for p in paths}
     for found in centers.values():
@@ -327,7 +335,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--plot", metavar="PNG", help="reliability, cross-validated")
     parser.add_argument("--report", metavar="R.json")
     parser.add_argument("--write", action="store_true", help="put the coefficients into the record of the model")
+    add_publish_option(parser)
     options = parser.parse_args(argv)
+    check_publish(parser, options)
     model = load_model(options.model)
     extractor = Extractor(model, Cache(options.cache) if options.cache else None)
     finished = Finished(options.cases, {"sha256": model.info.sha256, "lesions": N_LESIONS, "group": GROUP})
@@ -357,6 +367,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if options.report:
         facts = {"model": options.model, "sha256": model.info.sha256, "rows": rows, "calibration": fitted}
         Path(options.report).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    if options.publish:
+        keep("calibration", to_markdown(rows), rows, model.info, "`ct/val`, `hn/val`, cross-validated by scan")
     if options.write:
         assert model.info.path is not None
         write_calibration(model.info.path, fitted)

@@ -11,6 +11,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.embedding.model import Model
+from SAMv2Core.models.catalogue import ModelInfo
+from Testing.benchmarks import page, report
 
 
 def find_data(argument: Optional[str]) -> Path:
@@ -19,6 +21,11 @@ def find_data(argument: Optional[str]) -> Path:
         return Path(argument)
     shared = os.environ.get("SAMV2_SHARED") or Path(__file__).resolve().parents[3] / "shared"
     return Path(shared) / "data"
+
+
+def scan_paths(folder: Path) -> List[Path]:
+    """The scans of a folder, without the label maps beside them."""
+    return [path for path in sorted(folder.glob("*.nii.gz")) if "_labels" not in path.name]
 
 
 def parse_options(
@@ -30,6 +37,7 @@ def parse_options(
     parser.add_argument("--data")
     parser.add_argument("--report", help="JSON with the table and every trial")
     parser.add_argument("--quick", action="store_true", help=quick)
+    add_publish_option(parser)
     if accuracy:
         parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0")
         parser.add_argument(
@@ -38,18 +46,83 @@ def parse_options(
         parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too (convexAdam)")
         parser.add_argument("--oracle", action="store_true", help="what limits the matches between patients")
         parser.add_argument("--labels", action="store_true", help="a table of the errors by landmark, too")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    check_publish(parser, options)
+    return options
+
+
+def add_publish_option(parser: argparse.ArgumentParser) -> None:
+    """``--publish``, for every benchmark whose table stands in Resources/Benchmarks.md."""
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="keep the table in Testing/benchmarks/reports and write README, cards and Resources/Benchmarks.md anew",
+    )
+
+
+def check_publish(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse ``--publish`` before hours were spent: of changed code, and of ``--quick``."""
+    if options.publish and report.is_dirty():
+        parser.error("--publish: commit your changes first, so that the figures belong to a commit")
+    if options.publish and getattr(options, "quick", False):
+        parser.error("--publish: not with --quick")
+
+
+def keep(name: str, table: str, rows: Sequence[Dict[str, Any]], info: Optional[ModelInfo], data: str) -> None:
+    """What ``--publish`` does: keep the report, write the documents.
+
+    :param info: the model that was measured, None where none took part.
+    :param data: in words, how many scans of which folders.
+    """
+    model, sha256 = ("–", "") if info is None else (info.name, info.sha256)
+    report.save(name, table, rows, model, sha256, data)
+    changed = page.write()
+    print(f"\nKept as {name}; {', '.join(changed) or 'no document'} changed.")
 
 
 def publish(
-    options: argparse.Namespace, model: Model, table: str, rows: Sequence[Dict[str, Any]], trials: Sequence[Any]
+    options: argparse.Namespace,
+    model: Model,
+    name: str,
+    table: str,
+    rows: Sequence[Dict[str, Any]],
+    trials: Sequence[Any],
+    data: str,
 ) -> None:
-    """Print the Markdown table, and write everything to ``--report`` when that is wanted."""
+    """Print the Markdown table, write everything to ``--report`` and keep it by ``--publish`` when that is wanted.
+
+    :param name: of the report that ``--publish`` keeps.
+    :param data: in words, how many scans of which folders.
+    """
     print(f"Model {options.model} ({model.info.sha256})\n")
     print(table)
     if options.report:
         facts = {"model": options.model, "sha256": model.info.sha256, "rows": rows}
         Path(options.report).write_text(json.dumps({**facts, "trials": [t._asdict() for t in trials]}, indent=1))
+    if options.publish:
+        keep(name, table, rows, model.info, data)
+
+
+def median_interval(
+    values: Sequence[float], patients: Sequence[str], seed: int = 0, n_resamples: int = 2000
+) -> Optional[List[float]]:
+    """95 % interval of a median, whole patients drawn with replacement (see SAMv2Core.evaluation.bootstrap).
+
+    :param values: (N,), infinite where nothing was found.
+    :param patients: (N,) whose value it is.
+    :returns: [low, high]; None for fewer than three patients, which say nothing about others.
+    """
+    errors = np.asarray(values, dtype=float)
+    names, group = np.unique(np.asarray(patients), return_inverse=True)
+    if len(names) < 3:
+        return None
+    order = np.argsort(errors)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+    weights = np.cumsum(drawn[:, group[order]], axis=1)
+    # The first value at which half of the drawn points are reached, of each resample.
+    at = np.argmax(2 * weights >= weights[:, -1:], axis=1)
+    low, high = np.percentile(errors[order][at], [2.5, 97.5], method="nearest")  # no way between 20 mm and infinity
+    return [float(low), float(high)]
 
 
 N_BINS = 10

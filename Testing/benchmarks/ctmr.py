@@ -45,10 +45,11 @@ from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.search import release_index
+from SAMv2Core.models.catalogue import model_info
 from SAMv2Core.preprocessing.preprocess import preprocess_report
 from SAMv2Core.registration.least_squares import residuals_mm
 from SAMv2Core.registration.register import register
-from Testing.benchmarks.common import find_data
+from Testing.benchmarks.common import add_publish_option, check_publish, find_data, keep
 
 ROTATION_DEG, TRANSLATION_MM = 20.0, 60.0
 CROPS = {"whole": 1.0, "40 %": 0.4}
@@ -330,7 +331,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--cache", help="folder where embeddings are kept")
     parser.add_argument("--table-only", action="store_true", help="of what --trials holds")
     parser.add_argument("--report", help="JSON with the table and every trial")
+    add_publish_option(parser)
     args = parser.parse_args(argv)
+    check_publish(parser, args)
     draws = range(args.first_draw, args.first_draw + args.draws)
     folder = find_data(args.data) / "ctmr" / args.set
     right, wrong = cases_of(folder, draws, args.crops.split(";"), args.swapped)
@@ -358,6 +361,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.report:
         content = {"model": args.model, "rows": rows, "trials": [t._asdict() for t in trials]}
         Path(args.report).write_text(json.dumps(content, indent=1))
+    if args.publish:
+        data = f"`ctmr/{args.set}`, {args.draws} draws per pair and crop"
+        keep("ctmr", to_markdown(rows), rows, model_info(args.model), data)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from SAMv2Core.io.volume import Volume
+from SAMv2Core.models.catalogue import model_info
 from SAMv2Core.registration.deformable import Deformation, deform
 from SAMv2Core.registration.register import register
 from SAMv2Core.registration.tissue import TissueImage, mutual_information, sample, tissue_image
-from Testing.benchmarks.common import find_data
+from Testing.benchmarks.common import add_publish_option, check_publish, find_data, keep
 from Testing.benchmarks.ctmr import model_of, scan, target_points
 
 
@@ -101,7 +102,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--model", default="lite-ctmr")
     parser.add_argument("--data")
     parser.add_argument("--report", metavar="R.json")
+    add_publish_option(parser)
     options = parser.parse_args(argv)
+    check_publish(parser, options)
     folder = str(find_data(options.data) / "ctmr" / "val")
     rows: List[Dict[str, Any]] = []
     for pair in options.pairs:
@@ -111,6 +114,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     print(to_markdown(rows))
     if options.report:
         Path(options.report).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    if options.publish:
+        info = model_info(options.model) if options.start == "ours" else None
+        keep("ctmr-deformable", to_markdown(rows), rows, info, f"{', '.join(options.pairs)} of `ctmr/val`")
 
 
 if __name__ == "__main__":

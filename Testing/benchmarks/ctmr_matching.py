@@ -38,7 +38,7 @@ from SAMv2Core.models.records import write_calibration
 from SAMv2Core.preprocessing.preprocess import preprocess_report
 from Testing.benchmarks import calibration
 from Testing.benchmarks.calibration import Sample
-from Testing.benchmarks.common import find_data
+from Testing.benchmarks.common import add_publish_option, check_publish, find_data, keep
 from Testing.benchmarks.ctmr import Case, moved_mr, scan, target_points
 
 FIT_ON, N_TRAIN = "train", 8
@@ -274,7 +274,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--picture", metavar="PNG", help="the simulated contrasts")
     parser.add_argument("--report", metavar="R.json")
     parser.add_argument("--write", action="store_true", help="put the coefficients into the record of the model")
+    add_publish_option(parser)
     options = parser.parse_args(argv)
+    check_publish(parser, options)
     data, model = find_data(options.data), load_model(options.model)
     if options.picture:
         draw(data, options.picture)
@@ -291,6 +293,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     if options.report:
         facts = {"model": options.model, "before": before, "after": after, "contrasts": same, "calibration": fitted}
         Path(options.report).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    if options.publish:
+        table = f"{calibration.to_markdown(after)}\n\n{contrasts_to_markdown(same)}"
+        keep("ctmr-matching", table, [*after, *same], model.info, "`ctmr/val`")
     if options.write:
         assert model.info.path is not None
         write_calibration(model.info.path, fitted)

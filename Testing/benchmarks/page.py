@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from SAMv2Core.evaluation.tables import table
 from SAMv2Core.models.catalogue import model_info
@@ -44,7 +44,7 @@ def section(kept: Report) -> str:
     model = f"model `{kept.model}` ({kept.sha256[:8]})" if kept.sha256 else f"model {kept.model}"
     facts += [model] if kept.model != "–" else []
     facts += [kept.data] if kept.data else []
-    older = f" {OLDER}" if kept.sha256 and kept.sha256 != model_info(kept.model).sha256 else ""
+    older = "" if is_current(kept) else f" {OLDER}"
     lost = " From before reports were kept: intervals that are not told here are lost." if kept.transcribed else ""
     origin = f"{_code(kept.command)}: *{'; '.join(facts)}.{lost}{older}*"
     return "\n".join([origin, "", *kept.table, *_paragraphs(kept.notes)])
@@ -58,27 +58,56 @@ def _paragraphs(notes: Sequence[str]) -> List[str]:
     return [line for note in notes for line in ("", note)]
 
 
-def _between_patients(region: str) -> Dict[str, Any]:
-    return report.load("aside").row(experiment=f"another patient's {region}", method="match")
+def is_current(kept: Report) -> bool:
+    """Whether it was measured with the weights that are bundled now."""
+    return not kept.sha256 or kept.sha256 == model_info(kept.model).sha256
+
+
+class Between(NamedTuple):
+    """Where the figures between patients come from: kept aside, or validation where only that has today's weights."""
+
+    kept: Report
+    method: str
+    scans: str
+
+    def row(self, region: str) -> Mapping[str, Any]:
+        """Chest, abdomen, ..."""
+        return self.kept.row(experiment=f"another patient's {region}", method=self.method)
+
+
+def between() -> Between:
+    """The best source there is."""
+    aside, accuracy = report.load("aside"), report.load("accuracy")
+    by_region = any(row["experiment"] == "another patient's chest" for row in accuracy.rows)
+    if by_region and is_current(accuracy) and not is_current(aside):
+        return Between(accuracy, "default", "validation scans")
+    return Between(aside, "match", "patients kept aside")
+
+
+def _lost(row: Mapping[str, Any]) -> Optional[float]:
+    """The share reported as not found."""
+    return row.get("not_found", None if row.get("found") is None else 1 - row["found"])
 
 
 def _promise(name: str, row: Mapping[str, Any], measured: str) -> List[str]:
-    lost = row.get("not_found", None if row.get("found") is None else 1 - row["found"])
-    return [name, _median(row), _percent(row.get("within_10mm")), _percent(lost), measured]
+    places = f"{row['n']} places, " if row.get("n") else ""
+    return [name, _median(row), _percent(row.get("within_10mm")), _percent(_lost(row)), places + measured]
 
 
 def promises() -> str:
     """The README's table: what it does well, and what badly."""
-    follow_up = report.load("accuracy").row(experiment="simulated follow-up", method="default")
-    together = _between_patients("torso, all but domes")
+    accuracy = report.load("accuracy")
+    follow_up = accuracy.row(experiment="simulated follow-up", method="default")
+    source = between()
+    together = source.row("torso, all but domes")
     limbs = report.load("aside-ctmr").row(experiment="whole MR")
-    aside = "patients kept aside"
-    measured = f"{follow_up['n']} places, {follow_up['patients']} CTs, *simulated* follow-ups"
+    measured = f"{follow_up['patients']} CTs, *simulated* follow-ups"
+    n_matched = together.get("matched_n", round(together.get("matched", 0) * together["n"]))
     rows = [
         _promise("**well:** a CT and its follow-up", follow_up, measured),
-        _promise("fairly: another patient's chest", _between_patients("chest"), aside),
-        _promise("fairly: another patient's neck", _between_patients("neck"), aside),
-        _promise("badly: another patient's abdomen", _between_patients("abdomen"), aside),
+        _promise("fairly: another patient's chest", source.row("chest"), source.scans),
+        _promise("fairly: another patient's neck", _neck(source), source.scans),
+        _promise("badly: another patient's abdomen", source.row("abdomen"), source.scans),
         [
             "CT and T1 MR of a limb, registered",
             _mm(limbs["ours_mm"]),
@@ -90,11 +119,18 @@ def promises() -> str:
     header = ("two scans", "median error (95 % interval)", "≤ 10 mm", "not found", "measured on")
     sentence = (
         f"All places of another patient's torso together (bones too, domes apart): {_median(together)}, "
-        f"{_percent(together['within_10mm'])} within 10 mm, {_percent(together['not_found'])} not found "
-        f"({together['n']} places, {together['patients']} patients). Of {together['matched_n']} matches between "
+        f"{_percent(together['within_10mm'])} within 10 mm, {_percent(_lost(together))} not found "
+        f"({together['n']} places, {together['patients']} patients). Of {n_matched} matches between "
         f"patients that were called *matched*, {_percent(together['matched_within_10mm'])} were within 10 mm."
     )
-    return f"{table(header, rows)}\n\n{sentence}"
+    older = "" if all(map(is_current, (source.kept, accuracy))) else f" {OLDER}"
+    return f"{table(header, rows)}\n\n{sentence}{older}"
+
+
+def _neck(source: Between) -> Mapping[str, Any]:
+    if source.method == "match":
+        return source.row("neck")
+    return source.kept.row(experiment="between patients, neck", method=source.method)
 
 
 def card_lite_ct() -> str:
@@ -104,7 +140,7 @@ def card_lite_ct() -> str:
         [row["experiment"], str(row["n"]), str(row["patients"]), _median(row), _mm(row["mean_mm"])]
         + [_percent(row[key]) for key in ("within_10mm", "found", "matched", "matched_within_10mm")]
         for row in accuracy.rows
-        if row["method"] == "default"
+        if row["method"] == "default" and not row["experiment"].startswith("another patient's")
     ]
     header = ("validation scans", "n", "patients", "median", "mean", "≤ 10 mm", "found", "matched", "of these ≤ 10 mm")
     return f"{table(header, rows)}\n\n{_aside(report.load('aside'))}"
@@ -118,6 +154,12 @@ def _aside(kept: Report) -> str:
         if row["method"] == "match" and row["experiment"].split()[-1] in ("domes", "chest", "abdomen", "neck")
     ]
     return table(("kept aside", "n", "patients", "median (95 % interval)", "≤ 10 mm", "not found"), rows)
+
+
+def _neck(source: Between) -> Mapping[str, Any]:
+    if source.method == "match":
+        return source.row("neck")
+    return source.kept.row(experiment="between patients, neck", method=source.method)
 
 
 def card_lite_ctmr() -> str:

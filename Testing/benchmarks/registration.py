@@ -34,7 +34,7 @@ from SAMv2Core.matching.search import release_index
 from SAMv2Core.registration.least_squares import fit, residuals_mm
 from SAMv2Core.registration.register import register
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, simulate_follow_up
-from Testing.benchmarks.common import find_data, parse_options, publish
+from Testing.benchmarks.common import find_data, parse_options, publish, scan_paths
 
 MOVED = dataclasses.replace(FOLLOW_UP, rotation_deg=20.0, scale=(1.0, 1.0), deformation_mm=10.0)
 MOVED_40 = dataclasses.replace(MOVED, field_of_view=(1.0, 1.0, 0.4))
@@ -139,7 +139,7 @@ def to_markdown(rows: List[Dict[str, object]]) -> str:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_options(argv, __doc__, "two scans only")
     model = load_model(args.model)
-    paths = sorted((find_data(args.data) / "ct" / "val").glob("*.nii.gz"))[: 2 if args.quick else None]
+    paths = scan_paths(find_data(args.data) / "ct" / "val")[: 2 if args.quick else None]
     volumes = {path.name.split(".")[0]: read_volume(path) for path in paths}
     embeddings = {name: model.embed(volume, "ct") for name, volume in volumes.items()}
     trials: List[Trial] = []
@@ -148,7 +148,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     for a, b in itertools.combinations(embeddings, 2):
         trials.append(run("other patients, similarity", (a, b), embeddings[a], embeddings[b], "similarity", None))
     rows = summarize(trials)
-    publish(args, model, to_markdown(rows), rows, trials)
+    publish(args, model, "registration", to_markdown(rows), rows, trials, f"{len(paths)} scans of `ct/val`")
 
 
 if __name__ == "__main__":

@@ -105,19 +105,23 @@ def command(argv: Optional[Sequence[str]] = None) -> str:
     return " ".join(kept)
 
 
-def commit() -> str:
-    """The commit of the checkout, ``-dirty`` behind it when files differ from it; ``unknown`` without git."""
+def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
     return done.stdout.strip()
+
+
+def commit() -> str:
+    """The commit of the checkout; ``unknown`` without git."""
+    return _git("rev-parse", "--short", "HEAD") or "unknown"
+
+
+def is_dirty() -> bool:
+    """Whether code or weights differ from the commit (documents and reports may)."""
+    code = ("SAMv2Core", "Training", "Testing", "Resources/Models", ":!*.md", ":!Testing/benchmarks/reports")
+    return bool(_git("status", "--porcelain", "--", *code))
 
 
 def machine() -> str:

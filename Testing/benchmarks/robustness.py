@@ -101,7 +101,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     baselines = validation_torsos(model, find_data(args.data), n_points)
     trials = [trial for experiment in experiments(model, baselines) for trial in experiment.run(DEFAULT)]
     rows = summarize(trials)
-    publish(args, model, to_markdown(rows), rows, trials)
+    publish(args, model, "robustness", to_markdown(rows), rows, trials, f"{len(baselines)} scans of `ct/val`")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -67,6 +68,30 @@ def test_a_published_report_changes_the_documents(tmp_path, monkeypatch):
     assert "4.2 mm (3.5–5.5)" in page.fill(text_of("README.md"))
     kept = json.loads((tmp_path / "accuracy.json").read_text(encoding="utf-8"))
     assert kept["data"] == "five scans" and not kept["transcribed"]
+
+
+def test_older_weights_are_told_until_their_figures_are_measured_anew(tmp_path, monkeypatch):
+    """New weights, new accuracy: the README takes regions from it, since what was kept aside met other weights."""
+    before = {name: report.load(name) for name in ("aside", "aside-ctmr", "accuracy")}
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    monkeypatch.setattr(page, "model_info", lambda name: dataclasses.replace(model_info(name), sha256="f" * 64))
+    for name, kept in before.items():
+        report.save(name, "\n".join(kept.table), kept.rows, kept.model, kept.sha256)
+    assert page.OLDER in page.promises()
+    common = {"method": "default", "n": 50, "patients": 5, "found": 0.9, "within_10mm": 0.5, "matched": 0.2}
+    common["matched_within_10mm"] = 0.75
+    rows = [
+        {**common, "experiment": experiment, "median_mm": median, "median_ci95_mm": [median - 1, median + 1]}
+        for experiment, median in (
+            ("simulated follow-up", 1.25), ("another patient's torso, all but domes", 5.25),
+            ("another patient's chest", 2.25), ("another patient's abdomen", 3.25), ("between patients, neck", 4.25),
+        )
+    ]  # fmt: skip
+    report.save("accuracy", "| a |", rows, "lite-ct", "f" * 64)
+    shown = page.promises()
+    assert page.OLDER not in shown and "kept aside |" not in shown.split("CT and T1 MR")[0]
+    assert "2.2 mm (1.2–3.2) | 50 % | 10 % | 50 places, validation scans |" in shown
+    assert "Of 10 matches between patients that were called *matched*, 75 %" in shown
 
 
 def test_places_are_left_out_of_the_command():

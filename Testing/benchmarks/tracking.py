@@ -45,7 +45,14 @@ from SAMv2Core.matching.search import search_index
 from SAMv2Core.tracking.confidence import BEYOND, TrackEvidence, TrackUncertainty
 from SAMv2Core.tracking.refinement import refine_findings
 from SAMv2Core.tracking.track import Finding, track
-from Testing.benchmarks.common import expected_calibration_error, find_data, reliability_plot
+from Testing.benchmarks.common import (
+    add_publish_option,
+    check_publish,
+    expected_calibration_error,
+    find_data,
+    keep,
+    reliability_plot,
+)
 from Testing.benchmarks.tracking_cases import Case, case_of_fates, embedded, scans, simulated_patient
 
 REFINED = "tracker, refined"
@@ -310,7 +317,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--lesions", type=int, default=N_LESIONS, help="per scan; default: %(default)s")
     parser.add_argument("--time", action="store_true", help="time one study of the first scan instead")
     parser.add_argument("--fates", action="store_true", help="lesions that grew, shrank or vanished instead")
+    add_publish_option(parser)
     options = parser.parse_args(argv)
+    check_publish(parser, options)
     model = load_model(options.model)
     extractor = Extractor(model, Cache(options.cache) if options.cache else None)
     paths = scans(find_data(options.data))[: 2 if options.quick else None]
@@ -340,6 +349,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if options.report:
         report = {"model": options.model, "sha256": model.info.sha256, "rows": rows, "cpu_seconds": seconds}
         Path(options.report).write_text(json.dumps({**report, "trials": [t._asdict() for t in trials]}, indent=1))
+    if options.publish:
+        keep("tracking", to_markdown(rows), rows, model.info, f"{len(paths)} scans of `ct/val` and `hn/val`")
 
 
 if __name__ == "__main__":

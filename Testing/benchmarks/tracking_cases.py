@@ -21,6 +21,7 @@ from SAMv2Core.io.lesions import Lesion, lesion_at
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.simulation.lesion_growth import LesionOptions
 from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up
+from Testing.benchmarks.common import scan_paths
 
 CROPPED = dataclasses.replace(FOLLOW_UP, field_of_view=(0.9, 0.9, 0.55))
 KINDS = (("whole", FOLLOW_UP), ("part", CROPPED), ("whole", FOLLOW_UP))
@@ -56,8 +57,7 @@ class Case(NamedTuple):
 
 def scans(data: Path) -> List[Path]:
     """The validation scans: torsos, then necks."""
-    found = [*sorted((data / "ct" / "val").glob("*.nii.gz")), *sorted((data / "hn" / "val").glob("*.nii.gz"))]
-    return [path for path in found if "_labels" not in path.name]
+    return [*scan_paths(data / "ct" / "val"), *scan_paths(data / "hn" / "val")]
 
 
 def draw_lesions(emb: Embedding, n_lesions: int, seed: Tuple[int, ...]) -> List[Lesion]:
