@@ -12,8 +12,7 @@ on every version, and that plugin reads: it takes places (3D points) as point li
 group, which therefore is given as "body structure". Lines in 3D it does not draw; other viewers do.
 
 Needs the package highdicom, which Slicer has since 5.12 only: imported when a report is written, see
-:func:`isAvailable`. Knows nothing of Slicer, so it is usable and tested outside. Positions are LPS mm in the scan's own
-frame of reference.
+:func:`is_available`. Positions are LPS mm in the scan's own frame of reference.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ CODE_LENGTH = 16
 class ReportedLesion:
     """What a report says about one lesion in one study.
 
-    :param trackingUID: the same in all studies.
+    :param tracking_uid: the same in all studies.
     :param position: (3,) LPS mm in the frame of reference of the scan.
     :param ends: (2, 3) end points of the long axis; without them the measurement has a length but no line.
     :param status: ``matched``, ``uncertain``, ``not_found`` or ``baseline``.
@@ -57,11 +56,11 @@ class ReportedLesion:
     """
 
     label: str
-    trackingUID: str
+    tracking_uid: str
     position: Tuple[float, float, float]
     status: str
     decision: str = ""
-    diameterMm: Optional[float] = None
+    diameter_mm: Optional[float] = None
     ends: Optional[Tuple[Tuple[float, float, float], Tuple[float, float, float]]] = None
 
 
@@ -70,27 +69,27 @@ class Study:
     """Which scan the lesions are in.
 
     :param files: the DICOM files of the scan, one series.
-    :param timePoint: "Baseline", "Follow-up 1"; :param order: 0 for the baseline, then 1, 2...
+    :param time_point: "Baseline", "Follow-up 1"; :param order: 0 for the baseline, then 1, 2...
     """
 
     files: Tuple[str, ...]
-    timePoint: str
+    time_point: str
     order: int
 
 
-def isAvailable() -> bool:
+def is_available() -> bool:
     """Whether highdicom is installed; imports nothing."""
     return importlib.util.find_spec("highdicom") is not None
 
 
-def newTrackingUID() -> str:
+def new_tracking_uid() -> str:
     """A globally unique identifier (2.25.<random>, DICOM PS3.5 B.2), without any package."""
     import uuid
 
     return f"2.25.{uuid.uuid4().int}"
 
 
-def writeReport(path: str, study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str) -> str:
+def write_report(path: str, study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str) -> str:
     """Write the report of one study; its SOP Instance UID.
 
     :param path: the ``.dcm`` file to write, whole or not at all.
@@ -98,18 +97,18 @@ def writeReport(path: str, study: Study, lesions: Sequence[ReportedLesion], algo
     :raises InputError: no lesion, unreadable or mixed DICOM files, or highdicom is missing.
     :raises OutputError: the file cannot be written.
     """
-    if not isAvailable():
+    if not is_available():
         raise InputError("The package highdicom is not installed.", f"Install it (pip install '{REQUIREMENT}').")
     if not lesions:
-        raise InputError(f"{study.timePoint} has no lesion with a position.", "Track or place lesions first.")
-    evidence = _readEvidence(study.files)
+        raise InputError(f"{study.time_point} has no lesion with a position.", "Track or place lesions first.")
+    evidence = _read_evidence(study.files)
     report = _document(evidence, study, lesions, algorithm, version)
     with atomic_path(path) as temporary:
         report.save_as(str(temporary), enforce_file_format=True)
     return str(report.SOPInstanceUID)
 
 
-def _readEvidence(files: Sequence[str]) -> List[Any]:
+def _read_evidence(files: Sequence[str]) -> List[Any]:
     """Headers of the files, sorted by place; all of one series with one frame of reference."""
     import pydicom
 
@@ -164,20 +163,20 @@ def _document(
     )
 
 
-def _group(lesion: ReportedLesion, study: Study, frameOfReference: str, identification: Any) -> Any:
+def _group(lesion: ReportedLesion, study: Study, frame_of_reference: str, identification: Any) -> Any:
     """One lesion: TID 1410."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
     measurements = []
-    if lesion.diameterMm is not None and np.isfinite(lesion.diameterMm):
+    if lesion.diameter_mm is not None and np.isfinite(lesion.diameter_mm):
         measurements.append(
-            sr.Measurement(name=_longAxis(), value=round(float(lesion.diameterMm), 2), unit=codes.UCUM.Millimeter)
+            sr.Measurement(name=_long_axis(), value=round(float(lesion.diameter_mm), 2), unit=codes.UCUM.Millimeter)
         )
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=lesion.trackingUID, identifier=lesion.label),
-        referenced_region=_region(lesion, frameOfReference),
-        time_point_context=sr.TimePointContext(time_point=study.timePoint, time_point_order=study.order),
+        tracking_identifier=sr.TrackingIdentifier(uid=lesion.tracking_uid, identifier=lesion.label),
+        referenced_region=_region(lesion, frame_of_reference),
+        time_point_context=sr.TimePointContext(time_point=study.time_point, time_point_order=study.order),
         finding_type=codes.SCT.Lesion,
         finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.BodyStructure)],
         algorithm_id=identification,
@@ -189,7 +188,7 @@ def _group(lesion: ReportedLesion, study: Study, frameOfReference: str, identifi
     )
 
 
-def _region(lesion: ReportedLesion, frameOfReference: str) -> Any:
+def _region(lesion: ReportedLesion, frame_of_reference: str) -> Any:
     """The long axis as a line, or the place as a point."""
     from highdicom import sr
 
@@ -197,10 +196,10 @@ def _region(lesion: ReportedLesion, frameOfReference: str) -> Any:
         kind, points = sr.GraphicTypeValues3D.POLYLINE, np.array(lesion.ends, dtype=np.float64)
     else:
         kind, points = sr.GraphicTypeValues3D.POINT, np.array([lesion.position], dtype=np.float64)
-    return sr.ImageRegion3D(graphic_type=kind, graphic_data=points, frame_of_reference_uid=frameOfReference)
+    return sr.ImageRegion3D(graphic_type=kind, graphic_data=points, frame_of_reference_uid=frame_of_reference)
 
 
-def _longAxis() -> Any:
+def _long_axis() -> Any:
     from highdicom.sr import CodedConcept
 
     return CodedConcept("103339001", "SCT", "Long axis")

@@ -23,22 +23,22 @@ class SearchMask:
     :param key: equal for equal masks.
     :param name: for people and for the results.
     :param array: (z, y, x) bool.
-    :param lpsToIJK: (4, 4), volume LPS mm to the array's index (x, y, z).
+    :param lps_to_ijk: (4, 4), volume LPS mm to the array's index (x, y, z).
     :param refusal: (cause, remedy), translated, for a segment that has nothing to do with the volume.
     """
 
     key: Tuple[Any, ...]
     name: str
     array: np.ndarray
-    lpsToIJK: np.ndarray
+    lps_to_ijk: np.ndarray
     refusal: Tuple[str, str]
 
-    def contains(self, pointsLPS: np.ndarray) -> np.ndarray:
+    def contains(self, points_lps: np.ndarray) -> np.ndarray:
         """Which of some points (n, 3) lie in a voxel of the segment: (n,) bool."""
-        ijk = np.rint(np.asarray(pointsLPS) @ self.lpsToIJK[:3, :3].T + self.lpsToIJK[:3, 3]).astype(np.int64)
-        isInside = np.all((ijk >= 0) & (ijk < self.array.shape[::-1]), axis=1)
-        x, y, z = np.where(isInside[:, None], ijk, 0).T
-        return isInside & self.array[z, y, x]
+        ijk = np.rint(np.asarray(points_lps) @ self.lps_to_ijk[:3, :3].T + self.lps_to_ijk[:3, 3]).astype(np.int64)
+        is_inside = np.all((ijk >= 0) & (ijk < self.array.shape[::-1]), axis=1)
+        x, y, z = np.where(is_inside[:, None], ijk, 0).T
+        return is_inside & self.array[z, y, x]
 
 
 def restricted(embedding: Any, mask: SearchMask) -> Any:
@@ -48,14 +48,14 @@ def restricted(embedding: Any, mask: SearchMask) -> Any:
     """
     body = np.array(embedding.body, dtype=bool)
     zyx = np.argwhere(body)
-    isInside = mask.contains(embedding.fine.grid.to_lps(zyx[:, ::-1]))
-    body[tuple(zyx[~isInside].T)] = False
+    is_inside = mask.contains(embedding.fine.grid.to_lps(zyx[:, ::-1]))
+    body[tuple(zyx[~is_inside].T)] = False
     if not body.any():
         raise InputError(*mask.refusal)
     return replace(embedding, body=body)
 
 
-def keptInside(matches: Sequence[Any], mask: SearchMask, nearest: Callable[[List[int]], Sequence[Any]]) -> List[Any]:
+def kept_inside(matches: Sequence[Any], mask: SearchMask, nearest: Callable[[List[int]], Sequence[Any]]) -> List[Any]:
     """Matches with those that left the mask replaced: the voters' map may lead out of it, the nearest neighbor cannot.
 
     :param matches: SAMv2Core's; :param nearest: the numbers of some matches -> their nearest neighbors in the mask.
@@ -63,13 +63,13 @@ def keptInside(matches: Sequence[Any], mask: SearchMask, nearest: Callable[[List
     kept = list(matches)
     led = [n for n, item in enumerate(kept) if item.query_lps is not None]
     places = np.array([kept[n].query_lps for n in led]).reshape(-1, 3)
-    out = [n for n, isInside in zip(led, mask.contains(places)) if not isInside]
+    out = [n for n, is_inside in zip(led, mask.contains(places)) if not is_inside]
     for n, item in zip(out, nearest(out) if out else ()):
         kept[n] = item
     return kept
 
 
-def judgedInAll(matches: Sequence[Any], template: Any, query: Any, model: Any) -> List[Any]:
+def judged_in_all(matches: Sequence[Any], template: Any, query: Any, model: Any) -> List[Any]:
     """Matches that were found inside a mask, judged with all of the query in view.
 
     :param matches: SAMv2Core's; :param template: embedding; :param query: embedding, not restricted.

@@ -27,9 +27,9 @@ from SAMv2Core.embedding.load import load_model  # noqa: E402
 from SAMv2Core.io.volume import read_volume  # noqa: E402
 from SAMv2Core.simulation.lesion_growth import LesionOptions  # noqa: E402
 from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up  # noqa: E402
+from SAMv2Core.tracking.diameters import is_credible, match_ends  # noqa: E402
 from SAMv2Core.tracking.track import track  # noqa: E402
-from SAMv2SlicerLib.track.diameters import isCredible  # noqa: E402
-from SAMv2SlicerLib.work.lesion_engine import LesionInput, matchedEnds  # noqa: E402
+from SAMv2SlicerLib.work.lesion_engine import LesionInput  # noqa: E402
 from Testing.benchmarks.common import find_data  # noqa: E402
 from Testing.benchmarks.tracking_cases import draw_lesions, planted  # noqa: E402
 
@@ -59,7 +59,7 @@ def run(model, path, number, isChanged, count):
     baseline, followUp = (model.embed(item, modality="ct") for item in (volume, simulated.volume))
     lines = linesOf(lesions, np.random.default_rng(number))
     here = {f.label: f for f in track(baseline, [followUp], lesions) if f.study == 1 and f.lps is not None}
-    ends = matchedEnds(baseline, followUp, lines, list(here.values()), None)
+    ends = match_ends(baseline, followUp, {line.label: line.endsLPS for line in lines}, list(here.values()))
     truth = {change.label: change.diameter_mm for change in simulated.lesions} if isChanged else {}
     rows = []
     for line in lines:
@@ -69,7 +69,7 @@ def run(model, path, number, isChanged, count):
             places, _ = simulated.map_points(line.endsLPS)
             truth[line.label] = float(np.linalg.norm(places[1] - places[0]))
         pair = ends.get(line.label)
-        isShown = pair is not None and isCredible(pair, here[line.label].lps, line.diameterMm)
+        isShown = pair is not None and is_credible(pair, here[line.label].lps, line.diameterMm)
         length = float(np.linalg.norm(pair[1] - pair[0])) if isShown else np.nan
         rows.append((line.diameterMm, truth[line.label], length))
     return rows

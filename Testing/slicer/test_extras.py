@@ -167,9 +167,8 @@ def test_model_file_removed(monkeypatch, tmp_path):
 
 
 def test_a_chosen_model_that_is_gone_is_told(widget, scene, monkeypatch):
+    from lesions import PLACES_RAS
     from phantoms import addPoints
-
-    PLACES_RAS = np.array([[11.0, 13, 141], [-13, -7, 133], [3, 21, 149]])
 
     def gone(name, device):
         raise ModelError("There is no model named 'mine'.", "Choose another.")

@@ -17,7 +17,7 @@ from slicer.util import VTKObservationMixin
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match.live_matching import LiveInputs
-from SAMv2SlicerLib.scene import match_list, node_geometry, slice_views
+from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry, slice_views
 from SAMv2SlicerLib.work import engine
 from SAMv2SlicerLib.work.worker import Job
 
@@ -58,7 +58,7 @@ class CursorFollower(VTKObservationMixin):
         self._job, self._wanted = None, None
         glyph = slicer.mrmlScene.GetNodeByID(self._glyphID) if self._glyphID else None
         if glyph is not None:
-            match_list.removeNode(glyph)
+            hierarchy.removeNode(glyph)
         self._glyphID = ""
 
     def isFollowing(self) -> bool:

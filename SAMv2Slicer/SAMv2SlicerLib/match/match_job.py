@@ -15,7 +15,7 @@ import slicer
 from SAMv2Core.errors import InputError
 from SAMv2Core.matching.search_mask import SearchMask
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, moved_volumes, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry
 from SAMv2SlicerLib.scene.undo import Action
 
 MOVED_MM = 1e-3
@@ -164,7 +164,7 @@ def listAction(logic, listNode, before, name: str, key: Optional[str] = None) ->
             if captured is None:
                 existing = match_list.findMatchList(pointsNode, queryNode)
                 if existing is not None:
-                    match_list.removeNode(existing)
+                    hierarchy.removeNode(existing)
             else:
                 match_list.restoreList(match_list.ensureMatchList(pointsNode, templateNode, queryNode), captured)
 

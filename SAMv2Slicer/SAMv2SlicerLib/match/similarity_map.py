@@ -11,8 +11,8 @@ import slicer.util
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match.match_job import matchRequest
-from SAMv2SlicerLib.scene import match_list, node_geometry
-from SAMv2SlicerLib.scene.added_nodes import addUndoably
+from SAMv2SlicerLib.scene import hierarchy, node_geometry
+from SAMv2SlicerLib.scene.undo import addUndoably
 from SAMv2SlicerLib.work import engine
 from SAMv2SlicerLib.work.worker import Job
 
@@ -84,7 +84,7 @@ class SimilarityMapCommit:
         display.SetWindowLevelMinMax(0.0, 1.0)
         display.SetApplyThreshold(True)
         display.SetThreshold(0.3, 1.0)
-        match_list.placeBeside(node, queryNode, asChild=True)
+        hierarchy.placeBeside(node, queryNode, asChild=True)
         return (node,)
 
 
@@ -116,5 +116,5 @@ class ColorsCommit:
         node = slicer.util.addVolumeFromArray(np.ascontiguousarray(colors), ijkToRAS, name, "vtkMRMLVectorVolumeNode")
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         node.CreateDefaultDisplayNodes()
-        match_list.placeBeside(node, volumeNode, asChild=True)
+        hierarchy.placeBeside(node, volumeNode, asChild=True)
         return (node,)

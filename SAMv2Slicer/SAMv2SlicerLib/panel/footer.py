@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import sys
+from typing import List
 
 import qt
+import slicer
 
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.panel import bug_report, dialogs
-from SAMv2SlicerLib.panel.parameters import AUTO
+from SAMv2SlicerLib.panel import dialogs
 from SAMv2SlicerLib.work import engine
 
 HOME_PAGE = "https://github.com/SlicerSAMv2/SlicerSAMv2"
@@ -51,8 +55,8 @@ class Footer:
 
     def onCopyReport(self, checked=False) -> None:
         p = self.panel.parameters
-        model, device = (p.model, p.device) if p is not None else (AUTO, AUTO)
-        text = bug_report.report(self.ui.logTextEdit.plainText, model, device, self.panel.torchState())
+        model, device = (p.model, p.device) if p is not None else (engine.AUTO, engine.AUTO)
+        text = bugReport(self.ui.logTextEdit.plainText, model, device, self.panel.torchState())
         qt.QApplication.clipboard().setText(text)
         self.panel.say(texts.reportCopied())
 
@@ -98,3 +102,57 @@ class Footer:
             return
         if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(folder)):
             self.panel.say(folder)
+
+
+PRIVATE_CLASSES = (
+    "vtkMRMLVolumeNode",
+    "vtkMRMLMarkupsNode",
+    "vtkMRMLSegmentationNode",
+    "vtkMRMLTransformNode",
+    "vtkMRMLTableNode",
+)
+
+
+def bugReport(log: str, model: str, device: str, torchState: str) -> str:
+    """The whole report; ``log`` as the panel shows it."""
+    return "\n".join([*versions(model, device, torchState), "", withoutNames(log)])
+
+
+def versions(model: str, device: str, torchState: str) -> List[str]:
+    """What runs here, a line each."""
+    import SAMv2Core
+
+    return [
+        f"SAMv2 {SAMv2Core.__version__}",
+        f"Slicer {getattr(slicer.app, 'applicationVersion', '?')}",
+        f"Python {platform.python_version()} on {platform.platform()}",
+        f"PyTorch {getattr(sys.modules.get('torch'), '__version__', torchState)}",
+        f"Model {model}, device {device}",
+    ]
+
+
+def withoutNames(text: str) -> str:
+    """A text with the names of the scene's nodes, of their points and of folders replaced by what they are."""
+    for name, kind in _names():
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", kind, text)
+    text = re.sub(r"(PatientID[^(]*)\([^)]*\)", r"\1(...)", text)
+    return re.sub(r"(?:[A-Za-z]:)?(?:[\\/][^\s:;,'\"()\\/]+){2,}", "<path>", text)
+
+
+def _names():
+    """(name, replacement), longest names first, so that no part of another name is replaced alone."""
+    found = {}
+    scene = slicer.mrmlScene
+    for n in range(scene.GetNumberOfNodes()):
+        node = scene.GetNthNode(n)
+        if not any(node.IsA(name) for name in PRIVATE_CLASSES):
+            continue
+        kind = node.GetNodeTagName()
+        found.setdefault(node.GetName() or "", f"<{kind} {len(found) + 1}>")
+        if node.IsA("vtkMRMLMarkupsNode"):
+            for index in range(node.GetNumberOfControlPoints()):
+                found.setdefault(node.GetNthControlPointLabel(index), f"<point {len(found) + 1}>")
+    home = os.path.expanduser("~")
+    if len(home) > 1:
+        found[home] = "~"
+    return sorted(((name, kind) for name, kind in found.items() if name), key=lambda item: -len(item[0]))

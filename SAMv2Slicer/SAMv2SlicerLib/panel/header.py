@@ -10,9 +10,9 @@ import sys
 from typing import List, Tuple
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.panel.parameters import AUTO
-from SAMv2SlicerLib.setup import downloads, install, models
+from SAMv2SlicerLib.setup import install, models, sample_data
 from SAMv2SlicerLib.setup.models import describeModel
+from SAMv2SlicerLib.work.engine import AUTO
 
 DEVICES = (AUTO, "cpu", "cuda", "mps")
 
@@ -85,7 +85,7 @@ class Header:
         if not install.confirm(self._downloadQuestion(info)):
             self.panel.say(texts.downloadDeclined())
             return
-        downloads.startModel(self.panel.logic, info.name, onEnd=self.onDownloaded)
+        models.startDownload(self.panel.logic, info.name, onEnd=self.onDownloaded)
 
     def _downloadQuestion(self, info) -> str:
         from SAMv2Core.models.records import models_folder
@@ -109,7 +109,7 @@ class Header:
 
     def onSampleData(self, checked=False) -> None:
         """Fetch the sample scans; progress and cancel are those of every computation."""
-        downloads.startSampleData(self.panel.logic, onEnd=self.onSampleLoaded)
+        sample_data.start(self.panel.logic, onEnd=self.onSampleLoaded)
         self.panel.refresh()
 
     def onSampleLoaded(self, job) -> None:

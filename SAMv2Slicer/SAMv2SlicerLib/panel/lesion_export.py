@@ -69,7 +69,7 @@ class LesionExport:
         try:
             for volume in report_export.volumesOf(listNode, order):
                 report_export.dicomFiles(volume)  # before asking for anything: can it work at all?
-            if not structured_report.isAvailable():
+            if not structured_report.is_available():
                 question = texts.reportConsent(structured_report.REQUIREMENT)
                 problem = install.installOptional(structured_report.REQUIREMENT, question)
                 if problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, List, Optional, Sequence, Tuple
+
 import slicer
 import slicer.util
 import vtk
@@ -11,9 +13,9 @@ from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match import similarity_map
 from SAMv2SlicerLib.panel import dialogs
 from SAMv2SlicerLib.panel.parameters import DEFAULT_STARTS, MODELS_OWN_THRESHOLD, MatchMethod, ModalityChoice
-from SAMv2SlicerLib.panel.threshold import ThresholdBox, isChosen
-from SAMv2SlicerLib.scene import match_list, node_geometry
-from SAMv2SlicerLib.scene.added_nodes import addUndoably
+from SAMv2SlicerLib.scene import hierarchy, node_geometry, segments
+from SAMv2SlicerLib.scene.undo import addUndoably
+from SAMv2SlicerLib.setup import models
 
 PATTERNS = "Points (*.mrk.json *.json *.fcsv *.csv)"
 
@@ -66,7 +68,7 @@ class MatchExtras:
     def _load(self, path: str):
         node, p = loadPoints(path), self.panel.parameters
         if p is not None and p.templateVolume is not None:
-            match_list.placeBeside(node, p.templateVolume, asChild=True)
+            hierarchy.placeBeside(node, p.templateVolume, asChild=True)
         return node
 
     def onColors(self, checked=False) -> None:
@@ -110,3 +112,88 @@ def loadPoints(path: str):
             if not isPlaced:
                 node.UnsetNthControlPointPosition(index)
     return node
+
+
+SMALLEST_CHOICE = 0.25
+"""Above the value of the parameter that stands for the model's own."""
+
+
+class ThresholdBox:
+    """Binds the spin box by hand: the parameter node's connector could not show one value and store another.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, spinBox, panel) -> None:
+        self._box, self._panel = spinBox, panel
+        self._isShowing = False
+        self._known: Tuple[Any, float] = (None, 0.0)
+        spinBox.minimum = SMALLEST_CHOICE
+        spinBox.valueChanged.connect(self.onValue)
+
+    def show(self, modalities: Sequence[str]) -> None:
+        """Show what holds for matches between scans of these modalities (ct, mr; those that are known)."""
+        parameters = self._panel.parameters
+        isOwn = not isChosen(parameters.matchedAbove)
+        self._isShowing = True
+        try:
+            self._box.suffix = texts.thresholdOwn() if isOwn else ""
+            self._box.value = self._own(parameters.model, modalities) if isOwn else parameters.matchedAbove
+        finally:
+            self._isShowing = False
+
+    def onValue(self, value=0.0) -> None:
+        if not self._isShowing and self._panel.parameters is not None:
+            self._panel.parameters.matchedAbove = self._box.value
+
+    def _own(self, model: str, modalities: Sequence[str]) -> float:
+        """The model's own threshold; reads a file's header, so it is remembered for the last question."""
+        key = (model, tuple(modalities))
+        if self._known[0] != key:
+            self._known = (key, models.matchedAbove(model, modalities))
+        return self._known[1]
+
+
+def isChosen(matchedAbove: float) -> bool:
+    """Whether the parameter is a threshold that the user chose."""
+    return matchedAbove > MODELS_OWN_THRESHOLD + 1e-6
+
+
+class SegmentBox:
+    """Fills a combo box; the first entry is to search everywhere.
+
+    :param panel: see panel.py.
+    """
+
+    def __init__(self, comboBox, panel) -> None:
+        self._box, self._panel = comboBox, panel
+        self._shown: List[Tuple[str, str]] = []
+        self._isShowing = False
+        comboBox.currentIndexChanged.connect(self.onChosen)
+
+    def chosen(self) -> Optional[Tuple[Any, str]]:
+        """(segmentation node, segment ID), None to search everywhere."""
+        p = self._panel.parameters
+        node = p.searchSegmentation
+        isThere = node is not None and p.searchSegment in dict(segments.segmentsIn(node))
+        return (node, p.searchSegment) if isThere else None
+
+    def show(self) -> None:
+        """Show the segments as they are now."""
+        p = self._panel.parameters
+        found = [("", texts.searchEverywhere()), *segments.segmentsIn(p.searchSegmentation)]
+        self._isShowing = True
+        try:
+            if found != self._shown:
+                self._shown = found
+                self._box.clear()
+                self._box.addItems([name for _, name in found])
+            ids = [segmentID for segmentID, _ in found]
+            self._box.currentIndex = ids.index(p.searchSegment) if p.searchSegment in ids else 0
+            self._box.enabled = len(found) > 1
+        finally:
+            self._isShowing = False
+
+    def onChosen(self, index=0) -> None:
+        if not self._isShowing and self._panel.parameters is not None:
+            self._panel.parameters.searchSegment = self._shown[self._box.currentIndex][0]

@@ -13,29 +13,25 @@ from SAMv2SlicerLib.match.follow_cursor import CursorFollower
 from SAMv2SlicerLib.match.live_matching import LiveInputs
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes
-from SAMv2SlicerLib.panel.match_options import MatchExtras
+from SAMv2SlicerLib.panel.match_options import MatchExtras, SegmentBox
 from SAMv2SlicerLib.panel.match_table import MatchTable
-from SAMv2SlicerLib.panel.review import Review
-from SAMv2SlicerLib.panel.segment_box import SegmentBox
-from SAMv2SlicerLib.scene import match_list, moved_volumes, node_geometry, slice_views
+from SAMv2SlicerLib.panel.review import MatchReview
+from SAMv2SlicerLib.panel.tab import Tab
+from SAMv2SlicerLib.scene import hierarchy, layouts, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import lesion_list
 
 
-class MatchTab:
-    """Binds the tab's widgets.
-
-    :param panel: see panel.py.
-    """
+class MatchTab(Tab):
+    """Binds the tab's widgets."""
 
     def __init__(self, ui, panel) -> None:
-        self.ui, self.panel = ui, panel
-        self.logic = panel.logic
+        super().__init__(ui, panel)
         self.batch: Optional[BatchMatch] = None
         self.follower = CursorFollower(self.logic)
         self.follower.onError = panel.showError
-        self.layout = slice_views.LayoutSwitch()
+        self.layout = layouts.LayoutSwitch()
         self.table = MatchTable(ui.resultsTable, self.onRowSelected)
-        self.review = Review(ui, panel, self.table, self.inputs)
+        self.review = MatchReview(ui, panel, self.table, self.inputs)
         self.extras = MatchExtras(ui, panel, self)
         self.searchBox = SegmentBox(ui.searchSegmentComboBox, panel)
         self.furtherBox = CheckedNodes(ui.furtherQueriesSelector, ("vtkMRMLScalarVolumeNode",), self.onFurtherQueries)
@@ -202,7 +198,7 @@ class MatchTab:
     def onRowSelected(self) -> None:
         """Bring the views of both scans to the selected match."""
         found = self.review.selected()
-        self.review.enable(found is not None)
+        self.review.enable()
         if found is None or self.panel.parameters is None:
             return
         listNode, index, result = found
@@ -243,9 +239,8 @@ class MatchTab:
         self.follower.stop()
 
     def forget(self) -> None:
-        """The scene closes."""
+        super().forget()
         self.batch = None
-        self.exit()
         self.table.show([])
 
     # --- what is shown -------------------------------------------------------------------------------------------
@@ -272,9 +267,7 @@ class MatchTab:
         nodes = [inputs.templateNode, *queries]
         missing = [node for node in nodes if node is not None and not self.logic.hasEmbedding(node, inputs.model)]
         points = inputs.pointsNode
-        return panel_states.Facts(
-            torch=self.panel.torchState(),
-            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+        return self.commonFacts(
             template=inputs.templateNode.GetName() if inputs.templateNode is not None else None,
             query=inputs.queryNode.GetName() if inputs.queryNode is not None else None,
             sameVolume=inputs.templateNode is not None and inputs.templateNode is inputs.queryNode,
@@ -283,10 +276,7 @@ class MatchTab:
             isEmbedded=not missing,
             secondsToEmbed=self.logic.secondsToEmbed(missing, inputs.device),
             device=texts.deviceName(inputs.device),
-            isBusy=job is not None,
-            isCancelling=job is not None and job.isCancelling(),
             progressText=self._progressText(job),
-            elapsedSeconds=job.elapsed() if job is not None else 0.0,
             needALook=sum(result.needsALook for _, _, _, result, _ in rows),
             matched=len(rows),
             patientMismatch=self.panel.unacceptedMismatch(inputs.templateNode, queries),
@@ -297,7 +287,7 @@ class MatchTab:
     def warnings(self) -> List[str]:
         """What the user accepts with Continue."""
         inputs = self.inputs()
-        return [node_geometry.patientMismatch(inputs.templateNode, query) for query in self.queries()]
+        return [hierarchy.patientMismatch(inputs.templateNode, query) for query in self.queries()]
 
     def _movedName(self) -> str:
         """Name of a scan that was moved since its matches were found."""
@@ -324,7 +314,7 @@ class MatchTab:
             if self.ui.needsALookCheckBox.checked:
                 rows = [row for row in rows if row[3].needsALook]
             self.table.show(rows)
-            self.review.enable(self.review.selected() is not None)
+            self.review.enable()
             self.searchBox.show()
             kinds = [self.logic.modalityOf(node) for node in self.volumes() if node is not None]
             self.extras.threshold.show([kind for kind in kinds if kind])

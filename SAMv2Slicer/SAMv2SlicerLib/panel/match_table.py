@@ -8,7 +8,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import qt
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.panel.compact import compactRows
+from SAMv2SlicerLib.panel.studies_table import compactRows
 
 Key = Tuple[str, str]
 """(matched list ID, template point ID): what a row stands for."""

@@ -27,10 +27,11 @@ from SAMv2SlicerLib.panel.panel_states import OFFER_CONTINUE, PanelState
 from SAMv2SlicerLib.panel.parameters import SAMv2SlicerParameterNode
 from SAMv2SlicerLib.panel.register_tab import RegisterTab
 from SAMv2SlicerLib.panel.shortcuts import Shortcuts
+from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.panel.track_tab import TrackTab
-from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene import hierarchy
 from SAMv2SlicerLib.setup import install
-from SAMv2SlicerLib.work import embedding_rates, engine
+from SAMv2SlicerLib.work import embedding_store, engine
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Panel(VTKObservationMixin):
         self.matchTab = MatchTab(ui, self)
         self.trackTab = TrackTab(ui, self)
         self.registerTab = RegisterTab(ui, self)
-        self.tabs: List[Any] = [self.matchTab, self.trackTab, self.registerTab]
+        self.tabs: List[Tab] = [self.matchTab, self.trackTab, self.registerTab]
         self.shortcuts = Shortcuts(root, self)
         ui.undoButton.clicked.connect(self.onUndo)
         ui.redoButton.clicked.connect(self.onRedo)
@@ -83,7 +84,7 @@ class Panel(VTKObservationMixin):
         ui.statusActionButton.visible = False
         ui.tabWidget.currentChanged.connect(self.onTabChanged)
         ui.progressBar.visible = False
-        embedding_rates.restore(logic.engine)
+        embedding_store.restoreRates(logic.engine)
         logic.onWake = self.wake
         logic.onStale = self.onStale
         logic.onMatched = self.matchTab.onMatched
@@ -214,7 +215,7 @@ class Panel(VTKObservationMixin):
             self._showProgress()
         else:
             self.timer.stop()
-            embedding_rates.store(self.logic.engine)
+            embedding_store.storeRates(self.logic.engine)
             if self.parameters is not None and not self.ui.resolvedDeviceLabel.text:
                 self.header.showDevice()  # the first job has loaded PyTorch
             self.refresh()
@@ -266,7 +267,7 @@ class Panel(VTKObservationMixin):
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
-    def currentTab(self):
+    def currentTab(self) -> Tab:
         return self.tabs[min(self.ui.tabWidget.currentIndex, len(self.tabs) - 1)]
 
     def selectedVolumes(self) -> List[Any]:
@@ -290,7 +291,7 @@ class Panel(VTKObservationMixin):
 
     def unacceptedMismatch(self, nodeA, nodesB) -> str:
         """The first warning, not accepted yet, that two scans belong to different patients; empty without one."""
-        texts_ = (node_geometry.patientMismatch(nodeA, node) for node in nodesB)
+        texts_ = (hierarchy.patientMismatch(nodeA, node) for node in nodesB)
         return next((text for text in texts_ if text and text not in self._accepted), "")
 
     def firstStale(self, nodes) -> str:

@@ -17,8 +17,7 @@ from slicer import (
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-AUTO = "auto"
-"""Value of the parameters ``model`` and ``device`` that leaves the choice to SAMv2Core."""
+from SAMv2SlicerLib.work.engine import AUTO
 
 DEFAULT_STARTS = 5
 """That of SAMv2Core (FixedPointOptions), written down because reading it there takes torch; a test compares."""

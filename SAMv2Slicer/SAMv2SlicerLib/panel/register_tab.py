@@ -10,24 +10,20 @@ import slicer.util
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.panel import console_lines, dialogs, panel_states
-from SAMv2SlicerLib.register import comparison, grid_transform, hand_over, hardening, registration_facts
-from SAMv2SlicerLib.register.register_job import Extras
-from SAMv2SlicerLib.scene import node_geometry, slice_views
-from SAMv2SlicerLib.scene.added_nodes import addUndoably
+from SAMv2SlicerLib.panel.tab import Tab
+from SAMv2SlicerLib.register import comparison, grid_transform, hand_over
+from SAMv2SlicerLib.register.register_job import Extras, loadRegistration
+from SAMv2SlicerLib.scene import hierarchy, node_geometry
+from SAMv2SlicerLib.scene.undo import addUndoably
 from SAMv2SlicerLib.setup import install
 
 
-class RegisterTab:
-    """Binds the tab's widgets.
-
-    :param panel: see panel.py.
-    """
+class RegisterTab(Tab):
+    """Binds the tab's widgets."""
 
     def __init__(self, ui, panel) -> None:
-        self.ui, self.panel = ui, panel
-        self.logic = panel.logic
-        self.job: Any = None
-        self.comparison = slice_views.Comparison()
+        super().__init__(ui, panel)
+        self.comparison = comparison.Comparison()
         self._parentBefore: Any = None
         ui.registerButton.clicked.connect(self.onRegisterButton)
         ui.flipButton.clicked.connect(self.onFlip)
@@ -52,9 +48,6 @@ class RegisterTab:
     def volumes(self):
         """What the model has to cope with."""
         return [self.panel.parameters.fixedVolume, self.panel.parameters.movingVolume]
-
-    def parametersChanged(self) -> None:
-        """Nothing beyond the parameter node's own connections."""
 
     def onFlip(self, checked=False) -> None:
         p = self.panel.parameters
@@ -112,7 +105,7 @@ class RegisterTab:
                 node = getattr(p, role)
                 if node is not None and node_geometry.isUnderNonLinearTransform(node):
                     with dialogs.waitCursor():
-                        copy = hardening.hardenedCopy(self.logic, node)
+                        copy = comparison.hardenedCopy(self.logic, node)
                     setattr(p, role, copy)
                     names.append(copy.GetName())
         except SAMv2Error as error:
@@ -132,23 +125,13 @@ class RegisterTab:
         self.panel.header.showDevice()
         self.panel.refresh()
 
-    def isRunning(self) -> bool:
-        return self.job is not None
-
-    def fraction(self) -> float:
-        return self.job.fraction if self.job is not None else 0.0
-
-    def cancel(self) -> None:
-        if self.job is not None:
-            self.job.cancel()
-
     # --- looking at the result -----------------------------------------------------------------------------------
 
     def result(self):
         """(transform node, facts, fixed, moving) of the selected output transform, None when it holds no result."""
         p = self.panel.parameters
         node = p.outputTransform if p is not None else None
-        facts = registration_facts.loadRegistration(node)
+        facts = loadRegistration(node)
         if facts is None:
             return None
         return node, facts, node.GetNodeReference("SAMv2.fixed"), node.GetNodeReference("SAMv2.moving")
@@ -213,26 +196,15 @@ class RegisterTab:
         self.ui.fadeButton.checked = False
         self.comparison.restore()
 
-    def forget(self) -> None:
-        """The scene closes."""
-        self.job = None
-        self.exit()
-
     # --- what is shown -------------------------------------------------------------------------------------------
 
     def facts(self) -> panel_states.Facts:
-        p, job = self.panel.parameters, self.panel.visibleJob()
+        p = self.panel.parameters
         fixed, moving = p.fixedVolume, p.movingVolume
-        return panel_states.Facts(
-            torch=self.panel.torchState(),
-            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+        return self.commonFacts(
             template=fixed.GetName() if fixed is not None else None,
             query=moving.GetName() if moving is not None else None,
             sameVolume=fixed is not None and fixed is moving,
-            isBusy=job is not None,
-            isCancelling=job is not None and job.isCancelling(),
-            progressText=job.text if job is not None else "",
-            elapsedSeconds=job.elapsed() if job is not None else 0.0,
             patientMismatch=self.panel.unacceptedMismatch(fixed, [moving]),
             stale=self.panel.firstStale([fixed, moving]),
             registered=self._registeredStatus(),
@@ -240,7 +212,7 @@ class RegisterTab:
 
     def warnings(self) -> List[str]:
         """What the user accepts with Continue."""
-        return [node_geometry.patientMismatch(self.panel.parameters.fixedVolume, self.panel.parameters.movingVolume)]
+        return [hierarchy.patientMismatch(self.panel.parameters.fixedVolume, self.panel.parameters.movingVolume)]
 
     def _registeredStatus(self) -> str:
         """Status of the result that is shown, if it is one of these two scans."""

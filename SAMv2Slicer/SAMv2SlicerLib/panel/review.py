@@ -1,8 +1,8 @@
-"""Judging matches one by one: accept, reject, correct, match again, and look at the similarity behind one."""
+"""Judging results one by one: accept, reject, correct, take back; the decision stays beside the proposal."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Sequence, Tuple
 
 import slicer
 
@@ -11,36 +11,92 @@ from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match import similarity_map
 from SAMv2SlicerLib.match.live_matching import LiveInputs
 from SAMv2SlicerLib.match.match_job import listAction
+from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix
 from SAMv2SlicerLib.panel.match_table import MatchTable
 from SAMv2SlicerLib.scene import match_list, node_geometry, slice_views
+from SAMv2SlicerLib.track import measuring
+
+Selected = Tuple[Any, int, match_list.PointResult]
+"""(matched list, index of the match in it, what is known about it)."""
 
 
 class Review:
-    """Binds the buttons below the table of matches; they act on its selected row.
+    """Buttons that act on the selected result of a tab, and what they do.
 
     :param panel: see panel.py.
-    :param inputs: gives the tab's current inputs and options.
+    :param table: shows the results; knows which is selected and which need a look.
+    :param buttons: accept, reject, edit, release.
     """
 
-    def __init__(self, ui, panel, table: MatchTable, inputs: Callable[[], LiveInputs]) -> None:
-        self.ui, self.panel = ui, panel
-        self.logic = panel.logic
-        self._table, self._inputs = table, inputs
-        ui.acceptButton.clicked.connect(self.onAccept)
-        ui.rejectButton.clicked.connect(self.onReject)
-        ui.editButton.clicked.connect(self.onEdit)
-        ui.releaseButton.clicked.connect(self.onRelease)
-        ui.similarityMapButton.clicked.connect(self.onSimilarityMap)
+    def __init__(self, panel, table, buttons: Sequence[Any]) -> None:
+        self.panel, self.logic = panel, panel.logic
+        self._table, self._buttons = table, buttons
+        for button, action in zip(buttons, (self.onAccept, self.onReject, self.onEdit, self.onRelease)):
+            button.clicked.connect(action)
+
+    def selected(self) -> Optional[Selected]:
+        """The selected result, None when there is none (any more)."""
+        raise NotImplementedError
 
     def selectNext(self) -> None:
-        """Select the next match that needs a look."""
+        """Select the next result that needs a look."""
         self._table.selectNeedingALook(1)
 
     def selectPrevious(self) -> None:
         self._table.selectNeedingALook(-1)
 
-    def selected(self) -> Optional[Tuple[Any, int, match_list.PointResult]]:
-        """(matched list, index, facts) of the selected row, None when there is none (any more)."""
+    def enable(self) -> None:
+        """Enable the buttons that make sense for the selected result."""
+        for button in self._buttons:
+            button.enabled = self.selected() is not None
+
+    def onAccept(self, checked=False) -> None:
+        self._judge(match_list.accept)
+
+    def onReject(self, checked=False) -> None:
+        self._judge(match_list.reject)
+
+    def onRelease(self, checked=False) -> None:
+        self._judge(match_list.release)
+
+    def onEdit(self, checked=False) -> None:
+        """Unlock the selected result for dragging; one without a position is placed with the next click."""
+        found = self.selected()
+        if found is None:
+            return
+        listNode, index, _ = found
+        listNode.SetLocked(False)
+        listNode.SetNthControlPointLocked(index, False)
+        if index not in node_geometry.definedPointIndices(listNode):
+            slice_views.startPlacing(listNode, index)
+        self.panel.say(texts.editHint(listNode.GetNthControlPointLabel(index)))
+
+    def _judge(self, change: Callable[[Any, int], None]) -> None:
+        """Apply a judgment to the selected result, undoably."""
+        found = self.selected()
+        if found is None:
+            return
+        listNode, index, _ = found
+        before, label = match_list.captureList(listNode), listNode.GetNthControlPointLabel(index)
+        with self.logic.writing():
+            change(listNode, index)
+        self.logic.undoStack.push(listAction(self.logic, listNode, before, texts.actionReview(label)))
+        self.panel.clearMessage()
+        self.panel.refresh()
+
+
+class MatchReview(Review):
+    """Of the matches: *release* matches again, and the similarity behind a match can be seen.
+
+    :param inputs: gives the tab's current inputs and options.
+    """
+
+    def __init__(self, ui, panel, table: MatchTable, inputs: Callable[[], LiveInputs]) -> None:
+        super().__init__(panel, table, (ui.acceptButton, ui.rejectButton, ui.editButton, ui.releaseButton))
+        self._inputs, self._mapButton = inputs, ui.similarityMapButton
+        self._mapButton.clicked.connect(self.onSimilarityMap)
+
+    def selected(self) -> Optional[Selected]:
         key = self._table.selectedKey()
         listNode = slicer.mrmlScene.GetNodeByID(key[0]) if key is not None else None
         if listNode is None:
@@ -48,22 +104,14 @@ class Review:
         index = match_list.indexOfTemplatePoint(listNode, key[1])
         return (listNode, index, match_list.resultAt(listNode, index)) if index >= 0 else None
 
-    def enable(self, enabled: bool) -> None:
-        """Enable or disable the buttons that act on the selected match."""
-        for button in (self.ui.acceptButton, self.ui.rejectButton, self.ui.editButton, self.ui.releaseButton):
-            button.enabled = enabled
-        self.ui.similarityMapButton.enabled = enabled
-
-    def onAccept(self, checked=False) -> None:
-        self._review(match_list.accept)
-
-    def onReject(self, checked=False) -> None:
-        self._review(match_list.reject)
+    def enable(self) -> None:
+        super().enable()
+        self._mapButton.enabled = self.selected() is not None
 
     def onRelease(self, checked=False) -> None:
         """Forget an edit and match that point again."""
         found = self.selected()
-        self._review(match_list.release)
+        super().onRelease()
         if found is None:
             return
         listNode, _, result = found
@@ -85,31 +133,6 @@ class Review:
             )
         except SAMv2Error as error:
             self.panel.showError(error)
-
-    def onEdit(self, checked=False) -> None:
-        """Unlock the selected match for dragging; one without a position is placed with the next click."""
-        found = self.selected()
-        if found is None:
-            return
-        listNode, index, _ = found
-        listNode.SetLocked(False)
-        listNode.SetNthControlPointLocked(index, False)
-        if index not in node_geometry.definedPointIndices(listNode):
-            slice_views.startPlacing(listNode, index)
-        self.panel.say(texts.editHint(listNode.GetNthControlPointLabel(index)))
-
-    def _review(self, change) -> None:
-        """Apply a judgment to the selected match, undoably."""
-        found = self.selected()
-        if found is None:
-            return
-        listNode, index, _ = found
-        before, label = match_list.captureList(listNode), listNode.GetNthControlPointLabel(index)
-        with self.logic.writing():
-            change(listNode, index)
-        self.logic.undoStack.push(listAction(self.logic, listNode, before, texts.actionReview(label)))
-        self.panel.clearMessage()
-        self.panel.refresh()
 
     def onSimilarityMap(self, checked=False) -> None:
         found = self.selected()
@@ -136,3 +159,35 @@ class Review:
             self.panel.showError(job.error)
         else:
             slice_views.overlay(job.value, self.panel.parameters.queryVolume if self.panel.parameters else None)
+
+
+class FindingReview(Review):
+    """Of the findings of lesions, with a button to measure one."""
+
+    def __init__(self, ui, panel, matrix: LesionMatrix) -> None:
+        buttons = (ui.acceptFindingButton, ui.rejectFindingButton, ui.editFindingButton, ui.releaseFindingButton)
+        super().__init__(panel, matrix, buttons)
+        self._releaseButton, self._measureButton = ui.releaseFindingButton, ui.measureButton
+        self._measureButton.clicked.connect(self.onMeasure)
+
+    def selected(self) -> Optional[Selected]:
+        """None in the baseline, too, where nothing was searched."""
+        finding = self._table.selected()
+        listNode = slicer.mrmlScene.GetNodeByID(finding.listID) if finding is not None and finding.listID else None
+        if listNode is None or finding.result is None:
+            return None
+        index = match_list.indexOfTemplatePoint(listNode, finding.uid)
+        return (listNode, index, finding.result) if index >= 0 else None
+
+    def enable(self) -> None:
+        super().enable()
+        found = self.selected()
+        self._releaseButton.enabled = found is not None and found[2].edited
+        self._measureButton.enabled = found is not None and self._table.selected().world is not None
+
+    def onMeasure(self, checked=False) -> None:
+        """Put a line over the finding; its length is the size from then on."""
+        finding = self._table.selected()
+        if self.selected() is not None and finding.world is not None:
+            measuring.measure(self.logic, finding)
+            self.panel.say(texts.measureHint(finding.label))

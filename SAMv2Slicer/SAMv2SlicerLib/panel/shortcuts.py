@@ -39,7 +39,7 @@ class Shortcuts:
         """An action on the selected result of the tab that is shown, if that tab has results to judge."""
 
         def run() -> None:
-            review = getattr(self._panel.currentTab(), "review", None)
+            review = self._panel.currentTab().review
             if review is not None:
                 getattr(review, name)()
 

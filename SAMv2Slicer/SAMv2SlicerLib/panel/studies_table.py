@@ -11,7 +11,6 @@ import qt
 
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.panel.compact import compactRows
 from SAMv2SlicerLib.track import studies
 
 
@@ -76,3 +75,9 @@ class StudiesTable:
         except InputError as error:
             self._onError(error)
         self._onDated()
+
+
+def compactRows(widget) -> None:
+    """Give a QTableWidget rows as high as their text, at any font and scaling, and plain headers."""
+    widget.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    widget.horizontalHeader().highlightSections = False

@@ -12,24 +12,20 @@ from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes
-from SAMv2SlicerLib.panel.finding_review import FindingReview
 from SAMv2SlicerLib.panel.lesion_export import LesionExport
 from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix
+from SAMv2SlicerLib.panel.review import FindingReview
 from SAMv2SlicerLib.panel.studies_table import StudiesTable
-from SAMv2SlicerLib.scene import match_list, moved_volumes, node_geometry, slice_views
-from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies, sums
+from SAMv2SlicerLib.panel.tab import Tab
+from SAMv2SlicerLib.scene import hierarchy, layouts, match_list, moved_volumes, node_geometry, slice_views
+from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies
 
 
-class TrackTab:
-    """Binds the tab's widgets.
-
-    :param panel: see panel.py.
-    """
+class TrackTab(Tab):
+    """Binds the tab's widgets."""
 
     def __init__(self, ui, panel) -> None:
-        self.ui, self.panel = ui, panel
-        self.logic = panel.logic
-        self.job: Any = None
+        super().__init__(ui, panel)
         self._isShowing = False
         self._counted: Tuple[Any, int] = (None, 0)
         self._found: List[List[findings.Finding]] = []
@@ -38,7 +34,7 @@ class TrackTab:
         self.review = FindingReview(ui, panel, self.matrix)
         self.export = LesionExport(ui, panel)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
-        self.layout = slice_views.LayoutSwitch()
+        self.layout = layouts.LayoutSwitch()
         self.followUpsBox = CheckedNodes(ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.onFollowUpsChecked)
         self.sourcesBox = CheckedNodes(ui.lesionSourcesSelector, lesion_marks.SOURCE_CLASSES, self.onSourcesChecked)
         ui.trackButton.clicked.connect(self.onTrackButton)
@@ -186,16 +182,6 @@ class TrackTab:
         self.panel.header.showDevice()
         self.panel.refresh()
 
-    def isRunning(self) -> bool:
-        return self.job is not None
-
-    def fraction(self) -> float:
-        return self.job.fraction if self.job is not None else 0.0
-
-    def cancel(self) -> None:
-        if self.job is not None:
-            self.job.cancel()
-
     def onEdited(self, listNode, label: str) -> None:
         self.panel.say(texts.correctionHelps(label))
 
@@ -224,9 +210,7 @@ class TrackTab:
         self.ui.allStudiesButton.checked = False
 
     def forget(self) -> None:
-        """The scene closes."""
-        self.job = None
-        self.exit()
+        super().forget()
         self.logic.tracker.stop()
         self._found = []
         self.matrix.show([], [])
@@ -235,16 +219,10 @@ class TrackTab:
     # --- what is shown -------------------------------------------------------------------------------------------
 
     def facts(self) -> panel_states.Facts:
-        p, job = self.panel.parameters, self.panel.visibleJob()
+        p = self.panel.parameters
         cells = [finding for row in self._found for finding in row if finding.result is not None]
-        return panel_states.Facts(
-            torch=self.panel.torchState(),
-            volumes=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"),
+        return self.commonFacts(
             template=p.baselineVolume.GetName() if p.baselineVolume is not None else None,
-            isBusy=job is not None,
-            isCancelling=job is not None and job.isCancelling(),
-            progressText=job.text if job is not None else "",
-            elapsedSeconds=job.elapsed() if job is not None else 0.0,
             needALook=sum(finding.needsALook for finding in cells),
             matched=len(cells),
             patientMismatch=self.panel.unacceptedMismatch(p.baselineVolume, self.followUps()),
@@ -257,7 +235,7 @@ class TrackTab:
     def warnings(self) -> List[str]:
         """What the user accepts with Continue."""
         baseline = self.panel.parameters.baselineVolume
-        return [node_geometry.patientMismatch(baseline, node) for node in self.followUps()]
+        return [hierarchy.patientMismatch(baseline, node) for node in self.followUps()]
 
     def _movedName(self) -> str:
         """Name of a study that was moved since its findings were found."""
@@ -333,7 +311,7 @@ def detailsOf(finding: findings.Finding) -> str:
 def sumsText(rows) -> str:
     """The sums of the diameters per study, empty when there is nothing to add up."""
     parts = []
-    for item in sums.sums(rows):
+    for item in findings.sums(rows):
         volume = slicer.mrmlScene.GetNodeByID(item.volumeID)
         study = studies.dateOf(volume) or volume.GetName()
         if math.isfinite(item.sumMm):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 import slicer
 import slicer.util
 import vtk
 
+from SAMv2Core.io.itk import resampled, transform_of
+from SAMv2Core.io.resample import crop_to
+from SAMv2Core.io.volume import Volume
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
+from SAMv2SlicerLib.scene.undo import Action
 
 ATTRIBUTE_POINTS = "SAMv2.usedPoints"
 MAXIMUM_STORED_POINTS = 200
@@ -67,8 +71,6 @@ def addResampled(fixedNode, movingNode):
 
 def _resampled(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
     """The moving volume's values on the fixed grid (z, y, x), NaN outside; trilinear, through the scene."""
-    from scipy.ndimage import affine_transform
-
     if node_geometry.isUnderNonLinearTransform(movingNode) or node_geometry.isUnderNonLinearTransform(fixedNode):
         return _resampledThroughDeformation(values, movingNode, fixedNode)
     worldFromFixed = (
@@ -79,8 +81,7 @@ def _resampled(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
     )
     movingFromFixed = np.linalg.inv(worldFromMoving) @ worldFromFixed
     shape = slicer.util.arrayFromVolume(fixedNode).shape
-    reverse = movingFromFixed[:3, :3][::-1, ::-1]  # index order (k, j, i) instead of (i, j, k)
-    return affine_transform(values, reverse, movingFromFixed[:3, 3][::-1], shape, order=1, cval=np.nan)
+    return resampled(values, transform_of(movingFromFixed), shape, np.nan)
 
 
 def _resampledThroughDeformation(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
@@ -146,7 +147,7 @@ def addUsedPoints(transformNode, fixedNode, movingNode) -> Tuple[Any, Any]:
                 node.SetNthControlPointDescription(index, f"residual_mm={residuals[n]:.1f}")
                 node.SetNthControlPointSelected(index, not far[n])
         node.SetLocked(True)
-        match_list.placeBeside(node, volumeNode, asChild=True)
+        hierarchy.placeBeside(node, volumeNode, asChild=True)
         lists.append(node)
     return lists[0], lists[1]
 
@@ -180,22 +181,90 @@ def addCropROI(fixedNode, movingNode, crop, cropOf: str):
     node.SetSize(*(float(x) for x in size))
     node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
     node.GetDisplayNode().SetFillVisibility(False)
-    match_list.placeBeside(node, owner, asChild=True)
+    hierarchy.placeBeside(node, owner, asChild=True)
     return node
 
 
 def addCroppedVolume(fixedNode, movingNode, crop, cropOf: str):
     """A copy of the scan that shows more, cut to what both show; whole voxels, nothing is resampled."""
     owner = fixedNode if cropOf == "fixed" else movingNode
-    low, high = np.array(crop["ijk_min"]), np.array(crop["ijk_max"])
-    values = slicer.util.arrayFromVolume(owner)
-    part = values[low[2] : high[2] + 1, low[1] : high[1] + 1, low[0] : high[0] + 1].copy()
-    ijkToRAS = node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(owner)
-    ijkToRAS[:3, 3] += ijkToRAS[:3, :3] @ low
+    whole = Volume(slicer.util.arrayFromVolume(owner), node_geometry.ijkToLPS(owner))
     name = slicer.mrmlScene.GenerateUniqueName(texts.croppedName(owner.GetName()))
-    node = slicer.util.addVolumeFromArray(part, ijkToRAS, name)
+    node = node_geometry.addVolumeNode(crop_to(whole, crop), name)
     node.SetAttribute(node_geometry.ATTRIBUTE_MADE, "1")
     node.SetAndObserveTransformNodeID(owner.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
     hierarchy.place(node, fixedNode, movingNode)
     return node
+
+
+def hardenedCopy(logic, volumeNode):
+    """A copy of a volume with its (non-linear) transforms applied to the voxels, in the world; undoable."""
+    nodeID = _addHardened(volumeNode.GetID()).GetID()
+    current = {"id": nodeID}
+
+    def back() -> None:
+        node = slicer.mrmlScene.GetNodeByID(current["id"])
+        if node is not None:
+            hierarchy.removeNode(node)
+
+    def forth() -> None:
+        if slicer.mrmlScene.GetNodeByID(volumeNodeID) is not None:
+            current["id"] = _addHardened(volumeNodeID).GetID()
+
+    volumeNodeID = volumeNode.GetID()
+    logic.undoStack.push(Action(texts.actionHarden(volumeNode.GetName()), back, forth))
+    return slicer.mrmlScene.GetNodeByID(nodeID)
+
+
+def _addHardened(volumeNodeID: str):
+    scene = slicer.mrmlScene
+    volumeNode = scene.GetNodeByID(volumeNodeID)
+    node_geometry.checkVolumeNode(volumeNode)
+    name = scene.GenerateUniqueName(texts.hardenedName(volumeNode.GetName()))
+    copy = slicer.vtkSlicerVolumesLogic.CloneVolume(scene, volumeNode, name)
+    copy.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    copy.HardenTransform()
+    hierarchy.placeBeside(copy, volumeNode)
+    return copy
+
+
+class Comparison:
+    """Fixed and moving over each other in all slice views, with a way back."""
+
+    def __init__(self) -> None:
+        self._former: List[tuple] = []
+
+    def show(self, fixedNode, movingNode, opacity: float = 0.5) -> None:
+        """Fixed as background, moving as foreground, faded by ``opacity``."""
+        if not self._former:
+            self._former = [
+                (node.GetID(), node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
+                for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+            ]
+        for nodeID, *_ in self._former:
+            node = slicer.mrmlScene.GetNodeByID(nodeID)
+            if node is not None:
+                node.SetBackgroundVolumeID(fixedNode.GetID())
+                node.SetForegroundVolumeID(movingNode.GetID())
+                node.SetForegroundOpacity(opacity)
+
+    def isShown(self) -> bool:
+        return bool(self._former)
+
+    def fade(self, opacity: float) -> None:
+        """Change the weight of the moving volume."""
+        for nodeID, *_ in self._former:
+            node = slicer.mrmlScene.GetNodeByID(nodeID)
+            if node is not None:
+                node.SetForegroundOpacity(opacity)
+
+    def restore(self) -> None:
+        """What the views showed before."""
+        for nodeID, background, foreground, opacity in self._former:
+            node = slicer.mrmlScene.GetNodeByID(nodeID)
+            if node is not None:
+                node.SetBackgroundVolumeID(background)
+                node.SetForegroundVolumeID(foreground)
+                node.SetForegroundOpacity(opacity)
+        self._former = []

@@ -16,7 +16,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, node_geometry
 
 ATTRIBUTE = "SAMv2.deformation"
 PACKAGE, REQUIREMENT = "convexAdam", "convexadam>=0.2"
@@ -75,7 +75,7 @@ class Refinement:
         transform = gridTransform(self._vectors, self._ijkToLPS, aboveFromFixed)
         node.SetAndObserveTransformFromParent(transform)
         node.SetAndObserveTransformNodeID(above.GetID() if above is not None else None)
-        match_list.placeBeside(node, output)
+        hierarchy.placeBeside(node, output)
         output.SetAndObserveTransformNodeID(node.GetID())
         self._nodeID = node.GetID()
 
@@ -92,7 +92,7 @@ def takeOut(gridNode) -> None:
     for node in slicer.util.getNodesByClass("vtkMRMLTransformableNode", scene=scene):
         if node.GetTransformNodeID() == gridNode.GetID():
             node.SetAndObserveTransformNodeID(parentID)
-    match_list.removeNode(gridNode)
+    hierarchy.removeNode(gridNode)
 
 
 class Replaced:
@@ -124,7 +124,7 @@ class Replaced:
         node.SetAttribute(ATTRIBUTE, "1")
         node.SetAndObserveTransformFromParent(transform)
         node.SetAndObserveTransformNodeID(output.GetTransformNodeID())
-        match_list.placeBeside(node, output)
+        hierarchy.placeBeside(node, output)
         output.SetAndObserveTransformNodeID(node.GetID())
 
 

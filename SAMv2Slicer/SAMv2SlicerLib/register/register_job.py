@@ -7,8 +7,10 @@ worse than none.
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import slicer
@@ -17,7 +19,7 @@ import vtk
 
 from SAMv2Core.errors import InputError, UnreliableResultError
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.register import comparison, grid_transform, registration_facts
+from SAMv2SlicerLib.register import comparison, grid_transform
 from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.scene.undo import Action
 
@@ -63,8 +65,8 @@ class RegistrationCommit:
         if fixedNode is None or movingNode is None:
             raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
         registration, deformation = computed.results
-        facts = registration_facts.registrationFacts(registration, deformation)
-        if facts["status"] == registration_facts.FAILED:
+        facts = registrationFacts(registration, deformation)
+        if facts["status"] == FAILED:
             raise UnreliableResultError(
                 texts.registrationFailedCause(movingNode.GetName(), fixedNode.GetName()),
                 texts.registrationFailedRemedy(),
@@ -82,7 +84,7 @@ class RegistrationCommit:
             output = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
             hierarchy.place(output, fixedNode, movingNode)
         node_geometry.setTransformFromMatrix(output, matrix, fixedNode, movingNode)
-        registration_facts.storeRegistration(output, facts, fixedNode, movingNode)
+        storeRegistration(output, facts, fixedNode, movingNode)
         comparison.storeUsedPoints(output, registration.fixed_points_lps, registration.moving_points_lps)
         match_list.describeOrigin(output, computed.embeddings[1], facts["transform"])
         if self._apply or deformation is not None:
@@ -142,7 +144,7 @@ class _Resampled:
     def remove(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._nodeID) if self._nodeID else None
         if node is not None:
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
 
 
 class _FromCrop:
@@ -164,7 +166,7 @@ class _FromCrop:
     def remove(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._nodeID) if self._nodeID else None
         if node is not None:
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
 
 
 class _State:
@@ -205,7 +207,7 @@ def _switch(current: _State, wanted: _State) -> None:
         if movingNode is not None and movingNode.GetTransformNodeID() == current.outputID:
             movingNode.SetAndObserveTransformNodeID(wanted.movingParentID)
         if output is not None:
-            match_list.removeNode(output)
+            hierarchy.removeNode(output)
         return
     if output is None:
         if movingNode is None:
@@ -225,3 +227,48 @@ def _switch(current: _State, wanted: _State) -> None:
     output.SetAndObserveTransformNodeID(wanted.outputParentID)
     if movingNode is not None:
         movingNode.SetAndObserveTransformNodeID(wanted.movingParentID)
+
+
+ATTRIBUTE = "SAMv2.registration"
+FAILED = "failed"
+
+
+def registrationFacts(registration: Any, deformation: Any = None) -> Dict[str, Any]:
+    """What the result card shows: the report of a ``SAMv2Core`` Registration with angle and length; for JSON.
+
+    :param deformation: a ``SAMv2Core`` Deformation on top of it, or None.
+    """
+    facts = dict(registration.to_report())
+    if deformation is not None:
+        facts["deformation"] = deformation.to_report()
+    matrix = np.asarray(registration.matrix, dtype=np.float64)
+    cosine = (np.trace(_rotationPart(matrix[:3, :3])) - 1) / 2
+    facts["rotation_deg"] = math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
+    facts["translation_mm"] = float(np.linalg.norm(matrix[:3, 3]))
+    return facts
+
+
+def _rotationPart(linear: np.ndarray) -> np.ndarray:
+    """The rotation nearest to a 3x3 matrix (polar decomposition)."""
+    u, _, vt = np.linalg.svd(linear)
+    return u @ vt
+
+
+def storeRegistration(transformNode, facts: Dict[str, Any], fixedNode, movingNode) -> None:
+    """Keep a registration's facts and inputs on its transform node, so that they are saved with the scene."""
+    transformNode.SetAttribute(ATTRIBUTE, json.dumps(facts))
+    transformNode.SetAttribute("SAMv2.status", facts["status"])
+    transformNode.SetNodeReferenceID("SAMv2.fixed", fixedNode.GetID())
+    transformNode.SetNodeReferenceID("SAMv2.moving", movingNode.GetID())
+
+
+def loadRegistration(transformNode) -> Optional[Dict[str, Any]]:
+    """The facts kept on a transform node, None when it has none that can be read."""
+    text = transformNode.GetAttribute(ATTRIBUTE) if transformNode is not None else None
+    if not text:
+        return None
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and "status" in facts else None

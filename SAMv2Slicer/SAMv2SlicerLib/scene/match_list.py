@@ -15,8 +15,8 @@ import numpy as np
 import slicer
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import hierarchy as pair_folder
-from SAMv2SlicerLib.scene import node_geometry, rings
+from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene.hierarchy import placeBeside
 from SAMv2SlicerLib.scene.match_facts import (
     ACCEPTED,
     MATCHED,
@@ -113,40 +113,6 @@ def describeOrigin(node, embedding: Any, method: str) -> None:
     node.SetAttribute("SAMv2.modelSHA256", embedding.model_sha256)
     node.SetAttribute("SAMv2.version", SAMv2Core.__version__)
     node.SetAttribute("SAMv2.method", method)
-
-
-def placeBeside(node, neighbor, asChild: bool = False) -> None:
-    """Put a node into the subject hierarchy folder of another one (its study), or under it."""
-    hierarchy = node_geometry.subjectHierarchy(node.GetScene())
-    neighborItem = hierarchy.GetItemByDataNode(neighbor) if hierarchy is not None else 0
-    if not neighborItem:
-        return
-    parent = neighborItem if asChild else hierarchy.GetItemParent(neighborItem)
-    item = hierarchy.GetItemByDataNode(node)
-    if item:
-        hierarchy.SetItemParent(item, parent)
-    else:
-        hierarchy.CreateItem(parent, node)
-
-
-def removeNode(node) -> None:
-    """Remove a node of ours with its display and storage nodes, and a folder of ours that becomes empty by that."""
-    scene, folder = node.GetScene(), pair_folder.folderOf(node)
-    rings.remove(rings.ringsOf(node))
-    companions = []
-    if node.IsA("vtkMRMLDisplayableNode"):
-        companions += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-    if node.IsA("vtkMRMLStorableNode"):
-        companions.append(node.GetStorageNode())
-    hierarchy = node_geometry.subjectHierarchy(scene)
-    scene.RemoveNode(node)
-    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
-    if item:  # without Slicer's subject hierarchy plugins (a script without the application) it stays
-        hierarchy.RemoveItem(item, False, False)
-    for companion in companions:
-        if companion is not None and companion.GetScene() is scene:
-            scene.RemoveNode(companion)
-    pair_folder.removeIfEmpty(scene, folder)
 
 
 def resultAt(listNode, index: int) -> Optional[PointResult]:

@@ -25,6 +25,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.volume import Volume
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.scene.hierarchy import hierarchyOf
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse, so it also is RAS from LPS."""
@@ -105,33 +106,11 @@ def modalityOfNode(volumeNode) -> Optional[str]:
 
 def _subjectHierarchyModality(volumeNode) -> Optional[str]:
     """The modality that Slicer's DICOM plugins keep on a volume's subject hierarchy item."""
-    hierarchy = subjectHierarchy(volumeNode.GetScene())
+    hierarchy = hierarchyOf(volumeNode.GetScene())
     if hierarchy is None:
         return None
     item = hierarchy.GetItemByDataNode(volumeNode)
     return hierarchy.GetItemAttribute(item, "DICOM.Modality") if item else None
-
-
-def patientMismatch(nodeA, nodeB) -> str:
-    """A text when two volumes are known to belong to different patients, else empty."""
-    if nodeA is None or nodeB is None:
-        return ""
-    identifiers = [_patientID(node) for node in (nodeA, nodeB)]
-    if None in identifiers or identifiers[0] == identifiers[1]:
-        return ""
-    return texts.otherPatient(*identifiers)
-
-
-def _patientID(volumeNode) -> Optional[str]:
-    """PatientID of the subject hierarchy's patient above a volume."""
-    hierarchy = subjectHierarchy(volumeNode.GetScene())
-    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
-    return (hierarchy.GetAttributeFromItemAncestor(item, "DICOM.PatientID", "Patient") or None) if item else None
-
-
-def subjectHierarchy(scene):
-    """The scene's subject hierarchy, or None without a scene."""
-    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene) if scene is not None else None
 
 
 # --- parent transforms -----------------------------------------------------------------------------------------------
@@ -236,13 +215,6 @@ def parentAbove(node, transformNode):
     """The transform node above ``transformNode`` when that is the node's direct parent, else the node's own parent."""
     parent = node.GetParentTransformNode()
     return transformNode.GetParentTransformNode() if parent is transformNode and parent is not None else parent
-
-
-def fixedToMovingFromTransformNode(transformNode) -> np.ndarray:
-    """(4, 4) LPS matrix of a linear transform node in ITK's convention, as Slicer would save it to a file."""
-    matrix = vtk.vtkMatrix4x4()
-    transformNode.GetMatrixTransformFromParent(matrix)
-    return LPS_FROM_RAS @ slicer.util.arrayFromVTKMatrix(matrix) @ LPS_FROM_RAS
 
 
 def boxFromIJK(volumeNode, ijkMin, ijkMax) -> Tuple[np.ndarray, np.ndarray]:

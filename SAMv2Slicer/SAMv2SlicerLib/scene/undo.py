@@ -8,7 +8,11 @@ and is cleared when the scene closes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import slicer
+
+from SAMv2SlicerLib.scene import hierarchy
 
 MAXIMUM_ACTIONS = 100
 
@@ -82,3 +86,25 @@ class UndoStack:
     def _changed(self) -> None:
         if self._onChanged is not None:
             self._onChanged()
+
+
+def addUndoably(logic, name: str, add: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """The nodes that ``add`` makes, remembered in the undo stack.
+
+    :param name: of the action, see undo.Action.
+    :param add: makes the nodes; an empty sequence when what they are made of is gone (a redo much later).
+    """
+    nodes = add()
+    current: Dict[str, List[str]] = {"ids": [node.GetID() for node in nodes]}
+
+    def back() -> None:
+        for nodeID in reversed(current["ids"]):
+            node = slicer.mrmlScene.GetNodeByID(nodeID)
+            if node is not None:
+                hierarchy.removeNode(node)
+
+    def forth() -> None:
+        current["ids"] = [node.GetID() for node in add()]
+
+    logic.undoStack.push(Action(name, back, forth))
+    return nodes

@@ -4,8 +4,7 @@ The only module that installs anything, and only from a click that was answered 
 pip here (the PyTorch extension picks the build for the driver), and SimpleITK, numpy and vtk are never touched. A torch
 that was just installed is tried in another process first: a broken one can take Slicer down when imported.
 
-Everything that differs between Slicer versions is in the adapters at the end: ``slicer.packaging`` exists since 5.11,
-before that only ``slicer.util.pip_install``.
+What differs between Slicer versions is in :func:`install_progress.pipOptions`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import re
 import shutil
 import sys
-from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 import slicer
 import slicer.util
@@ -41,16 +38,6 @@ EXTENSION = "PyTorch"
 PENDING_SETTING = "SAMv2/SetUpPending"
 
 CONSENT_VARIABLE = "SAMV2_ALLOW_INSTALL"
-
-
-def requirementsFile() -> str:
-    """Path of Resources/requirements.txt."""
-    return str(Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt")
-
-
-def missingRequirements() -> List[str]:
-    """Lines of requirements.txt that this Python does not satisfy; looks at metadata only, imports nothing."""
-    return [line for line in readRequirements(requirementsFile()) if not isSatisfied(line)]
 
 
 def setUp(ask=None) -> str:
@@ -189,44 +176,3 @@ def pyTorchUtilsLogic() -> Optional[Any]:
     except ImportError:
         return None
     return module.PyTorchUtilsLogic()
-
-
-# --- adapters for Slicer before and after 5.11 -----------------------------------------------------------------------
-
-
-def readRequirements(path: str) -> List[str]:
-    """Requirement lines of a file, without comments."""
-    packaging = _slicerPackaging()
-    if packaging is not None:
-        return [str(requirement) for requirement in packaging.load_requirements(path)]
-    with open(path, encoding="utf-8") as file:
-        lines = (line.split("#")[0].strip() for line in file)
-        return [line for line in lines if line]
-
-
-def isSatisfied(requirement: str) -> bool:
-    """Whether an installed distribution fulfills ``name>=version``."""
-    packaging = _slicerPackaging()
-    if packaging is not None:
-        return bool(packaging.pip_check([requirement]))
-    match = re.fullmatch(r"\s*([A-Za-z0-9_.-]+)\s*(?:>=\s*([0-9.]+))?\s*", requirement)
-    if match is None:
-        raise ValueError(f"Only 'name>=version' is understood, not {requirement!r}")
-    try:
-        installed = importlib.metadata.version(match.group(1))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return match.group(2) is None or _numbers(installed) >= _numbers(match.group(2))
-
-
-def _slicerPackaging() -> Optional[Any]:
-    """``slicer.packaging`` where it exists (5.11 and later)."""
-    try:
-        return importlib.import_module("slicer.packaging")
-    except ImportError:
-        return None
-
-
-def _numbers(version: str):
-    """Leading numbers of a version for comparison: "2.13.0+cpu" is (2, 13, 0)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, List, Optional, Sequence, Tuple
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.panel.parameters import AUTO
+from SAMv2SlicerLib.work.engine import AUTO
+from SAMv2SlicerLib.work.worker import Job, Progress
 
 
 def installedModels() -> List[Tuple[str, str]]:
@@ -28,6 +29,18 @@ def downloadFacts(name: str) -> Optional[Any]:
     """What is known about a model that is not here but can be downloaded; None for all others."""
     info = _info(name)
     return info if info is not None and not info.is_ready and info.url else None
+
+
+def startDownload(logic, name: str, onEnd=None) -> Job:
+    """Begin to fetch a released model into the user's models folder; the job's value is its ModelInfo."""
+    from SAMv2Core.models.library import download
+
+    prefix = texts.progressDownload(name)  # here, because translating is for the main thread
+
+    def work(progress: Progress) -> Any:
+        return download(name, lambda fraction, text: progress(fraction, f"{prefix}: {text}"))
+
+    return logic.submitPlain(name, work, None, onEnd, prefix)
 
 
 def describeModel(name: str) -> str:

@@ -15,7 +15,8 @@ import vtk
 
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import node_geometry
-from SAMv2SlicerLib.scene.added_nodes import addUndoably
+from SAMv2SlicerLib.scene.undo import addUndoably
+from SAMv2SlicerLib.work.worker import Job, Progress
 
 CATEGORY = "SAMv2"
 TEMPLATE_NAME = "SAMv2ChestTemplate"
@@ -119,3 +120,13 @@ def _addVolume(volume, name: str):
     node.SetAttribute("DICOM.Modality", (volume.modality or "ct").upper())
     node.CreateDefaultDisplayNodes()
     return node
+
+
+def start(logic, onEnd=None) -> Job:
+    """Begin to fetch and read the sample scans; the job's value is (template, query, points) nodes."""
+    text = texts.progressSampleData()
+
+    def work(progress: Progress) -> Sample:
+        return fetch(lambda fraction, detail="": progress(fraction, f"{text} {detail}".strip()))
+
+    return logic.submitPlain(text, work, lambda found: addNodes(logic, found), onEnd, text)

@@ -75,12 +75,6 @@ def nonLinearRemedy() -> str:
     return _("Harden that transform on a copy of the volume, or take the volume out of it, then register.")
 
 
-def nonLinearNote(name: str) -> str:
-    return _(
-        "{name} is under a non-linear transform: its undeformed voxels are used, points follow the transform."
-    ).format(name=name)
-
-
 def sameVolumeCause() -> str:
     return _("Template and query are the same volume.")
 
@@ -172,14 +166,6 @@ def changedMeanwhileRemedy() -> str:
     return _("Repeat; the embedding is computed from the new voxels.")
 
 
-def busyCause() -> str:
-    return _("Another computation is running.")
-
-
-def busyRemedy() -> str:
-    return _("Wait for it or cancel it.")
-
-
 def noTorchCause() -> str:
     return _("PyTorch is not installed in this Slicer.")
 
@@ -194,12 +180,6 @@ def brokenTorchCause() -> str:
 
 def brokenTorchRemedy() -> str:
     return _("Restart Slicer, then press Set up\N{HORIZONTAL ELLIPSIS} again; this removes the broken PyTorch first.")
-
-
-def outsideCause(label: str, name: str, distanceMm: float) -> str:
-    return _("Point {label} lies outside {name} ({distance:.0f} mm beyond its edge).").format(
-        label=label, name=name, distance=distanceMm
-    )
 
 
 def unexpectedError() -> str:

@@ -70,10 +70,6 @@ def columnSize() -> str:
     return _("Longest diameter (mm)")
 
 
-def columnLesion() -> str:
-    return _("Lesion")
-
-
 def buttonTrack(lesions: int, studies: int) -> str:
     if lesions == 1 and studies == 1:
         return _("Track 1 lesion in 1 study")

@@ -5,10 +5,6 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 
-def stateNoVolume() -> str:
-    return _("Load two scans, or try the sample data.")
-
-
 def stateReady(template: str) -> str:
     return _("Ready. Click a point in {template}.").format(template=template)
 

@@ -28,10 +28,6 @@ def acknowledgementText() -> str:
     )
 
 
-def researchUse() -> str:
-    return _("Research use; check every result.")
-
-
 def buttonMatch(count: int) -> str:
     if count == 1:
         return _("Match 1 point")

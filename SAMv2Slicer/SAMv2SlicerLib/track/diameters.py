@@ -22,8 +22,9 @@ import slicer
 import slicer.util
 import vtk
 
+from SAMv2Core.tracking import diameters as proposals
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.track import lesion_list
 
 ATTRIBUTE_LESION = "SAMv2.lesion"
@@ -31,12 +32,6 @@ ATTRIBUTE_PROPOSED = "SAMv2.proposedEnds"
 """World RAS of both ends as they were proposed; gone when the line is a measurement."""
 
 MOVED_MM = 0.01
-FIT_MM, FIT_SHARE = 5.0, 0.25
-"""The middle of a proposal may lie this far from its finding: so many mm, and this share of its length."""
-
-MOST_CHANGE = 3.0
-"""Ends that are so many times farther apart, or closer, than in the baseline were matched badly."""
-
 Key = Tuple[str, str]
 """(Tracking UID, volume ID)."""
 
@@ -78,7 +73,7 @@ def add(lesionListNode, volumeNode, uid: str, label: str, ends: np.ndarray, isPr
         node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in end)))
     _describe(node, label, volumeNode, ends if isProposal else None)
     node.SetLocked(locked)
-    match_list.placeBeside(node, volumeNode, asChild=True)
+    hierarchy.placeBeside(node, volumeNode, asChild=True)
     return node
 
 
@@ -130,20 +125,6 @@ def confirmMoved(lineNode, label: str) -> bool:
     return isMoved
 
 
-def fits(ends: Optional[np.ndarray], world: Optional[np.ndarray]) -> bool:
-    """Whether a line (2, 3) belongs to a finding at a place (3,), both in the world."""
-    if ends is None or world is None:
-        return False
-    apart = float(np.linalg.norm(ends.mean(axis=0) - world))
-    return apart <= FIT_MM + FIT_SHARE * float(np.linalg.norm(ends[1] - ends[0]))
-
-
-def isCredible(ends: np.ndarray, world: Optional[np.ndarray], lengthBefore: float) -> bool:
-    """Whether matched ends are worth proposing for a finding of a lesion that was so long in the baseline."""
-    change = max(float(np.linalg.norm(ends[1] - ends[0])), 1e-6) / max(lengthBefore, 1e-6)
-    return fits(ends, world) and 1 / MOST_CHANGE <= change <= MOST_CHANGE
-
-
 # --- what a run proposes ---------------------------------------------------------------------------------------------
 
 Proposal = Tuple[str, str, np.ndarray]
@@ -156,13 +137,13 @@ def propose(lesionListNode, volumeNode, proposals: List[Proposal], locked: bool)
     wanted = {uid for uid, _, _ in proposals}
     for uid, node in present.items():
         if uid not in wanted and isProposal(node):
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
     for uid, label, ends in proposals:
         node = present.get(uid)
         if node is not None and not isProposal(node):
             continue
         if node is not None:
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
         add(lesionListNode, volumeNode, uid, label, ends, True, locked)
 
 
@@ -190,7 +171,7 @@ def removeProposals(lesionListNode) -> None:
     """Remove all proposals; what was measured stays."""
     for node in linesOf(lesionListNode).values():
         if isProposal(node):
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
 
 
 def showFitting(lesionListNode, worlds: Mapping[Key, Optional[np.ndarray]]) -> None:
@@ -200,7 +181,7 @@ def showFitting(lesionListNode, worlds: Mapping[Key, Optional[np.ndarray]]) -> N
     """
     for key, node in linesOf(lesionListNode).items():
         if isProposal(node):
-            isFitting = fits(endsOf(node), worlds.get(key))
+            isFitting = proposals.fits(endsOf(node), worlds.get(key))
             if node.GetDisplayNode() is not None and bool(node.GetDisplayVisibility()) != isFitting:
                 node.SetDisplayVisibility(isFitting)
 

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from SAMv2Core.tracking.diameters import fits
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.scene.match_facts import NEW, REJECTED, PointResult
 from SAMv2SlicerLib.track import diameters, lesion_list, studies
@@ -131,7 +132,7 @@ def _inFollowUp(finding: Finding, matches: Tuple[Any, Dict[str, int]], lineNode)
         return replace(finding, world=world, sizeMm=result.diameterMm)
     if not diameters.isProposal(lineNode):
         return replace(finding, world=world, sizeMm=length, isMeasured=True)
-    proposed = length if diameters.fits(diameters.endsOf(lineNode), world) else math.nan
+    proposed = length if fits(diameters.endsOf(lineNode), world) else math.nan
     return replace(finding, world=world, sizeMm=result.diameterMm, proposedMm=proposed)
 
 
@@ -158,4 +159,41 @@ def verified(lesionListNode) -> List[Tuple[str, str, Optional[np.ndarray]]]:
             if finding.decision:
                 isGone = finding.decision == REJECTED or finding.world is None
                 found.append((finding.uid, finding.volumeID, None if isGone else finding.world))
+    return found
+
+
+@dataclass(frozen=True)
+class StudySum:
+    """The sum of one study.
+
+    :param volumeID: of the study.
+    :param sized: how many of the :param wanted: lesions have a size here.
+    :param sumMm: NaN unless all of them do.
+    :param change: share by which it differs from the baseline's sum, NaN where one is not known.
+    :param isEstimated: some of it was computed from a segmentation.
+    """
+
+    volumeID: str
+    sized: int
+    wanted: int
+    sumMm: float
+    change: float
+    isEstimated: bool
+
+
+def sums(rows: Sequence[Sequence[Finding]]) -> List[StudySum]:
+    """One per study, baseline first; none when no lesion has a size in the baseline.
+
+    Of what a person measured or a segmentation gave, never of proposals. A sum says something only when it adds up the
+    same lesions: those that have a size in the baseline. Where one of them has none (not found, rejected, not
+    measured), there is no sum, and what is missing is told.
+    """
+    wanted = [row for row in rows if row and row[0].isBaseline and math.isfinite(row[0].sizeMm)]
+    found: List[StudySum] = []
+    for column in zip(*wanted):
+        sizes = [finding.sizeMm for finding in column if math.isfinite(finding.sizeMm)]
+        total = sum(sizes) if len(sizes) == len(wanted) else math.nan
+        change = total / found[0].sumMm - 1 if found else math.nan
+        isEstimated = any(not finding.isMeasured for finding in column)
+        found.append(StudySum(column[0].volumeID, len(sizes), len(wanted), total, change, isEstimated))
     return found

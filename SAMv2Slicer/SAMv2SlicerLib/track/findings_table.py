@@ -17,7 +17,7 @@ import vtk
 from SAMv2Core.io.files import atomic_path
 from SAMv2Core.io.tables import safe_cell
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.track import findings, studies
 
 ATTRIBUTE = "SAMv2.table"
@@ -146,7 +146,7 @@ def remove(lesionListNode) -> None:
         _dropSeries(chart, 0)
     for node in (chart, find(lesionListNode, FINDINGS), find(lesionListNode, SIZES)):
         if node is not None:
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
 
 
 def _ensure(lesionListNode, kind: str, name):
@@ -159,7 +159,7 @@ def _ensure(lesionListNode, kind: str, name):
     node.SetAttribute(ATTRIBUTE, kind)
     node.SetNodeReferenceID(ROLE_LIST, lesionListNode.GetID())
     if baseline is not None:
-        match_list.placeBeside(node, baseline)
+        hierarchy.placeBeside(node, baseline)
     return node
 
 
@@ -230,8 +230,3 @@ def _dropSeries(chart, keep: int) -> None:
         chart.RemoveNthPlotSeriesNodeID(n)
         if node is not None:
             chart.GetScene().RemoveNode(node)
-
-
-def lesionListOf(tableNode):
-    """The lesion list that a table belongs to."""
-    return tableNode.GetNodeReference(ROLE_LIST)

@@ -17,9 +17,9 @@ import numpy as np
 import slicer
 import slicer.util
 
-from SAMv2Core.io.structured_report import newTrackingUID
+from SAMv2Core.io.structured_report import new_tracking_uid
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.scene.match_facts import factsOf, toFloat
 from SAMv2SlicerLib.track.lesion_marks import MarkedLesion
 
@@ -93,7 +93,7 @@ def ensureLesionList(baselineNode):
     node.CreateDefaultDisplayNodes()
     node.SetDisplayVisibility(False)
     node.SetLocked(True)
-    match_list.placeBeside(node, baselineNode, asChild=True)
+    hierarchy.placeBeside(node, baselineNode, asChild=True)
     return node
 
 
@@ -131,7 +131,7 @@ def plan(listNode, marks: Sequence[MarkedLesion]) -> List[PlannedLesion]:
     planned = []
     for mark in marks:
         lesion = byKey.get(mark.key) or byLabel.pop(mark.label, None)
-        planned.append(PlannedLesion(_fromMark(mark, lesion.uid if lesion else newTrackingUID(), taken), mark))
+        planned.append(PlannedLesion(_fromMark(mark, lesion.uid if lesion else new_tracking_uid(), taken), mark))
     return planned
 
 
@@ -161,7 +161,7 @@ def planNew(listNode, taken: Sequence[str], parts: Sequence[Tuple[str, str]]) ->
     for key, label in parts:
         counts[label] = counts.get(label, 0) + 1
         unique = label if counts[label] == 1 else f"{label} ({counts[label]})"
-        found.append(Lesion(known.get(key) or newTrackingUID(), key, unique, None))
+        found.append(Lesion(known.get(key) or new_tracking_uid(), key, unique, None))
     return found
 
 

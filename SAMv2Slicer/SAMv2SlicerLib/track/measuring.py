@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
+from SAMv2Core.tracking.diameters import fits
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, node_geometry
 from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.track import diameters, findings, lesion_list
 
@@ -24,7 +25,7 @@ def measure(logic, finding: findings.Finding):
     if existing is not None and not diameters.isProposal(existing):
         return existing
     proposed = diameters.endsOf(existing)
-    if diameters.fits(proposed, finding.world):
+    if fits(proposed, finding.world):
         ends = proposed
     else:
         lesion = next(item for item in lesion_list.lesionsIn(listNode) if item.uid == finding.uid)
@@ -40,7 +41,7 @@ def _replace(logic, listNode, volumeNode, finding, ends: np.ndarray, isProposal:
     with logic.writing():
         existing = diameters.linesOf(listNode).get((finding.uid, finding.volumeID))
         if existing is not None:
-            match_list.removeNode(existing)
+            hierarchy.removeNode(existing)
         node = diameters.add(listNode, volumeNode, finding.uid, finding.label, ends, isProposal, isProposal)
     _keepUp(logic, listNode)
     return node.GetID()
@@ -66,7 +67,7 @@ def _pushAction(logic, listID: str, volumeID: str, finding, ends, proposed, node
         if node is not None and proposed is not None:
             put(proposed, True)
         elif node is not None:
-            match_list.removeNode(node)
+            hierarchy.removeNode(node)
         logic.tracker.updateTables()
 
     def forth() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.structured_report import ReportedLesion, Study, writeReport
+from SAMv2Core.io.structured_report import ReportedLesion, Study, write_report
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import diameters, findings, lesion_list
@@ -34,7 +34,7 @@ def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> Lis
         if not lesions:  # nothing of the baseline was found there
             continue
         path = os.path.join(folder, texts.reportFileName(n))
-        writeReport(path, study, lesions, model, SAMv2Core.__version__)
+        write_report(path, study, lesions, model, SAMv2Core.__version__)
         paths.append(path)
     return paths
 
@@ -73,11 +73,11 @@ def _reported(lesionListNode, finding: findings.Finding) -> Optional[ReportedLes
     ends = _endsWorld(lesionListNode, finding)
     return ReportedLesion(
         label=finding.label,
-        trackingUID=finding.uid,
+        tracking_uid=finding.uid,
         position=tuple(node_geometry.worldToVolumeLPS(volumeNode, finding.world)[0]),
         status="new" if finding.result is not None and finding.result.presence == match_list.NEW else finding.status,
         decision=finding.decision,
-        diameterMm=finding.sizeMm if math.isfinite(finding.sizeMm) else None,
+        diameter_mm=finding.sizeMm if math.isfinite(finding.sizeMm) else None,
         ends=None if ends is None else tuple(tuple(p) for p in node_geometry.worldToVolumeLPS(volumeNode, ends)),
     )
 

@@ -11,7 +11,7 @@ import slicer.util
 
 from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene import hierarchy, node_geometry
 
 ATTRIBUTE_DATE = "SAMv2.studyDate"
 ROLE_SEGMENTATION = "SAMv2.lesionSegmentation"
@@ -22,9 +22,9 @@ def dateOf(volumeNode) -> str:
     entered = volumeNode.GetAttribute(ATTRIBUTE_DATE)
     if entered:
         return entered
-    hierarchy = node_geometry.subjectHierarchy(volumeNode.GetScene())
-    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
-    value = hierarchy.GetAttributeFromItemAncestor(item, "DICOM.StudyDate", "Study") if item else ""
+    items = hierarchy.hierarchyOf(volumeNode.GetScene())
+    item = items.GetItemByDataNode(volumeNode) if items is not None else 0
+    value = items.GetAttributeFromItemAncestor(item, "DICOM.StudyDate", "Study") if item else ""
     return normalizedDate(value or volumeNode.GetAttribute("DICOM.StudyDate") or "")
 
 
@@ -90,7 +90,7 @@ def ofSamePatient(volumeNode) -> List[Any]:
 
     What the module made itself (maps, crops, checkerboards) is no study.
     """
-    patient = _patientItem(volumeNode)
+    patient = hierarchy.patientItem(volumeNode)
     if not patient:
         return []
     return [
@@ -99,12 +99,5 @@ def ofSamePatient(volumeNode) -> List[Any]:
         if node.GetClassName() == "vtkMRMLScalarVolumeNode"
         and node is not volumeNode
         and not node.GetAttribute(node_geometry.ATTRIBUTE_MADE)
-        and _patientItem(node) == patient
+        and hierarchy.patientItem(node) == patient
     ]
-
-
-def _patientItem(volumeNode) -> int:
-    """Subject hierarchy item of the patient that a volume belongs to, 0 without one."""
-    hierarchy = node_geometry.subjectHierarchy(volumeNode.GetScene()) if volumeNode is not None else None
-    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
-    return hierarchy.GetItemAncestorAtLevel(item, "Patient") if item else 0

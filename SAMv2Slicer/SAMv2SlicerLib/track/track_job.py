@@ -12,8 +12,9 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
+from SAMv2Core.tracking.diameters import is_credible
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import match_list, moved_volumes, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry
 from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.track import diameters, findings_table, lesion_list
 from SAMv2SlicerLib.track import findings as lesion_findings
@@ -129,7 +130,7 @@ class TrackCommit:
             if ends is None or index not in defined:
                 continue
             world = node_geometry.volumeLPSToWorld(volumeNode, ends)
-            if diameters.isCredible(world, node_geometry.pointWorld(matched, index), item.mark.diameterMm):
+            if is_credible(world, node_geometry.pointWorld(matched, index), item.mark.diameterMm):
                 found.append((item.lesion.uid, item.lesion.label, world))
         return found
 
@@ -191,12 +192,12 @@ class Snapshot:
         listNode = lesion_list.findLesionList(baselineNode)
         for node in lesion_list.findingsOf(listNode):
             if node.GetNodeReferenceID(match_list.ROLE_QUERY) not in self.findings:
-                match_list.removeNode(node)
+                hierarchy.removeNode(node)
         if self.lesions is None:
             if listNode is not None:
                 findings_table.remove(listNode)
                 diameters.removeProposals(listNode)
-                match_list.removeNode(listNode)
+                hierarchy.removeNode(listNode)
             return
         listNode = lesion_list.ensureLesionList(baselineNode)
         match_list.restoreList(listNode, self.lesions)

@@ -110,3 +110,28 @@ class EmbeddingStore(VTKObservationMixin):
         self._stale.add(volumeNode.GetID())
         if self._onStale is not None:
             self._onStale(volumeNode)
+
+
+# --- how fast this machine embeds: remembered in Slicer's settings, so that estimates rest on the last run
+
+RATE_SETTING = "SAMv2/VoxelsPerSecond/"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def restoreRates(engine) -> None:
+    """Give an engine the rates of earlier sessions where it has none of its own."""
+    settings = slicer.app.userSettings()
+    for device in DEVICES:
+        try:
+            rate = float(settings.value(RATE_SETTING + device, "0") or 0)
+        except (TypeError, ValueError):
+            continue
+        if rate > 0:
+            engine.voxelsPerSecond.setdefault(device, rate)
+
+
+def storeRates(engine) -> None:
+    """Remember an engine's rates."""
+    settings = slicer.app.userSettings()
+    for device, rate in engine.voxelsPerSecond.items():
+        settings.setValue(RATE_SETTING + device, f"{rate:.0f}")

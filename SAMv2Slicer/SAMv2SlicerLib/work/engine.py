@@ -19,18 +19,19 @@ import numpy as np
 
 from SAMv2Core.errors import ModelError
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.matching.search_mask import SearchMask, judgedInAll, keptInside, restricted
+from SAMv2Core.matching.search_mask import SearchMask, judged_in_all, kept_inside, restricted
 from SAMv2SlicerLib.work.lesion_engine import (
     LesionInput,
     TrackedStudy,
     VerifiedInput,
     coreLesion,
     coreVerified,
-    matchedEnds,
     trackedStudy,
 )
 
 AUTO = "auto"
+"""Name of the model, the device or the modality that leaves the choice to SAMv2Core."""
+
 FASTEST_CREDIBLE_RATE = 2e7
 """Voxels per second; a GPU embeds a torso CT of 7 million voxels in about a second."""
 
@@ -139,9 +140,9 @@ class Engine:
 
         matches = matched(pointsLPS, method)
         if query.inside is not None:
-            matches = keptInside(matches, query.inside, lambda n: matched(pointsLPS[n], "nearest"))
+            matches = kept_inside(matches, query.inside, lambda n: matched(pointsLPS[n], "nearest"))
             model = uncertainty or UncertaintyModel.from_metadata(pair.embeddings[1].calibration)
-            matches = judgedInAll(matches, *pair.embeddings, model)
+            matches = judged_in_all(matches, *pair.embeddings, model)
         return Computed(matches, pair.embeddings, pair.fresh)
 
     def _searched(self, embedding: Any, inside: Optional[SearchMask]) -> Any:
@@ -236,6 +237,7 @@ class Engine:
 
         :param segmented: per follow-up the lesions segmented in it (SAMv2Core's, volume LPS), None for none.
         """
+        from SAMv2Core.tracking.diameters import match_ends
         from SAMv2Core.tracking.track import track
 
         share = _embeddingShare(baseline, *followUps)
@@ -249,11 +251,12 @@ class Engine:
             verified=[coreVerified(item) for item in verified],
             progress=_partOf(part, 0.0, 0.8),
         )
+        drawn = {item.label: item.endsLPS for item in lesions if item.endsLPS is not None}
         studies = []
         for n, parts in enumerate(segmented or [None] * len(followUps)):
             here = [finding for finding in findings if finding.study == n + 1]
             step = _partOf(part, 0.8 + 0.2 * n / len(followUps), 0.2 / len(followUps))
-            ends = matchedEnds(found.embeddings[0], found.embeddings[n + 1], lesions, here, step)
+            ends = match_ends(found.embeddings[0], found.embeddings[n + 1], drawn, here, step)
             studies.append(trackedStudy(findings, n + 1, parts, ends))
         return Computed(studies, found.embeddings, found.fresh)
 

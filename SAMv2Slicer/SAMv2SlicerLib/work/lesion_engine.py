@@ -47,31 +47,6 @@ class TrackedStudy:
     ends: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def matchedEnds(
-    baseline: Any, followUp: Any, lesions: Sequence[LesionInput], findings: Sequence[Any], progress: Any
-) -> Dict[str, np.ndarray]:
-    """Where both ends of the lesions' diameters are in a follow-up: label -> (2, 3) LPS.
-
-    By fixed points, whose neighbors steady each end. Lesions that were not found, or of which an end was not, are left
-    out.
-
-    :param baseline: embedding; :param followUp: embedding; :param findings: SAMv2Core's, of this follow-up.
-    """
-    from SAMv2Core.matching.match import match
-
-    placed = {finding.label for finding in findings if finding.lps is not None}
-    asked = [lesion for lesion in lesions if lesion.endsLPS is not None and lesion.label in placed]
-    if not asked:
-        return {}
-    matches = match(baseline, followUp, np.concatenate([lesion.endsLPS for lesion in asked]), progress=progress)
-    found = {}
-    for n, lesion in enumerate(asked):
-        ends = [item.query_lps for item in matches[2 * n : 2 * n + 2]]
-        if all(end is not None for end in ends):
-            found[lesion.label] = np.array(ends)
-    return found
-
-
 def trackedStudy(
     findings: Sequence[Any],
     study: int,

@@ -15,7 +15,7 @@ from lesions import PLACES_RAS, SHIFT_RAS
 from panel_tools import cells, patientItems, settle
 from phantoms import addPair, addPoints
 
-from SAMv2SlicerLib.panel import bug_report, dialogs, parameters
+from SAMv2SlicerLib.panel import dialogs, parameters
 from SAMv2SlicerLib.scene import match_list, node_geometry
 
 MATCH_TAB, REGISTER_TAB = 0, 2
@@ -247,7 +247,9 @@ def test_a_bug_report_names_nobody(matched, scene):
 
 def test_names_that_are_parts_of_words_stay_words(scene):
     addPoints(scene, [PLACES_RAS[0]], name="F", labels=["1"])
-    assert bug_report.withoutNames("Failed after 12 s: F 1").startswith("Failed after 12 s: <")
+    from SAMv2SlicerLib.panel.footer import withoutNames
+
+    assert withoutNames("Failed after 12 s: F 1").startswith("Failed after 12 s: <")
 
 
 def test_cache_and_models_in_the_footer(matched, monkeypatch, tmp_path):
@@ -291,17 +293,17 @@ def test_a_model_is_imported_from_a_file(widget, monkeypatch, tmp_path):
 
 
 def test_rates_outlive_the_session(widget):
-    from SAMv2SlicerLib.work import embedding_rates
+    from SAMv2SlicerLib.work import embedding_store
     from SAMv2SlicerLib.work.engine import Engine
 
     settings = slicer.app.userSettings()
     try:
         widget.logic.engine.voxelsPerSecond["cuda"] = 5e6
-        embedding_rates.store(widget.logic.engine)
-        settings.setValue(embedding_rates.PREFIX + "mps", "broken")
+        embedding_store.storeRates(widget.logic.engine)
+        settings.setValue(embedding_store.RATE_SETTING + "mps", "broken")
         fresh = Engine()
-        embedding_rates.restore(fresh)
+        embedding_store.restoreRates(fresh)
         assert fresh.secondsFor(10_000_000, "cuda") == pytest.approx(2.0) and fresh.secondsFor(1, "mps") is None
     finally:
-        for device in embedding_rates.DEVICES:
-            settings.remove(embedding_rates.PREFIX + device)
+        for device in embedding_store.DEVICES:
+            settings.remove(embedding_store.RATE_SETTING + device)

@@ -184,7 +184,7 @@ def test_reports_need_dicom_and_consent(tracked, monkeypatch):
     from SAMv2SlicerLib.track import report_export
 
     monkeypatch.setattr(report_export, "dicomFiles", lambda volume: ("a.dcm",))
-    monkeypatch.setattr(structured_report, "isAvailable", lambda: False)
+    monkeypatch.setattr(structured_report, "is_available", lambda: False)
     installed = []
     monkeypatch.setattr(slicer.util, "pip_install", installed.append, raising=False)
     widget.ui.exportReportButton.click()  # testing mode: consent is not assumed
@@ -194,7 +194,8 @@ def test_reports_need_dicom_and_consent(tracked, monkeypatch):
 def test_dicom_reports_of_all_studies(tracked, tmp_path, monkeypatch):
     pytest.importorskip("highdicom", reason="highdicom is not installed")
     import highdicom
-    from dicom_series import writeSeries
+
+    from Testing.samples.dicom_series import writeSeries
 
     widget, volumes, _ = tracked
     files = {}

@@ -17,8 +17,8 @@ from phantoms import SHIFT_LPS, addPair
 from scene_tools import linear, sceneState
 
 from SAMv2Core.errors import InputError, UnreliableResultError
-from SAMv2SlicerLib.register import comparison, registration_facts
-from SAMv2SlicerLib.register.register_job import Extras
+from SAMv2SlicerLib.register import comparison
+from SAMv2SlicerLib.register.register_job import Extras, loadRegistration
 from SAMv2SlicerLib.scene import node_geometry
 
 SHIFT_RAS = SHIFT_LPS * [-1, -1, 1]
@@ -44,7 +44,7 @@ def test_moving_volume_is_aligned(logic, pair, scene):
     assert misalignment(*pair) < 1.0
     assert pair[1].GetParentTransformNode() is node and pair[0].GetParentTransformNode() is None
     assert node.GetName() == "CT 2023 \N{RIGHTWARDS ARROW} CT 2021"
-    facts = registration_facts.loadRegistration(node)
+    facts = loadRegistration(node)
     assert facts["status"] == "registered" and facts["inliers"] > 50 and facts["rotation_deg"] < 1
     assert facts["translation_mm"] == pytest.approx(np.linalg.norm(SHIFT_LPS), abs=1.0)
 
@@ -94,7 +94,7 @@ def test_undo_of_writing_into_an_existing_transform(logic, pair, scene):
     assert not np.allclose(slicer.util.arrayFromTransformMatrix(output), before)
     logic.undoStack.undo()
     assert np.allclose(slicer.util.arrayFromTransformMatrix(output), before)
-    assert pair[1].GetParentTransformNode() is None and registration_facts.loadRegistration(output) is None
+    assert pair[1].GetParentTransformNode() is None and loadRegistration(output) is None
 
 
 def test_failed_registration_changes_nothing(logic, pair, scene, monkeypatch):
@@ -209,17 +209,17 @@ def test_panel_fades_and_gives_the_views_back(widget, scene):
 
 
 def test_result_is_saved_with_the_scene(logic, pair, scene, tmp_path):
-    facts = registration_facts.loadRegistration(logic.registerVolumes(*pair))
+    facts = loadRegistration(logic.registerVolumes(*pair))
     path = str(tmp_path / "scene.mrb")
     assert scene.WriteToMRB(path)
     scene.Clear()
     assert scene.ReadFromMRB(path)
     template, query = scene.GetFirstNodeByName("CT 2021"), scene.GetFirstNodeByName("CT 2023")
     node = query.GetParentTransformNode()
-    assert registration_facts.loadRegistration(node) == facts and misalignment(template, query) < 1.0
+    assert loadRegistration(node) == facts and misalignment(template, query) < 1.0
     assert node.GetNodeReference("SAMv2.fixed") is template
 
 
 def test_damaged_facts_are_no_result():
     node = SimpleNamespace(GetAttribute=lambda name: "{not json")
-    assert registration_facts.loadRegistration(node) is None
+    assert loadRegistration(node) is None

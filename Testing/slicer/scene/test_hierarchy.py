@@ -11,8 +11,8 @@ import vtk
 from panel_tools import patientItems
 
 from SAMv2SlicerLib.register import comparison
-from SAMv2SlicerLib.scene import match_list
-from SAMv2SlicerLib.scene.added_nodes import addUndoably
+from SAMv2SlicerLib.scene.hierarchy import removeNode
+from SAMv2SlicerLib.scene.undo import addUndoably
 
 
 @pytest.fixture
@@ -66,5 +66,5 @@ def test_users_folders_stay(logic, pair, scene, hierarchy):
     mine = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "mine")
     transform = logic.registerVolumes(*pair)
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(transform), mine)
-    match_list.removeNode(transform)
+    removeNode(transform)
     assert hierarchy.GetItemName(mine) == "mine"

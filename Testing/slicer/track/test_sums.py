@@ -13,7 +13,7 @@ from panel_tools import settle
 from scene_tools import findingAt
 
 from SAMv2SlicerLib.scene import match_list, node_geometry
-from SAMv2SlicerLib.track import measuring, studies, sums
+from SAMv2SlicerLib.track import findings, measuring, studies
 from SAMv2SlicerLib.track.findings import Finding
 
 
@@ -28,11 +28,11 @@ def test_only_lesions_with_a_size_in_the_baseline_count():
         [finding(math.nan, isBaseline=True), finding(99.0), finding(99.0)],  # marked by a point
         [finding(math.nan), finding(99.0), finding(99.0)],  # new in a follow-up
     ]
-    before, first, second = sums.sums(rows)
+    before, first, second = findings.sums(rows)
     assert (before.sumMm, before.isEstimated, math.isnan(before.change)) == (30.0, False, True)
     assert first.sumMm == 36.0 and first.change == pytest.approx(0.2) and first.isEstimated
     assert math.isnan(second.sumMm) and (second.sized, second.wanted) == (1, 2)  # a proposal is no size
-    assert sums.sums([]) == sums.sums(rows[2:]) == []
+    assert findings.sums([]) == findings.sums(rows[2:]) == []
 
 
 def test_the_panel_adds_up_what_was_measured(widget, scene):

@@ -16,6 +16,7 @@ from scene_tools import columnOf, findingAt
 
 from SAMv2Core.errors import Cancelled, InputError
 from SAMv2SlicerLib.scene import match_list, node_geometry
+from SAMv2SlicerLib.scene.hierarchy import hierarchyOf
 from SAMv2SlicerLib.track import findings, findings_table, lesion_list, lesion_marks, measuring, studies
 
 TOLERANCE_MM = 3.0
@@ -79,10 +80,10 @@ def test_equal_labels_become_different(scene):
 def test_dates_are_read_entered_and_never_invented(scene):
     baseline, first, second = addStudies(scene)
     assert studies.dateOf(first) == "" and studies.inTimeOrder([second, first]) == [second, first]
-    hierarchy = node_geometry.subjectHierarchy(scene)
-    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
-    hierarchy.SetItemAttribute(study, "DICOM.StudyDate", "20240301")
-    hierarchy.CreateItem(study, second)
+    items = hierarchyOf(scene)
+    study = items.CreateStudyItem(items.GetSceneItemID(), "Study")
+    items.SetItemAttribute(study, "DICOM.StudyDate", "20240301")
+    items.CreateItem(study, second)
     assert studies.dateOf(second) == "2024-03-01"
     studies.setDate(first, "2023-03-02")
     assert studies.inTimeOrder([second, first]) == [first, second] and studies.daysSince(first, second) == 365

@@ -1,22 +1,17 @@
 """DICOM reports of lesions, read back with pydicom: needs highdicom, no Slicer."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-pytest.importorskip("slicer", reason="slicer-core is not installed")
-pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 pytest.importorskip("highdicom", reason="highdicom is not installed")
 
 import highdicom
 import pydicom
-from dicom_series import writeSeries
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io import structured_report
-from SAMv2Core.io.structured_report import ReportedLesion, Study, newTrackingUID, writeReport
+from SAMv2Core.io.structured_report import ReportedLesion, Study, new_tracking_uid, write_report
+from Testing.samples.dicom_series import writeSeries
 
 LONG_AXIS = highdicom.sr.CodedConcept("103339001", "SCT", "Long axis")
 
@@ -34,14 +29,14 @@ def groups(path):
 
 
 def test_a_report_holds_places_sizes_and_decisions(series, tmp_path):
-    uid = newTrackingUID()
+    uid = new_tracking_uid()
     ends = ((-10.0, 0.0, 104.0), (-10.0, 12.0, 104.0))
     lesions = [
         ReportedLesion("L1", uid, (-10.0, 6.0, 104.0), "matched", "moved", 12.0, ends),
-        ReportedLesion("L2", newTrackingUID(), (4.0, 5.0, 106.0), "uncertain"),
+        ReportedLesion("L2", new_tracking_uid(), (4.0, 5.0, 106.0), "uncertain"),
     ]
     path = tmp_path / "report.dcm"
-    writeReport(str(path), Study(series, "Follow-up 1", 1), lesions, "lite-ct", "0.1.0")
+    write_report(str(path), Study(series, "Follow-up 1", 1), lesions, "lite-ct", "0.1.0")
     report, found = groups(path)
     source = pydicom.dcmread(series[0])
     assert report.PatientID == "P1" and report.StudyInstanceUID == source.StudyInstanceUID
@@ -59,21 +54,21 @@ def test_a_report_holds_places_sizes_and_decisions(series, tmp_path):
 
 
 def test_one_tracking_uid_over_all_studies(tmp_path):
-    uid, uids = newTrackingUID(), set()
+    uid, uids = new_tracking_uid(), set()
     for order, date in enumerate(("20240301", "20240901")):
         folder = tmp_path / date
         folder.mkdir()
         study = Study(tuple(writeSeries(folder, date=date)), f"Time {order}", order)
-        writeReport(str(folder / "r.dcm"), study, [ReportedLesion("L1", uid, (0.0, 0.0, 104.0), "matched")], "m", "1")
+        write_report(str(folder / "r.dcm"), study, [ReportedLesion("L1", uid, (0.0, 0.0, 104.0), "matched")], "m", "1")
         uids.add(groups(folder / "r.dcm")[1]["L1"].tracking_uid)
     assert uids == {uid} and pydicom.uid.UID(uid).is_valid
 
 
 def test_slicers_own_importer_finds_what_it_reads(series, tmp_path):
     """The calls of Slicer 5.12's DICOMTID1500Plugin; it takes the first finding site of every group."""
-    uid, path = newTrackingUID(), tmp_path / "report.dcm"
-    lesion = ReportedLesion("L1", uid, (4.0, 5.0, 106.0), "matched", diameterMm=9.0)
-    writeReport(str(path), Study(series, "Baseline", 0), [lesion], "lite-ct", "0.1.0")
+    uid, path = new_tracking_uid(), tmp_path / "report.dcm"
+    lesion = ReportedLesion("L1", uid, (4.0, 5.0, 106.0), "matched", diameter_mm=9.0)
+    write_report(str(path), Study(series, "Baseline", 0), [lesion], "lite-ct", "0.1.0")
     dataset = pydicom.dcmread(path)
     assert dataset.Modality == "SR" and dataset.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     assert dataset.SOPClassUID == pydicom.uid.Comprehensive3DSRStorage
@@ -88,7 +83,7 @@ def test_slicers_own_importer_finds_what_it_reads(series, tmp_path):
 
 
 def test_what_cannot_be_reported_is_an_error_and_leaves_no_file(series, tmp_path, monkeypatch):
-    path, lesion = tmp_path / "report.dcm", ReportedLesion("L1", newTrackingUID(), (0.0, 0.0, 104.0), "matched")
+    path, lesion = tmp_path / "report.dcm", ReportedLesion("L1", new_tracking_uid(), (0.0, 0.0, 104.0), "matched")
     other = tmp_path / "other"
     other.mkdir()
     broken = tmp_path / "broken.dcm"
@@ -100,14 +95,8 @@ def test_what_cannot_be_reported_is_an_error_and_leaves_no_file(series, tmp_path
         (Study((str(broken),), "A", 0), [lesion], "broken.dcm"),
     ):
         with pytest.raises(InputError, match=message):
-            writeReport(str(path), study, lesions, "m", "1")
-    monkeypatch.setattr(structured_report, "isAvailable", lambda: False)
+            write_report(str(path), study, lesions, "m", "1")
+    monkeypatch.setattr(structured_report, "is_available", lambda: False)
     with pytest.raises(InputError, match="highdicom"):
-        writeReport(str(path), Study(series, "A", 0), [lesion], "m", "1")
+        write_report(str(path), Study(series, "A", 0), [lesion], "m", "1")
     assert not path.exists()
-
-
-def test_the_module_needs_nothing_of_slicer():
-    text = Path(structured_report.__file__).read_text(encoding="utf-8")
-    assert "slicer" not in {line.split()[1].split(".")[0] for line in text.splitlines() if line.startswith("import ")}
-    assert "from SAMv2SlicerLib" not in text and "highdicom" in sys.modules

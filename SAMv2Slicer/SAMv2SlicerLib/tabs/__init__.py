@@ -1,1 +1,0 @@
-"""The parts of the panel: header, and one class per tab."""

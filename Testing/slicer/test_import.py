@@ -1,1 +1,0 @@
-"""What importing the module does, and does not do."""
