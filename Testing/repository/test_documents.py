@@ -60,6 +60,25 @@ def test_named_files_and_folders_exist(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_named_sources_exist(document):
+    """``panel.py`` or ``cli/main.py`` in backticks is the end of some file's path."""
+    folders = ("SAMv2Core", "SAMv2Slicer", "Training", "Testing", "Resources", "requirements")
+    files = [f"/{name_of(path)}" for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    named = re.findall(r"`((?:[\w.-]+/)*\w+\.(?:py|yaml))`", document.read_text(encoding="utf-8"))
+    assert not [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
+
+
+def test_questions_lead_to_what_they_name():
+    """The third column of CONTRIBUTING's table is defined in the file of the second."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| `([\w/.]+\.py)`.* \| `(\w+)` \|$", text, re.MULTILINE)
+    assert len(rows) > 15
+    for path, name in rows:
+        defined = rf"^\s*(?:def {name}\(|class {name}\b|{name}(?::.*)? = )"
+        assert re.search(defined, (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), f"{name} in {path}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_named_modules_exist(document):
     """``python -m Training.prepare`` and the like, and ``Training.views.geometry`` in backticks."""
     text = document.read_text(encoding="utf-8")
