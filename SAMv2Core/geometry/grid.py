@@ -132,6 +132,20 @@ class Grid:
         ijk = np.atleast_2d(self.to_ijk(points_lps))
         return np.all((ijk >= -margin_voxels) & (ijk <= self.size_ijk - 1 + margin_voxels), axis=1)
 
+    def depth_mm(self, points_lps: np.ndarray) -> np.ndarray:
+        """(N,) mm: how deep points (N, 3) lie inside the outer faces of the voxels; negative outside."""
+        ijk = self.to_ijk(points_lps)
+        # Distance between opposite faces over their number of voxels; for sheared axes not the same as the spacing.
+        step = 1 / np.linalg.norm(self.lps_to_ijk[:3, :3], axis=1)
+        return np.minimum((ijk + 0.5) * step, (self.size_ijk - 0.5 - ijk) * step).min(axis=-1)
+
+    def beyond_mm(self, point_lps: np.ndarray) -> float:
+        """How far a point (3,) lies outside the outer faces of the voxels, mm; 0 inside."""
+        ijk = self.to_ijk(point_lps)
+        inside = np.clip(ijk, -0.5, self.size_ijk - 0.5)
+        distance = float(np.linalg.norm(self.to_lps(ijk) - self.to_lps(inside)))
+        return distance if distance > 1e-3 else 0.0
+
     def corners_lps(self) -> np.ndarray:
         """(8, 3) LPS mm of the outer corners of the sampled box (voxel faces, not centres)."""
         low, high = np.full(3, -0.5), self.size_ijk - 0.5

@@ -23,6 +23,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.matching.robust import redescending, reweighted
 from SAMv2Core.matching.search import Expectation, SearchIndex, search_index
 
 N_POINTS = 1000
@@ -100,10 +101,10 @@ def fit_body_map(source_lps: np.ndarray, target_lps: np.ndarray, weights: np.nda
         affine = robust_affine(source_lps[keep], target_lps[keep], weights[keep])
         shift = target_lps - _homogeneous(source_lps) @ affine
         if number == 0:  # wrong matches must not outvote their neighbors before these have been heard
-            trust = weights / (1 + np.square(shift).sum(axis=1) / REJECT_MM**2) ** 2
+            trust = weights * redescending(np.linalg.norm(shift, axis=1), REJECT_MM)
         smooth, support = kernel_regression(source_lps[keep], shift[keep], trust[keep], source_lps, exclude_self=True)
         residual = np.linalg.norm(shift - smooth, axis=1)
-        trust = weights / (1 + (residual / REJECT_MM) ** 2) ** 2
+        trust = weights * redescending(residual, REJECT_MM)
         keep = (residual < REJECT_MM) & (support > 0.1) if number else keep
     if keep.sum() < MIN_MATCHES:
         return None
@@ -111,18 +112,18 @@ def fit_body_map(source_lps: np.ndarray, target_lps: np.ndarray, weights: np.nda
 
 
 def robust_affine(source: np.ndarray, target: np.ndarray, weights: np.ndarray, n_iterations: int = 30) -> np.ndarray:
-    """(4, 3) ``target ~ [source 1] @ M`` by Cauchy-weighted least squares, weakly drawn to unit scale."""
+    """(4, 3) ``target ~ [source 1] @ M`` by re-weighted least squares, weakly drawn to unit scale."""
     x = _homogeneous(source)
     identity = np.r_[np.eye(3), np.zeros((1, 3))]
-    matrix = np.r_[np.eye(3), (np.median(target, axis=0) - np.median(source, axis=0))[None]]
+    shift = np.median(target, axis=0) - np.median(source, axis=0)
+    size = np.linalg.norm(source + shift - target, axis=1)
     prior = np.diag([1.0, 1.0, 1.0, 0.0]) * len(source) * 25.0**2
-    for _ in range(n_iterations):
-        distance = np.linalg.norm(x @ matrix - target, axis=1)
-        scale = max(8.0, 1.5 * float(np.median(distance)))
-        w = weights / (1 + (distance / scale) ** 2) ** 2
-        pull = prior * w.mean()
-        matrix = np.linalg.solve((x * w[:, None]).T @ x + pull, (x * w[:, None]).T @ target + pull @ identity)
-    return matrix
+
+    def weigh(size: np.ndarray) -> np.ndarray:
+        return weights * redescending(size, max(8.0, 1.5 * float(np.median(size))))
+
+    departure, _ = reweighted(x, target - source, prior, size, weigh, n_iterations, is_share=True)
+    return identity + departure
 
 
 def _homogeneous(points: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from SAMv2Core.errors import ModelError
 
@@ -91,8 +91,7 @@ class Coefficients:
 
     ``bias``, ``similarity * s``, ``margin * min(m, MAX_MARGIN)``, ``cycle * L(cycle_error_mm)``, ``fixed_points *
     log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, ``departure * min(d, 5)``,
-    and ``edge`` and ``fell_back`` where they apply. L(mm) is log(1 + mm / 4): one voxel counts, the difference of 50
-    and 60 mm does not.
+    and ``edge`` and ``fell_back`` where they apply. L is :func:`length`.
     """
 
     bias: float
@@ -113,10 +112,10 @@ class Coefficients:
             "bias": self.bias,
             "similarity": self.similarity * e.similarity,
             "margin": self.margin * min(e.margin, MAX_MARGIN),
-            "cycle": self.cycle * math.log1p(e.cycle_error_mm / 4),
+            "cycle": self.cycle * length(e.cycle_error_mm),
             "fixed_points": self.fixed_points * math.log1p(e.fixed_points / 5),
-            "residual": self.residual * math.log1p(e.residual_mm / 4) if math.isfinite(e.residual_mm) else 0.0,
-            "agreement": self.agreement * math.log1p(e.agreement_mm / 4) if math.isfinite(e.agreement_mm) else 0.0,
+            "residual": self.residual * length(e.residual_mm),
+            "agreement": self.agreement * length(e.agreement_mm),
             "edge": self.edge * e.at_edge,
             "fell_back": self.fell_back * e.fell_back,
             "departure": self.departure * min(e.departure, 5.0) if math.isfinite(e.departure) else 0.0,
@@ -175,8 +174,7 @@ class UncertaintyModel:
 
     def confidence(self, evidence: Evidence) -> float:
         """Estimated probability that the match is right, 0..1."""
-        score = sum(self.coefficients(evidence).terms(evidence).values())
-        return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
+        return logistic(self.coefficients(evidence).terms(evidence).values())
 
     def is_beyond_limits(self, evidence: Evidence) -> bool:
         """Whether a match is wrong whatever the rest of the evidence says."""
@@ -190,6 +188,26 @@ def nonsense() -> ModelError:
     return ModelError("The model's uncertainty coefficients make no sense.", "Import the model again.")
 
 
+def logistic(summands: Iterable[float]) -> float:
+    """The probability that summands of evidence make together, 0..1."""
+    return 1 / (1 + math.exp(-max(min(sum(summands), 50.0), -50.0)))
+
+
+def length(mm: float) -> float:
+    """A length as evidence: one voxel counts, the difference of 50 and 60 mm does not; 0 where it does not exist."""
+    return math.log1p(mm / 4) if math.isfinite(mm) else 0.0
+
+
+def reason_of(lead: str, doubts: Sequence[Tuple[float, str]], worth: float) -> str:
+    """A sentence for people: the lead and the two doubts that weigh most, of those that weigh more than ``worth``.
+
+    :param doubts: (weight, part of a sentence); NaN weighs nothing.
+    """
+    # Chosen before they are sorted: a NaN is never larger, and among others it would leave any order.
+    said = [text for _, text in sorted((doubt for doubt in doubts if doubt[0] > worth), reverse=True)]
+    return f"{lead}: {'; '.join(said[:2])}." if said else f"{lead}."
+
+
 def judge(evidence: Evidence, model: UncertaintyModel = UncertaintyModel()) -> Verdict:
     """Confidence and status of a match, and in words what speaks against it."""
     confidence = model.confidence(evidence)
@@ -201,13 +219,12 @@ def judge(evidence: Evidence, model: UncertaintyModel = UncertaintyModel()) -> V
         status = UNCERTAIN
     else:
         return Verdict(confidence, MATCHED, "")
-    doubts = _doubts(evidence, model)
     lead = "No reliable match; the region may be outside the other scan" if status == NOT_FOUND else "Needs a look"
-    return Verdict(confidence, status, f"{lead}: {'; '.join(doubts[:2])}." if doubts else f"{lead}.")
+    return Verdict(confidence, status, reason_of(lead, _doubts(evidence, model), worth=0.0))
 
 
-def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[str]:
-    """What speaks against a match, most telling first, as parts of a sentence."""
+def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[Tuple[float, str]]:
+    """What speaks against a match, as parts of a sentence with their weights."""
     e, terms = evidence, model.coefficients(evidence).terms(evidence)
     weak = model.coefficients(evidence).similarity * (GOOD_SIMILARITY - e.similarity)
     few = FEW_FIXED_POINTS - e.fixed_points if 0 < e.fixed_points and not e.fell_back else 0
@@ -227,4 +244,4 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[str]:
     if e.agreement_mm > 6:
         text = f"the surroundings point {e.agreement_mm:.0f} mm away from the best single match"
         found.append((-2 * terms["agreement"], text))
-    return [text for weight, text in sorted(found, reverse=True) if weight > 0]
+    return found

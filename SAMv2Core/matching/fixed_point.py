@@ -29,11 +29,10 @@ import numpy as np
 
 from SAMv2Core.errors import UsageError
 from SAMv2Core.matching.body_map import BodyMap, expectation_of
+from SAMv2Core.matching.robust import huber, reweighted
 from SAMv2Core.matching.search import SearchIndex, search
 from SAMv2Core.matching.subvoxel import refine
 from SAMv2Core.progress import Progress, part
-
-HUBER_T = 1.345
 
 MAX_STRAIN = 0.35
 """Shifts of neighbors may differ by this share of their distance: a turn of 20 degrees, or a third of stretch."""
@@ -244,17 +243,11 @@ def local_affine(
     locality = _locality(point, template_lps, options)
     ridge = np.diag([0.0, 1, 1, 1]) * (options.noise_mm / options.prior_strain) ** 2
     size = np.linalg.norm(shift - np.median(shift, axis=0), axis=1)
-    solution = np.zeros((4, 3))
-    for _ in range(20):
-        scale = max(options.noise_mm, 1.4826 * float(np.median(size)))
-        weights = locality * np.minimum(1.0, HUBER_T * scale / np.maximum(size, 1e-9))
-        previous = solution
-        solution = np.linalg.solve(
-            design.T @ (weights[:, None] * design) + ridge, design.T @ (weights[:, None] * shift)
-        )
-        size = np.linalg.norm(shift - design @ solution, axis=1)
-        if np.max(np.abs(solution[0] - previous[0])) < 1e-3:
-            break
+
+    def weigh(size: np.ndarray) -> np.ndarray:
+        return locality * huber(size, max(options.noise_mm, 1.4826 * float(np.median(size))))
+
+    solution, size = reweighted(design, shift, ridge, size, weigh, n_iterations=20, settled=1e-3)
     return point + solution[0], float(np.median(size))
 
 

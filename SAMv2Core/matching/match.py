@@ -189,12 +189,12 @@ def _find(
             fixed_points=vote.fixed_points if vote is not None else 0,
             residual_mm=vote.residual_mm if vote is not None and voted else math.nan,
             agreement_mm=float(np.linalg.norm(result - nearest[i])) if voted else math.nan,
-            at_edge=_at_edge(emb_query.volume_grid, result),
+            at_edge=bool(emb_query.volume_grid.depth_mm(result) < EDGE_MM),
             fell_back=fell_back,
             departure=float(departure[i]),
             roughness_mm=roughness,
         )
-        matches.append(_answer(point, result, evidence, beyond_mm(emb_query.volume_grid, result), uncertainty))
+        matches.append(_answer(point, result, evidence, emb_query.volume_grid.beyond_mm(result), uncertainty))
     return matches
 
 
@@ -249,7 +249,7 @@ def _checked_points(points_lps: Sequence[Sequence[float]]) -> np.ndarray:
 
 def why_not_asked(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
     """Why a template point cannot be asked for; empty when it can."""
-    beyond = beyond_mm(emb.volume_grid, point)
+    beyond = emb.volume_grid.beyond_mm(point)
     if beyond > 0:
         return f"The point lies {math.ceil(beyond)} mm outside the template scan."
     reach = np.ceil(SKIN_TOLERANCE_MM / index.grid.spacing_ijk_mm).astype(int)
@@ -260,20 +260,3 @@ def why_not_asked(emb: Embedding, index: SearchIndex, point: np.ndarray) -> str:
     if not np.any(distance <= SKIN_TOLERANCE_MM):
         return "The point lies in the air around the patient (or on the table) in the template scan."
     return ""
-
-
-def beyond_mm(grid: Grid, point: np.ndarray) -> float:
-    """How far a point lies outside the outer faces of a grid, mm; 0 inside."""
-    ijk = grid.to_ijk(point)
-    inside = np.clip(ijk, -0.5, grid.size_ijk - 0.5)
-    distance = float(np.linalg.norm(grid.to_lps(ijk) - grid.to_lps(inside)))
-    return distance if distance > 1e-3 else 0.0
-
-
-def _at_edge(grid: Grid, point: np.ndarray) -> bool:
-    """Whether a point lies within :data:`EDGE_MM` of the outer faces of a grid, or beyond them."""
-    ijk = grid.to_ijk(point)
-    # Distance between opposite faces over their number of voxels; for sheared axes not the same as the
-    # spacing.
-    step = 1 / np.linalg.norm(grid.lps_to_ijk[:3, :3], axis=1)
-    return bool(np.any((ijk + 0.5) * step < EDGE_MM) or np.any((grid.size_ijk - 0.5 - ijk) * step < EDGE_MM))

@@ -36,7 +36,6 @@ PREPROCESSING_VERSION = 1
 CT_WINDOW_HU = (-1024.0, 3071.0)
 MR_PERCENTILES = (0.2, 99.8)
 AIR_HU = -1024.0
-OUTPUT_RANGE = (-50.0, 205.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +128,33 @@ def _resolve_modality(volume: Volume, modality: str, warnings: List[str]) -> Tup
     return modality, "chosen by the user"
 
 
-def preprocess_report(volume: Volume, modality: str = "auto") -> Preprocessed:
-    """Resample and scale a volume for a network, and find the patient in it.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A volume on the 2 mm lattice, before its values are scaled: the one preparation of networks and registrations.
 
-    :param volume: array (z, y, x) in HU (CT) or any units (MR).
-    :param modality: ``"ct"``, ``"mr"`` or ``"auto"`` (DICOM tag, else decided from the values).
-    :raises InputError: constant volume, no finite voxel.
-    :raises UsageError: another modality.
+    :param values: (D, H, W) float32, HU of a CT (its rescale made up for where it was missing), else as stored.
+    :param covered: (D, H, W) bool: inside the volume.
+    :param grid: the lattice, LPS.
+    :param modality: ``"ct"`` or ``"mr"``, as used, with ``modality_reason`` in plain words.
+    :param body: (D, H, W) bool: inside the patient.
+    :param warnings: what the user should know, those of the volume included.
     """
-    import torch
 
+    values: np.ndarray
+    covered: np.ndarray
+    grid: Grid
+    modality: str
+    modality_reason: str
+    body: np.ndarray
+    warnings: Tuple[str, ...]
+
+
+def prepare(volume: Volume, modality: str = "auto") -> Prepared:
+    """Resample a volume to the 2 mm lattice and find the patient in it; NaN is air.
+
+    :raises InputError: constant volume, no finite voxel.
+    :raises UsageError: a modality other than ``"ct"``, ``"mr"``, ``"auto"``.
+    """
     warnings = list(volume.warnings)
     lowest, n_bad = _check_values(volume)
     modality, reason = _resolve_modality(volume, modality, warnings)
@@ -161,9 +177,23 @@ def preprocess_report(volume: Volume, modality: str = "auto") -> Preprocessed:
     body = body_mask(values, modality, covered)
     if not body.any():
         warnings.append(f"{volume.source}: no body was found in it.")
-    x = torch.from_numpy((scale_ct if is_ct else scale_mr)(values))[None, None]
     logger.debug("%s: %s (%s), lattice %s", volume.source, modality, reason, grid.shape_zyx)
-    return Preprocessed(x, grid, modality, reason, body, tuple(warnings))
+    return Prepared(values, covered, grid, modality, reason, body, tuple(warnings))
+
+
+def preprocess_report(volume: Volume, modality: str = "auto") -> Preprocessed:
+    """Resample and scale a volume for a network, and find the patient in it.
+
+    :param volume: array (z, y, x) in HU (CT) or any units (MR).
+    :param modality: ``"ct"``, ``"mr"`` or ``"auto"`` (DICOM tag, else decided from the values).
+    :raises InputError: constant volume, no finite voxel.
+    :raises UsageError: another modality.
+    """
+    import torch
+
+    p = prepare(volume, modality)
+    x = torch.from_numpy((scale_ct if p.modality == "ct" else scale_mr)(p.values))[None, None]
+    return Preprocessed(x, p.grid, p.modality, p.modality_reason, p.body, p.warnings)
 
 
 def preprocess(volume: Volume, modality: str = "auto") -> Tuple[torch.Tensor, Grid]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterable, Tuple
 
@@ -25,16 +25,13 @@ from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, write_bytes
 from SAMv2Core.io.itk import image_of, quiet_itk, resampled, transform_of
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.preprocessing.body import body_mask
-from SAMv2Core.preprocessing.lattice import Lattice, to_lattice
-from SAMv2Core.preprocessing.modality import CT_OFFSET, detect_modality, is_offset_ct
+from SAMv2Core.preprocessing.preprocess import MR_PERCENTILES, Prepared, prepare
 
 MARGIN_MM = 16.0
 FADE_MM = 8.0
 MIN_SHARED_ML = 30.0
 MIN_SIDE = 48  # voxels; ConvexAdam's coarsest lattice needs some
 CT_WINDOW_HU = (-300.0, 400.0)
-MR_PERCENTILES = (0.2, 99.8)
 #: Of ConvexAdam: half as far as its default searches, since the rigid part is known, and stiffer.
 OPTIONS = {"mind_r": 1, "mind_d": 2, "lambda_weight": 2.0, "grid_sp": 5, "disp_hw": 2, "selected_smooth": 3}
 
@@ -81,7 +78,7 @@ def deform(fixed: Volume, moving: Volume, matrix: np.ndarray) -> Deformation:
     :raises UnreliableResultError: the bodies hardly overlap.
     """
     convex_adam = load_convex_adam()
-    ours, theirs = _prepared(fixed), _prepared(moving)
+    ours, theirs = _scaled(fixed), _scaled(moving)
     shown = _shown(theirs.covered.astype(np.float32), theirs.grid, ours.grid, matrix) > 0.5
     body = ours.body & (_shown(theirs.body.astype(np.float32), theirs.grid, ours.grid, matrix) > 0.5)
     voxel_ml = abs(np.linalg.det(ours.grid.ijk_to_lps[:3, :3])) / 1000
@@ -132,27 +129,13 @@ def load_convex_adam() -> Any:
         ) from error
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """Values 0..1 on the 2 mm lattice, what was scanned, and the body."""
-
-    values: np.ndarray
-    covered: np.ndarray
-    body: np.ndarray
-    grid: Grid
-
-
-def _prepared(volume: Volume) -> _Prepared:
-    modality = detect_modality(volume)[0]
-    finite = np.isfinite(volume.array)
-    air = -1024.0 if modality == "ct" else float(volume.array[finite].min(initial=0.0))
-    array = volume.array if finite.all() else np.where(finite, volume.array, air).astype(volume.array.dtype)
-    lattice: Lattice = to_lattice(array, volume.grid, air)
-    values = lattice.values - (CT_OFFSET if modality == "ct" and is_offset_ct(volume) else 0.0)
-    body = body_mask(values, modality, lattice.covered)
-    low, high = CT_WINDOW_HU if modality == "ct" else np.percentile(values[lattice.covered], MR_PERCENTILES)
-    scaled = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    return _Prepared(np.where(lattice.covered, scaled, 0).astype(np.float32), lattice.covered, body, lattice.grid)
+def _scaled(volume: Volume) -> Prepared:
+    """The volume on the 2 mm lattice with values in 0..1; 0 outside."""
+    found = prepare(volume)
+    inside = found.values[found.covered]
+    low, high = CT_WINDOW_HU if found.modality == "ct" else np.percentile(inside, MR_PERCENTILES)
+    scaled = np.clip((found.values - low) / max(high - low, 1e-6), 0, 1)
+    return replace(found, values=np.where(found.covered, scaled, 0).astype(np.float32))
 
 
 def _shown(values: np.ndarray, source: Grid, target: Grid, matrix: np.ndarray) -> np.ndarray:

@@ -39,16 +39,6 @@ def fit(kind: str, source: np.ndarray, target: np.ndarray, weights: Optional[np.
     return fit_rigid_batch(source[None], target[None], weights[None], kind == "similarity")[0]
 
 
-def fit_rigid(source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
-    """(4, 4) rotation and translation, never a reflection (Kabsch), any angle."""
-    return fit("rigid", source, target, weights)
-
-
-def fit_similarity(source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
-    """(4, 4) rotation, isotropic scale and translation (Umeyama)."""
-    return fit("similarity", source, target, weights)
-
-
 def fit_affine(source: np.ndarray, target: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
     """(4, 4) affine. In directions in which the source points do not spread it equals the similarity fit."""
     source, target, weights = checked_pairs("affine", source, target, weights)

@@ -18,8 +18,8 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import transform_points
+from SAMv2Core.matching.robust import huber
 from SAMv2Core.registration.least_squares import (
     checked_pairs,
     exact_affine_batch,
@@ -33,8 +33,6 @@ SAMPLE_SIZE = {"rigid": 3, "similarity": 3, "affine": 4}
 SCALE_LIMITS = (0.5, 2.0)  # of one body against itself or another's: anything else is a wrong hypothesis
 BATCH = 512  # hypotheses at a time; 512 x 1500 residuals are 6 MB
 LOCAL_ROUNDS = 6
-HUBER_T = 1.345  # 95 % efficiency for normal errors
-TUKEY_C = 4.685
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,27 +59,19 @@ def refine(
     target: np.ndarray,
     matrix: np.ndarray,
     weights: Optional[np.ndarray] = None,
-    loss: str = "huber",
     min_scale_mm: float = 0.5,
     max_rounds: int = 30,
 ) -> np.ndarray:
-    """(4, 4) re-weighted least squares from a start, with Huber's or Tukey's weights.
+    """(4, 4) re-weighted least squares from a start, with Huber's weights.
 
     :param min_scale_mm: floor of the robust scale (MAD / 0.6745), so that perfect pairs do not drown the
         others.
-    :raises UsageError: unknown loss.
     """
     source, target, weights = checked_pairs(kind, source, target, weights)
-    if loss not in ("huber", "tukey"):
-        raise UsageError(f"There is no loss {loss!r}.", "Choose huber or tukey.")
     for _ in range(max_rounds):
         distance = residuals_mm(matrix, source, target)
         # Three coordinates make a distance: its median is 1.538 standard deviations of one of them.
-        scaled = distance / max(float(np.median(distance)) / 1.538, min_scale_mm)
-        if loss == "huber":
-            robust = np.minimum(1.0, HUBER_T / np.maximum(scaled, 1e-12))
-        else:
-            robust = np.clip(1 - (scaled / TUKEY_C) ** 2, 0, None) ** 2
+        robust = huber(distance, max(float(np.median(distance)) / 1.538, min_scale_mm))
         if not (weights * robust).sum() > 0:
             break
         before, matrix = matrix, fit(kind, source, target, weights * robust)

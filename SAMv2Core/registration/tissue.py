@@ -22,15 +22,12 @@ from torch.nn.functional import avg_pool3d, grid_sample, max_pool3d
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.preprocessing.body import body_mask
-from SAMv2Core.preprocessing.lattice import to_lattice
-from SAMv2Core.preprocessing.modality import CT_OFFSET, detect_modality, is_offset_ct
+from SAMv2Core.preprocessing.preprocess import AIR_HU, prepare
 
 CT_KNOTS_HU = (-1000.0, -110.0, 10.0, 70.0, 250.0, 700.0)
 MR_QUANTILES = (10.0, 30.0, 50.0, 70.0, 90.0)  # of the body's values, above the background
 SMOOTHING_VOXELS = 1.0
 _MIN_KNOT_STEP = 0.04  # of the range; closer quantiles are one tissue
-_AIR_HU = -1024.0
 _PADDING_HU = -1200.0
 BONE_HU = 230.0
 MIN_BONE_MM3 = 1500.0  # of one piece: less is a calcification, a clip or a vessel with contrast agent
@@ -128,22 +125,15 @@ def tissue_image(volume: Volume, modality: str = "auto") -> TissueImage:
     :param modality: ``"ct"``, ``"mr"`` or ``"auto"``.
     :raises InputError: no body in the volume.
     """
-    if modality == "auto":
-        modality = detect_modality(volume)[0]
-    is_ct = modality == "ct"
-    finite = np.isfinite(volume.array)
-    lowest = _AIR_HU if is_ct else float(volume.array[finite].min(initial=0.0))
-    array = volume.array if finite.all() else np.where(finite, volume.array, lowest).astype(volume.array.dtype)
-    values, covered, grid = to_lattice(array, volume.grid, lowest)
-    if is_ct and is_offset_ct(volume):
-        values[covered] -= CT_OFFSET
-    body = body_mask(values, modality, covered)
+    prepared = prepare(volume, modality)
+    values, covered, body, grid = prepared.values, prepared.covered, prepared.body, prepared.grid
+    is_ct = prepared.modality == "ct"
     if not body.any():
         raise InputError(f"No body was found in {volume.source}.", "Choose a volume that shows a patient.")
     bone = None
     if is_ct:
         covered &= values > _PADDING_HU
-        values = np.where(body, values, _AIR_HU)  # tables and blankets are not in the other scan
+        values = np.where(body, values, AIR_HU)  # tables and blankets are not in the other scan
         bone = _bone(values, grid)
     values = _smoothed(values, covered)
     shares = _shares(values, np.array(CT_KNOTS_HU) if is_ct else _mr_knots(values[covered], values[body]))

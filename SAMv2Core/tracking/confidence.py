@@ -14,7 +14,16 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Tuple
 
-from SAMv2Core.matching.confidence import MATCHED, MAX_MARGIN, NOT_FOUND, UNCERTAIN, nonsense
+from SAMv2Core.matching.confidence import (
+    MATCHED,
+    MAX_MARGIN,
+    NOT_FOUND,
+    UNCERTAIN,
+    length,
+    logistic,
+    nonsense,
+    reason_of,
+)
 
 MATCHED_ABOVE, NOT_FOUND_BELOW = 0.8, 0.6
 """Chosen so that nine of ten places outside a follow-up are reported so, at fewer than one false alarm in twenty."""
@@ -74,8 +83,7 @@ COEFFICIENTS: Dict[str, float] = {
 def terms(evidence: TrackEvidence) -> Dict[str, float]:
     """The evidence as the logistic function takes it, by the names of :data:`COEFFICIENTS`.
 
-    Lengths enter as log(1 + mm / 4): one voxel counts, the difference of 50 and 60 mm does not. The distance from the
-    field counts beyond what the field itself may be off.
+    The distance from the field counts beyond what the field itself may be off.
     """
     e = evidence
     has_field = math.isfinite(e.field_mm)
@@ -83,13 +91,13 @@ def terms(evidence: TrackEvidence) -> Dict[str, float]:
     return {
         "bias": 1.0,
         "similarity": e.similarity,
-        "scatter": math.log1p(e.scatter_mm / 4),
-        "cycle": math.log1p(e.cycle_error_mm / 4),
+        "scatter": length(e.scatter_mm),
+        "cycle": length(e.cycle_error_mm),
         "fixed_points": math.log1p(e.fixed_points / 5),
         "margin": min(e.margin, MAX_MARGIN),
-        "field": math.log1p(excess / 4),
+        "field": length(excess),
         "no_field": 0.0 if has_field else 1.0,
-        "chain": math.log1p(e.chain_mm / 4) if math.isfinite(e.chain_mm) else 0.0,
+        "chain": length(e.chain_mm),
         "edge": float(min(max(1 - e.depth_mm / EDGE_MM, 0.0), 1.0)),
     }
 
@@ -124,8 +132,7 @@ class TrackUncertainty:
 
     def confidence(self, evidence: TrackEvidence) -> float:
         """Estimated probability that the place is within 10 mm of the truth, 0..1."""
-        score = sum(self.coefficients[name] * value for name, value in terms(evidence).items())
-        return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
+        return logistic(self.coefficients[name] * value for name, value in terms(evidence).items())
 
     def verdict(self, evidence: TrackEvidence, beyond_mm: float) -> Tuple[float, str, str]:
         """(confidence, status, reason) of a finding.
@@ -135,21 +142,20 @@ class TrackUncertainty:
         sure = self.confidence(evidence)
         if beyond_mm > 0:
             return min(sure, BEYOND), NOT_FOUND, OUTSIDE.format(math.ceil(beyond_mm))
-        doubts = _doubts(evidence)
-        said = f": {'; '.join(doubts[:2])}." if doubts else "."
         if sure < self.not_found_below:
-            return sure, NOT_FOUND, f"No reliable place; the region may be outside this scan{said}"
+            lead = "No reliable place; the region may be outside this scan"
+            return sure, NOT_FOUND, reason_of(lead, _doubts(evidence), worth=1.0)
         if math.isfinite(evidence.chain_mm) and evidence.chain_mm > DISAGREE_MM:
             sure = min(sure, self.matched_above - 0.01)
         if sure < self.matched_above:
-            return sure, UNCERTAIN, f"Needs a look{said}"
+            return sure, UNCERTAIN, reason_of("Needs a look", _doubts(evidence), worth=1.0)
         return sure, MATCHED, ""
 
 
-def _doubts(evidence: TrackEvidence) -> List[str]:
-    """What speaks against a finding, most telling first, as parts of a sentence."""
+def _doubts(evidence: TrackEvidence) -> List[Tuple[float, str]]:
+    """What speaks against a finding, as parts of a sentence with their weights."""
     e = evidence
-    found: List[Tuple[float, str]] = [
+    return [
         (e.chain_mm / DISAGREE_MM, f"the way through the study before ends {e.chain_mm:.0f} mm away"),
         (e.field_mm / 15.0, f"the surroundings moved to a place {e.field_mm:.0f} mm away"),
         (e.scatter_mm / 10.0, f"its parts are found {e.scatter_mm:.0f} mm apart"),
@@ -158,5 +164,3 @@ def _doubts(evidence: TrackEvidence) -> List[str]:
         (1.5 if e.fixed_points == 0 else 0.0, "the surrounding places do not agree"),
         (1.2 if e.depth_mm < EDGE_MM else 0.0, "it lies at the end of the scan"),
     ]
-    # Weighed before they are sorted: a NaN is never > 1, and among others it would leave any order.
-    return [text for _, text in sorted((doubt for doubt in found if doubt[0] > 1), reverse=True)]

@@ -18,6 +18,7 @@ import numpy as np
 
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.matching.body_map import BodyMap, robust_affine
+from SAMv2Core.matching.robust import redescending, reweighted
 
 LOCALITY_MM = 25.0
 """Pairs count by a Gaussian of this width in the distance from the point asked."""
@@ -110,17 +111,14 @@ def _local_shift(relative: np.ndarray, shift: np.ndarray, weights: np.ndarray) -
     design = np.column_stack([np.ones(len(relative)), relative])
     ridge = np.diag([1e-9, 1.0, 1.0, 1.0]) * (PAIR_NOISE_MM / PRIOR_STRAIN) ** 2
     size = np.linalg.norm(shift - np.median(shift, axis=0), axis=1)
-    solution = np.zeros((4, 3))
     scale = PAIR_NOISE_MM
-    for _ in range(15):
+
+    def weigh(size: np.ndarray) -> np.ndarray:
+        nonlocal scale
         scale = max(PAIR_NOISE_MM, 1.5 * _weighted_median(size, weights))
-        robust = weights / (1 + (size / (2 * scale)) ** 2) ** 2
-        previous = solution
-        weighted = robust[:, None] * design
-        solution = np.linalg.solve(design.T @ weighted + ridge, weighted.T @ shift)
-        size = np.linalg.norm(shift - design @ solution, axis=1)
-        if np.max(np.abs(solution[0] - previous[0])) < 0.01:
-            break
+        return weights * redescending(size, 2 * scale)
+
+    solution, _ = reweighted(design, shift, ridge, size, weigh, n_iterations=15, settled=0.01)
     return solution[0], scale
 
 
@@ -154,17 +152,9 @@ def study_field(
     source, target = np.concatenate(sources).reshape(-1, 3), np.concatenate(targets).reshape(-1, 3)
     weight = np.concatenate(trust)
     # What a person has verified is right wherever it lies.
-    kept = (depth_mm(scan, target) > CUT_MM) | (weight >= VERIFIED_WEIGHT)
+    kept = (scan.depth_mm(target) > CUT_MM) | (weight >= VERIFIED_WEIGHT)
     if kept.sum() < MIN_PAIRS + 1:
         return None
     source, target, weight = source[kept], target[kept], weight[kept]
     affine = robust_affine(source, target, weight)
     return StudyField(source, target, weight, np.concatenate(owners).astype(np.int64)[kept], affine)
-
-
-def depth_mm(grid: Grid, points_lps: np.ndarray) -> np.ndarray:
-    """(N,) mm: how deep points (N, 3) lie inside the outer faces of a grid; negative outside."""
-    ijk = grid.to_ijk(points_lps)
-    # Distance between opposite faces over their number of voxels; for sheared axes not the same as the spacing.
-    step = 1 / np.linalg.norm(grid.lps_to_ijk[:3, :3], axis=1)
-    return np.minimum((ijk + 0.5) * step, (grid.size_ijk - 0.5 - ijk) * step).min(axis=-1)

@@ -24,12 +24,12 @@ from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.io.lesions import Lesion
 from SAMv2Core.matching.body_map import FLOOR_MM, BodyMap, body_map
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN
-from SAMv2Core.matching.match import beyond_mm, why_not_asked
+from SAMv2Core.matching.match import why_not_asked
 from SAMv2Core.matching.search import search_index
 from SAMv2Core.matching.similarity import joint_vectors
 from SAMv2Core.progress import Progress, part, silent
 from SAMv2Core.tracking.confidence import OUTSIDE, TrackEvidence, TrackUncertainty
-from SAMv2Core.tracking.field import CUT_MM, LESION_WEIGHT, VERIFIED_WEIGHT, StudyField, depth_mm, study_field
+from SAMv2Core.tracking.field import CUT_MM, LESION_WEIGHT, VERIFIED_WEIGHT, StudyField, study_field
 from SAMv2Core.tracking.proposals import Candidate, propose, propose_nearby
 
 Places = Dict[int, np.ndarray]
@@ -260,7 +260,7 @@ def _averaged(choices: Sequence[_Choice]) -> _Choice:
 
 def _past_the_cut(emb_study: Embedding, choice: _Choice, expected: Optional[Tuple[np.ndarray, float]]) -> _Choice:
     """At the end of the scan, where what lies beyond is matched to the last slices, the field knows better."""
-    depth = float(depth_mm(emb_study.volume_grid, choice.lps[None])[0])
+    depth = float(emb_study.volume_grid.depth_mm(choice.lps))
     if expected is None or depth > CUT_MM or expected[1] > CUT_MM:
         return choice
     # Halfway the two are worth the same; from the face on, the field alone counts.
@@ -332,7 +332,7 @@ def _judge(
     """Evidence and verdict of a chosen place."""
     if choice is None:
         place = None if expected is None else expected[0]
-        beyond = 0.0 if place is None else beyond_mm(emb_study.volume_grid, place)
+        beyond = 0.0 if place is None else emb_study.volume_grid.beyond_mm(place)
         outside = OUTSIDE.format(math.ceil(beyond)) if beyond else "Nothing in this scan is like it."
         return Placed(place, None, 0.0, NOT_FOUND, refusal or outside)
     evidence = TrackEvidence(
@@ -344,9 +344,9 @@ def _judge(
         field_mm=_off_mm(choice.lps, expected),
         field_spread_mm=math.nan if expected is None else expected[1],
         chain_mm=choice.chain_mm,
-        depth_mm=float(depth_mm(emb_study.volume_grid, choice.lps[None])[0]),
+        depth_mm=float(emb_study.volume_grid.depth_mm(choice.lps)),
     )
-    confidence, status, reason = uncertainty.verdict(evidence, beyond_mm(emb_study.volume_grid, choice.lps))
+    confidence, status, reason = uncertainty.verdict(evidence, emb_study.volume_grid.beyond_mm(choice.lps))
     if choice.note and status != NOT_FOUND:
         lead = "Needs a look: " if status == MATCHED else reason.rstrip(".") + "; "
         status, reason = UNCERTAIN, f"{lead}{choice.note}."

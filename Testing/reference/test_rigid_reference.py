@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from SAMv2Core.registration.least_squares import fit_rigid, residuals_mm
+from SAMv2Core.registration.least_squares import fit, residuals_mm
 
 pytestmark = pytest.mark.shared
 
@@ -31,14 +31,14 @@ def case(vectors, number):
 
 def test_small_rotations_equal_the_official_solution(vectors):
     source, target, official = case(vectors, 0)
-    ours = fit_rigid(source, target)
+    ours = fit("rigid", source, target)
     np.testing.assert_allclose(ours[:3, :3], official[:3, :3], atol=1e-5)
     np.testing.assert_allclose(ours, official, atol=1e-3)  # theirs is float32
 
 
 def test_large_rotations_are_found_where_the_official_code_clamps(vectors):
     source, target, official = case(vectors, 1)
-    ours = fit_rigid(source, target)
+    ours = fit("rigid", source, target)
     rotvec = Rotation.from_matrix(ours[:3, :3]).as_rotvec()
     np.testing.assert_allclose(rotvec, (0.1, -0.5, 0.3), atol=0.005)  # the truth the case was made with
     assert residuals_mm(ours, source, target).mean() < 0.2 * residuals_mm(official, source, target).mean()

@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import transform_points
-from SAMv2Core.registration.least_squares import fit, fit_rigid, residuals_mm, spread_mm, undetermined
+from SAMv2Core.registration.least_squares import fit, residuals_mm, spread_mm, undetermined
 
 RNG = np.random.default_rng(0)
 CLOUD = RNG.normal(0, 60, (40, 3)) + np.array([100, -300, 1200])
@@ -29,7 +29,7 @@ def stretch():
 @pytest.mark.parametrize("angle", [0.0, 11.0, 90.0, 179.9, 180.0])
 def test_rigid_motion_is_recovered_at_any_angle(angle):
     truth = motion(angle)
-    np.testing.assert_allclose(fit_rigid(CLOUD, transform_points(truth, CLOUD)), truth, atol=1e-9)
+    np.testing.assert_allclose(fit("rigid", CLOUD, transform_points(truth, CLOUD)), truth, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind, truth", [("similarity", motion(120.0, 0.83)), ("affine", stretch())])
@@ -67,9 +67,9 @@ def test_weights_of_zero_remove_pairs():
 def test_points_on_a_line_give_the_smallest_rotation():
     line = np.linspace(-50, 50, 9)[:, None] * np.array([[1.0, 0, 0]])
     truth = motion(90.0, axis=(0, 0, 1), shift=(5, 6, 7))  # x axis onto y axis
-    found = fit_rigid(line, transform_points(truth, line))
+    found = fit("rigid", line, transform_points(truth, line))
     np.testing.assert_allclose(found, truth, atol=1e-9)
-    np.testing.assert_allclose(fit_rigid(line, -line)[:3, :3] @ (1, 0, 0), (-1, 0, 0), atol=1e-9)
+    np.testing.assert_allclose(fit("rigid", line, -line)[:3, :3] @ (1, 0, 0), (-1, 0, 0), atol=1e-9)
 
 
 def test_one_point_gives_a_shift_and_two_give_a_direction():

@@ -116,3 +116,16 @@ def test_sampling_is_the_same_with_any_number_of_threads():
     assert values.shape == (3, 5, 24) and float(values.max()) > 0.5
     for values, gradient in found[1:]:
         assert torch.equal(values, found[0][0]) and torch.equal(gradient, found[0][1])
+
+
+def test_not_a_number_is_air_whether_or_not_a_ct_has_its_rescale():
+    """A CT stored 1024 too high has its air at 0: NaN must become that, not -1024, which no scanner gives."""
+    ct = limb("ct")
+    hu = np.round(ct.array).astype(np.float32)
+    corner = (slice(0, 6),) * 3
+    hu[corner] = -1024.0
+    shifted = hu + 1024
+    shifted[corner] = np.nan
+    told, found = (tissue_image(Volume(a, ct.ijk_to_lps, modality="ct")) for a in (hu, shifted))
+    torch.testing.assert_close(found.shares, told.shares, atol=1e-4, rtol=0)  # float32 of values up to 4000
+    assert torch.equal(found.body, told.body)

@@ -13,7 +13,7 @@ from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.lesions import lesion_at
 from SAMv2Core.tracking import study as track_study
 from SAMv2Core.tracking.confidence import NOT_FOUND_BELOW
-from SAMv2Core.tracking.field import depth_mm, study_field
+from SAMv2Core.tracking.field import study_field
 from SAMv2Core.tracking.proposals import Candidate, common_place
 from SAMv2Core.tracking.track import Verified, track
 from Testing.samples.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding, trunk
@@ -92,7 +92,7 @@ def test_lesions_are_found_where_they_went(findings, follow_ups):
 
 
 def test_places_outside_the_follow_up_are_not_found_and_found_again_later(findings, follow_ups):
-    depth = depth_mm(follow_ups[1].volume_grid, truth(2))
+    depth = follow_ups[1].volume_grid.depth_mm(truth(2))
     part = [f for f in findings if f.study == 2]
     assert (depth < -6).sum() >= 2 and (depth > 6).sum() >= 2
     for finding, deep in zip(part, depth):
