@@ -28,7 +28,7 @@ from SAMv2Core.network.build import build_network
 from SAMv2Core.network.lite import LiteConfig
 from Training.engine.checkpoint import read_training
 from Training.engine.command import finish
-from Training.tasks import lite_losses
+from Training.tasks.networks import WINDOWS
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -96,9 +96,7 @@ def trained_state(path: PathLike) -> Tuple[Dict[str, torch.Tensor], str, int]:
 def _lite_config(state: Mapping[str, torch.Tensor]) -> Optional[LiteConfig]:
     """The light network's windows, by their number: a checkpoint holds weights alone."""
     stem = state.get("context.stem.conv.weight")
-    fitting = [
-        plan.windows for plan in lite_losses.RECIPES.values() if stem is not None and len(plan.windows) == stem.shape[1]
-    ]
+    fitting = [found for found in WINDOWS.values() if stem is not None and len(found) == stem.shape[1]]
     return LiteConfig(windows=fitting[0]) if fitting else None
 
 

@@ -25,12 +25,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 
 from SAMv2Core.errors import InputError, MemoryLimitError, OutputError, SAMv2Error
 from SAMv2Core.io.files import output_error, write_text
 from Training.data.index import INDEX_NAME, Entry, read_index, to_line, write_index
 from Training.data.jobs import Job, unique
+from Training.data.landmarks import landmark_file, read_landmarks
 from Training.data.layouts import LAYOUTS, find_jobs
 from Training.data.prepare_scan import Problem, fingerprint, prepare_scan
 from Training.engine.command import finish
@@ -185,7 +186,7 @@ def _show(outcomes: Iterator[Outcome], total: int, stream: Optional[TextIO]) -> 
 def _finish(out: Path, jobs: Sequence[Job], entries: Dict[str, Entry], problems: Sequence[Problem]) -> None:
     """Write index and list of what was skipped; say what there is."""
     for job in jobs:
-        # What costs no reading follows the sources at once: split, group, partner.
+        # What costs no reading follows the sources at once: split, group, partner, landmarks.
         if job.name in entries:
             partner = job.partner if job.partner in entries else None
             entries[job.name] = dataclasses.replace(
@@ -194,6 +195,7 @@ def _finish(out: Path, jobs: Sequence[Job], entries: Dict[str, Entry], problems:
                 group=job.group,
                 partner=partner,
                 partner_matrix=job.partner_matrix if partner else None,
+                landmarks=_landmarks_of(job),
             )
     write_index(out, (entries[name] for name in sorted(entries)))
     lines = [json.dumps(problem._asdict(), ensure_ascii=False) for problem in problems]
@@ -214,6 +216,11 @@ def _finish(out: Path, jobs: Sequence[Job], entries: Dict[str, Entry], problems:
     )
     if not entries:
         raise InputError("No scan could be used.", f"The reasons are in {out / SKIPPED}.")
+
+
+def _landmarks_of(job: Job) -> Optional[Dict[str, Tuple[float, float, float, float]]]:
+    path = landmark_file(job.image)
+    return read_landmarks(path) if path.is_file() else None
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -85,6 +85,7 @@ class Entry:
         ``FIELD_STEP``-th voxel from voxel 0 on; or None.
     :param weight: 0..1, trust in the pair; a pair of weight 0 is not trained on.
     :param split: ``"train"``, ``"val"`` or None.
+    :param landmarks: hand-placed points: name to (x, y, z, sure), LPS mm and 0..1; or None.
     :param source: path of the image that was read.
     :param fingerprint: of all files that were read and of the preparation's version; another one: prepare again.
     :param warnings: what was odd.
@@ -108,6 +109,7 @@ class Entry:
     partner_field: Optional[str] = None
     weight: float = 1.0
     split: Optional[str] = None
+    landmarks: Optional[Dict[str, Tuple[float, float, float, float]]] = None
     source: str = ""
     fingerprint: str = ""
     warnings: Tuple[str, ...] = ()

@@ -7,13 +7,14 @@ one ends: bit for bit on one CPU device.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 
@@ -89,6 +90,7 @@ class Run:
             if self.step == 0:
                 self._validate(record)
             while self.step < run.steps and not self._stopping():
+                self.task.before_step(self.step, self._averaged)
                 waited = batches.waited_s
                 drawn = batches.get(self.step)
                 meter.add(self._do_step(drawn), batches.waited_s - waited)
@@ -150,21 +152,29 @@ class Run:
 
     def _validate(self, record: Optional[Record]) -> None:
         if record is not None:
-            own = None
-            if self.average.state:
-                own = {name: value.clone() for name, value in self.net.state_dict().items()}
-                self.net.load_state_dict(self.average.state)
-            self.net.eval()
-            report = self.task.validate(self.net, self.fabric.device, self.recipe.validation.pictures)
-            self.net.train()
-            if own is not None:
-                self.net.load_state_dict(own)
+            with self._averaged() as net:
+                report = self.task.validate(net, self.fabric.device, self.recipe.validation.pictures)
             self.figures = report.figures
             record.figures(self.step, {f"val_{name}": value for name, value in report.figures.items()})
             record.pictures(self.step, report.pictures)
             shown = ", ".join(f"{name} {value:.3g}" for name, value in report.figures.items())
             logger.info("step %d: %s", self.step, shown or "no held-out scans to validate on")
         self.fabric.barrier()
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[torch.nn.Module]:
+        """The network in evaluation mode with the average of its weights, where one is kept; afterwards as before."""
+        own = None
+        if self.average.state:
+            own = {name: value.clone() for name, value in self.net.state_dict().items()}
+            self.net.load_state_dict(self.average.state)
+        self.net.eval()
+        try:
+            yield self.net
+        finally:
+            self.net.train()
+            if own is not None:
+                self.net.load_state_dict(own)
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:

@@ -17,6 +17,8 @@ import yaml
 from SAMv2Core.errors import UsageError
 from Training.engine.typed import assignment, build, merged
 from Training.losses.appearance import CoarseSampling, FineSampling
+from Training.losses.infonce import LevelOptions
+from Training.views.geometry import ViewOptions
 from Training.views.patch_intensity import IntensityOptions
 from Training.views.patches import PatchOptions
 
@@ -109,7 +111,8 @@ class RegisteredOptions:
 class OptimizerOptions:
     """:param name: ``sgd`` or ``adamw`` (vectors such as biases without weight decay).
     :param warmup_steps: the rate rises linearly from ``warmup_ratio`` to 1 times ``lr``.
-    :param decay: last part of the run in which the rate falls linearly to ``floor``; 0: constant.
+    :param decay: last part of the run in which the rate falls to ``floor``; 0: constant.
+    :param shape: of the fall: a line, or half a cosine.
     :param clip: largest norm of the gradient; None: unlimited.
     :param average: decay of the moving average of the weights; 0: none is kept.
     """
@@ -121,6 +124,7 @@ class OptimizerOptions:
     warmup_steps: int = 500
     warmup_ratio: float = 0.001
     decay: float = 0.0
+    shape: Literal["linear", "cosine"] = "linear"
     floor: float = 0.02
     clip: Optional[float] = None
     average: float = 0.0
@@ -168,18 +172,69 @@ class ValidationOptions:
 
 
 @dataclass(frozen=True)
+class LandmarkOptions:
+    """What is known to be the same place in two patients (:mod:`Training.patients.known_points`), taught exactly.
+
+    :param weight: of each of its losses; 0 teaches none.
+    :param seed: share of the pairs of two patients whose views lie about a point that both have.
+    :param partners: further patients, per view, whose whole scans the view's points are searched in.
+    """
+
+    weight: float = 0.0
+    seed: float = 0.5
+    partners: int = 2
+
+
+@dataclass(frozen=True)
+class WideOptions:
+    """Steps of the context branch alone that show the whole section of the body.
+
+    :param share: of the steps. :param context_size: their crops, voxels of 4 mm (z, y, x).
+    """
+
+    share: float = 0.0
+    context_size: Tuple[int, int, int] = (80, 64, 96)
+
+
+@dataclass(frozen=True)
 class LiteOptions:
     """The light recipe (ours, not the paper's), see :mod:`Training.tasks.lite_losses`.
 
-    :param views: key of ``Training.tasks.lite_losses.RECIPES``, whose views, windows and shares of groups are taken.
+    :param windows: intensity windows that the network sees: of CT, or of CT and MR.
+    :param modalities: of the scans that take part.
+    :param groups: share of the first views by group of the index.
+    :param views: how views are drawn.
+    :param wide: the same of wide steps.
+    :param coarse: sampling of the loss at 8 mm. :param fine: at 4 mm.
+    :param semantic_weight: of eq. 2. :param semantic_temperature: the official configuration's is 0.1, the paper's 0.5.
     :param links: file of cross-subject maps; None trains within patients (and registered pairs) only.
-    :param cross: share of pairs of two linked scans; None: as in ``views``.
+    :param cross: share of pairs of two linked scans (patients, or CT and MR of one), where there are links.
+    :param landmarks: exact correspondence between patients.
+    :param refresh: steps after which the averaged network embeds all training scans anew, whose whole bodies then give
+        negatives; 0: negatives come from the crops alone.
     :param context_only: steps before the detail branch joins.
     """
 
-    views: str = "lite-ct"
+    windows: Literal["ct", "ct-mr"] = "ct"
+    modalities: Tuple[str, ...] = ("ct",)
+    groups: Dict[str, float] = field(default_factory=dict)
+    views: ViewOptions = field(default_factory=ViewOptions)
+    wide: WideOptions = field(default_factory=WideOptions)
+    coarse: LevelOptions = field(
+        default_factory=lambda: LevelOptions(384, 4096, ignore_mm=16.0, cross_ignore_mm=32.0, search_mm=8.0)
+    )
+    fine: LevelOptions = field(
+        default_factory=lambda: LevelOptions(
+            512, 4096, ignore_mm=8.0, cross_ignore_mm=20.0, cross_far_mm=32.0, known_ignore_mm=12.0, search_mm=5.0,
+            registered_mm=3.0,
+        )  # fmt: skip
+    )
+    semantic_weight: float = 0.3
+    semantic_temperature: float = 0.1
     links: Optional[str] = None
-    cross: Optional[float] = None
+    cross: float = 0.5
+    landmarks: LandmarkOptions = field(default_factory=LandmarkOptions)
+    refresh: int = 0
     context_only: int = 1200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Dict
 
 import torch
@@ -11,14 +12,17 @@ from Training.engine.recipe import OptimizerOptions
 
 
 def learning_rate(step: int, total: int, options: OptimizerOptions) -> float:
-    """Linear warm-up, constant, linear decay over the last part: a run can be extended from before the decay."""
+    """Linear warm-up, constant, decay over the last part: a run can be extended from before the decay."""
     if step < options.warmup_steps:
         part = (step + 1) / options.warmup_steps
         return options.lr * (options.warmup_ratio + (1 - options.warmup_ratio) * part)
     start = total * (1 - options.decay)
     if step < start:
         return options.lr
-    return options.lr * max(options.floor, (total - step) / (total - start))
+    left = (total - step) / (total - start)
+    if options.shape == "cosine":
+        return options.lr * (options.floor + (1 - options.floor) * 0.5 * (1 - math.cos(math.pi * left)))
+    return options.lr * max(options.floor, left)
 
 
 def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:

@@ -15,6 +15,9 @@ from Training.views.patches import moved
 Autocast = Callable[[], ContextManager[Any]]
 """Opens the number format of the run; the network runs inside, losses outside."""
 
+Averaged = Callable[[], ContextManager[nn.Module]]
+"""Opens the network with the moving average of its weights, in evaluation mode."""
+
 NOTHING = "nothing"
 """Name of the loss of a batch without any."""
 
@@ -53,6 +56,9 @@ class Task(Protocol):
 
     def draw(self, step: int, group: int) -> Batch:
         """A group's batch, on the CPU; depends on the recipe's seed, the step and the group's number alone."""
+
+    def before_step(self, step: int, averaged: Averaged) -> None:
+        """Called before each step, in order: for what a task keeps between steps (nothing, as a rule)."""
 
     def losses(self, net: nn.Module, batch: Batch, step: int, autocast: Autocast) -> Dict[str, torch.Tensor]:
         """Scalar losses by name, to be added; empty when the batch allows none."""

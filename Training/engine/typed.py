@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def build(cls: Type[T], values: Mapping[str, Any], where: str) -> T:
-    """An instance of a dataclass whose fields are ``int``, ``float``, ``bool``, ``str``, tuples of these, ``Optional``,
-    ``Literal`` or dataclasses of the same kind.
+    """An instance of a dataclass whose fields are ``int``, ``float``, ``bool``, ``str``, tuples of these, ``Dict``
+    with texts for keys, ``Optional``, ``Literal`` or dataclasses of the same kind.
 
     :param values: field name to value; fields left out keep their default.
     :param where: what the mapping is, for errors (``recipe sam``).
@@ -74,6 +74,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         return _convert(next(k for k in inner if k is not type(None)), value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: names with values are needed, not {value!r}.", "Indent its keys below it.")
+        return {str(key): _convert(inner[1], one, f"{where}, {key}") for key, one in value.items()}
     if origin is tuple:
         return _tuple(inner, value, where)
     if origin is not None and str(origin).endswith("Literal"):

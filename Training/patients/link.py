@@ -1,45 +1,64 @@
 """Estimates where the points of one training scan lie in another, with the network as it is now.
 
-    python -m Training.patients.link WEIGHTS --data INDEX --out maps.pt
+    python -m Training.patients.link WEIGHTS --data INDEX --out maps.pt [--groups ct hn] [--check]
 
 One round of the iteration of :mod:`Training.patients.cross_map`: ordered pairs of training CTs of one group (all of a
 small group, random ones of a large one) are matched forth and back on the coarse head; what returns is smoothed into a
-map. Landmarks beside the scans (``NAME.landmarks.json``) and label centroids join the matches with a high weight. The
-error of the maps at these points *before* they join is logged. WEIGHTS is a weights file, or a checkpoint of a light
-run.
+map. Bodies that do not overlap give maps as well, of hundreds of matches that agree with each other and are all wrong;
+so a pair keeps its map only where something besides the matches speaks for it:
+
+* Two scans with known points (landmarks, organs) must share three of them. These are anchors of the map, and a match
+  counts only as near as it can lie to where the anchors expect it.
+* Without known points the matches must be as similar as true ones are (median cosine), and the map must not stretch
+  the body beyond what patients differ by.
+
+``--check`` tells the error of the maps at known points that were left out of them (four-fold). WEIGHTS is a weights
+file, or a checkpoint of a light run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import find_objects, map_coordinates
+from scipy.ndimage import map_coordinates
+from scipy.spatial.distance import cdist, pdist
 
 from SAMv2Core.io.files import atomic_path
+from SAMv2Core.matching.body_map import kernel_regression
 from SAMv2Core.network.device import resolve_device
 from SAMv2Core.network.lite import LiteNet
 from Training.data.index import Entry, Index, read_index, to_network
+from Training.data.landmarks import DOMES, region_of
 from Training.engine.command import finish
 from Training.export import load_trained
 from Training.patients.cross_map import LATTICE_MM, CrossMap, fit_cross_map
+from Training.patients.known_points import known_points, shared
 from Training.views.geometry import COARSE_MM, DETAIL_MM
 
 logger = logging.getLogger(__name__)
 
 N_POINTS = 1000
 RETURN_MM = 20.0  # a match that comes back this near agrees with itself; the coarse voxels are 8 mm
-KNOWN_WEIGHT = 6.0  # of landmarks and label centroids, beside matches that weigh their cosine
-MIN_SURE = 0.75
-MIN_LABEL_VOXELS = 30
-MAX_PAIRS = 400  # ordered pairs of a group
+KNOWN_WEIGHT = 6.0  # of known points, beside matches that weigh their cosine
+MAX_PAIRS = 600  # ordered pairs of a group; 23 scans have 506
+
+MIN_SHARED = 3
+REACH_MM, REACH_GROWTH = 40.0, 0.25  # how far from where the anchors expect it a match may lie, and per mm from them
+FARTHEST_MM = 150.0  # from any anchor: beyond, nothing vouches for a match
+ANCHOR_KERNEL_MM = 80.0
+
+MIN_COSINE = 0.75
+STRETCH = (0.6, 1.6)
+
+NO_COMMON, TOO_FEW, DISSIMILAR, STRETCHED = "no common anatomy", "too few matches", "dissimilar", "stretched"
 
 
 class Embedded(NamedTuple):
@@ -65,59 +84,100 @@ def embed(net: LiteNet, index: Index, entry: Entry) -> Embedded:
     return Embedded(vectors, points, lattice, known_points(index, entry))  # type: ignore[arg-type]
 
 
-def landmark_path(entry: Entry) -> Path:
-    """Where a scan's hand-placed landmarks lie, if it has any."""
-    source = Path(entry.source)
-    return source.with_name(source.name.split(".")[0] + ".landmarks.json")
+def nearest(
+    vectors: torch.Tensor, bank: torch.Tensor, allowed: Optional[torch.Tensor] = None
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Row of the bank most similar to each vector, and the cosine; in bfloat16, which is three times as fast.
+
+    :param allowed: (N, M) bool, which rows may be the answer; a vector that may have none gets cosine -inf.
+    """
+    rows, cosines = [], []
+    for start in range(0, len(vectors), 500):
+        part = vectors[start : start + 500] @ bank.T
+        if allowed is not None:
+            part = part.masked_fill(~allowed[start : start + 500].to(part.device), float("-inf"))
+        found = part.max(1)
+        rows.append(found.indices)
+        cosines.append(found.values)
+    return torch.cat(rows).cpu().numpy(), torch.cat(cosines).float().cpu().numpy()
 
 
-def known_points(index: Index, entry: Entry) -> Dict[str, np.ndarray]:
-    """Sure landmarks beside the scan and whole labels' centroids, (3,) x, y, z mm from voxel 0, by name."""
-    known: Dict[str, np.ndarray] = {}
-    path = landmark_path(entry)
-    if path.exists():
-        for key, landmark in json.loads(path.read_text(encoding="utf-8"))["landmarks"].items():
-            if landmark["sure"] >= MIN_SURE:
-                known[key] = entry.grid.to_ijk(np.array([landmark["lps"]]))[0] * DETAIL_MM
-    if entry.labels is not None:
-        labels = np.asarray(index.array(entry.labels))
-        for label, box in enumerate(find_objects(labels), start=1):
-            if box is None or box[0].start <= 1 or box[0].stop >= labels.shape[0] - 1:
-                continue  # cut by the first or last slice: no meaningful centroid
-            voxels = np.argwhere(labels[box] == label)
-            if len(voxels) > MIN_LABEL_VOXELS:
-                known[f"label {label}"] = (voxels.mean(0) + [s.start for s in box])[::-1] * DETAIL_MM
-    return known
+def expected(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Roughly where points lie by a few anchors alone, and how far a match may be from there.
+
+    One scale for the whole body, and the anchors' shifts averaged with a wide kernel: three anchors give no more.
+
+    :param points: (N, 3) mm of scan A. :param a: (K, 3) anchors there. :param b: (K, 3) the same places in B.
+    :returns: (N, 3) mm of scan B, and (N,) mm; 0 beyond :data:`FARTHEST_MM` of all anchors.
+    """
+    scale = float(np.clip(np.median(pdist(b)) / max(np.median(pdist(a)), 1.0), 0.75, 1.33)) if len(a) > 1 else 1.0
+    weights = np.ones(len(a))
+    shift, _ = kernel_regression(a, b - scale * a, weights, points, ANCHOR_KERNEL_MM)
+    away = cdist(points, a).min(axis=1)
+    return scale * points + shift, np.where(away <= FARTHEST_MM, REACH_MM + REACH_GROWTH * away, 0.0)
 
 
-def nearest(vectors: torch.Tensor, bank: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
-    """Row of the bank most similar to each vector, and the cosine; in bfloat16, which is three times as fast."""
-    found = [(part @ bank.T).max(1) for part in vectors.split(500)]
-    return (
-        torch.cat([f.indices for f in found]).cpu().numpy(),
-        torch.cat([f.values for f in found]).float().cpu().numpy(),
-    )
+def link(a: Embedded, b: Embedded, rng: np.random.Generator, leave_out: Sequence[str] = ()) -> "Linked":
+    """The map from scan A to scan B, or why there is none.
 
-
-def link(a: Embedded, b: Embedded, rng: np.random.Generator) -> Tuple[Optional[CrossMap], List[float]]:
-    """The map from scan A to scan B or None, and its errors (mm) at known points before these joined."""
+    :param leave_out: known points that take no part.
+    """
+    has_known = [bool(side.known) for side in (a, b)]
+    names = [name for name in a.known if name in b.known and _is_anchor(name) and name not in leave_out]
+    anchors_a, anchors_b = shared(a.known, b.known, names) if names else (np.zeros((0, 3)),) * 2
+    if all(has_known) and len(anchors_a) < MIN_SHARED:
+        return Linked(None, NO_COMMON)
     rows = rng.permutation(len(a.points))[:N_POINTS]
-    there, cosine = nearest(a.vectors[torch.from_numpy(rows)], b.vectors)
+    allowed = None
+    if len(anchors_a) >= MIN_SHARED:
+        places, reach = expected(a.points[rows], anchors_a, anchors_b)
+        rows, places, reach = rows[reach > 0], places[reach > 0], reach[reach > 0]
+        near = torch.cdist(*(torch.from_numpy(side).float() for side in (places, b.points)))
+        allowed = near <= torch.from_numpy(reach).float()[:, None]
+    there, cosine = nearest(a.vectors[torch.from_numpy(rows)], b.vectors, allowed)
     back, _ = nearest(b.vectors[torch.from_numpy(there)], a.vectors)
-    returned = np.linalg.norm(a.points[back] - a.points[rows], axis=1) <= RETURN_MM
+    returned = (np.linalg.norm(a.points[back] - a.points[rows], axis=1) <= RETURN_MM) & np.isfinite(cosine)
+    if not returned.any():
+        return Linked(None, TOO_FEW)
     source, target = a.points[rows][returned], b.points[there][returned]
     weights = np.clip(cosine[returned], 0.05, 1)
-    cross_map = fit_cross_map(source, target, weights, a.lattice_zyx)
-    common = [key for key in a.known if key in b.known]
-    if cross_map is None or not common:
-        return cross_map, []
-    known_a, known_b = (np.array([side.known[key] for key in common]) for side in (a, b))
-    errors = _errors(cross_map, known_a, known_b)
-    weights = np.r_[weights, np.full(len(common), KNOWN_WEIGHT)]
-    return fit_cross_map(np.r_[source, known_a], np.r_[target, known_b], weights, a.lattice_zyx), errors
+    if allowed is None and float(np.median(cosine[returned])) < MIN_COSINE:
+        return Linked(None, DISSIMILAR)
+    weights = np.r_[weights, np.full(len(anchors_a), KNOWN_WEIGHT)]
+    source, target = np.r_[source, anchors_a], np.r_[target, anchors_b]
+    cross_map = fit_cross_map(source, target, weights, a.lattice_zyx, n_fixed=len(anchors_a))
+    if cross_map is None:
+        return Linked(None, TOO_FEW)
+    if not (STRETCH[0] <= cross_map.stretch[0] and cross_map.stretch[1] <= STRETCH[1]):
+        return Linked(None, STRETCHED)
+    return Linked(cross_map, "kept")
 
 
-def _errors(cross_map: CrossMap, points_a: np.ndarray, points_b: np.ndarray) -> List[float]:
+class Linked(NamedTuple):
+    """:param verdict: ``kept``, or why there is no map."""
+
+    cross_map: Optional[CrossMap]
+    verdict: str
+
+
+def _is_anchor(name: str) -> bool:
+    return name.startswith("label ") or region_of(name) != DOMES
+
+
+def left_out_errors(a: Embedded, b: Embedded, rng: np.random.Generator, n_folds: int = 4) -> List[float]:
+    """Errors (mm) of the map at shared known points that took no part in it, where it is trusted."""
+    names = [name for name in a.known if name in b.known and _is_anchor(name)]
+    order = [names[i] for i in rng.permutation(len(names))]
+    errors: List[float] = []
+    for fold in range(n_folds):
+        asked = order[fold::n_folds]
+        cross_map = link(a, b, rng, asked).cross_map if asked else None
+        if cross_map is not None:
+            errors += map_errors(cross_map, *shared(a.known, b.known, asked))
+    return errors
+
+
+def map_errors(cross_map: CrossMap, points_a: np.ndarray, points_b: np.ndarray) -> List[float]:
     """Distance (mm) of mapped points from the truth, where the map is trusted."""
     index = (points_a / LATTICE_MM)[:, ::-1].T
     moved = np.stack([map_coordinates(cross_map.target[..., k], index, order=1, mode="nearest") for k in range(3)], 1)
@@ -125,9 +185,11 @@ def _errors(cross_map: CrossMap, points_a: np.ndarray, points_b: np.ndarray) -> 
     return [float(e) for e in np.linalg.norm(moved - points_b, axis=1)[trusted]]
 
 
-def choose_pairs(index: Index, rng: np.random.Generator) -> List[Tuple[Entry, Entry]]:
+def choose_pairs(
+    index: Index, rng: np.random.Generator, groups: Optional[Sequence[str]] = None
+) -> List[Tuple[Entry, Entry]]:
     """Pairs of training CTs of one group, both directions of each; :data:`MAX_PAIRS` of a large group, at random."""
-    entries = index.select(split="train", modality="ct")
+    entries = index.select(groups, split="train", modality="ct")
     pairs: Dict[Tuple[str, str], Tuple[Entry, Entry]] = {}
     for group in sorted({entry.group for entry in entries}):
         members = [entry for entry in entries if entry.group == group]
@@ -142,15 +204,28 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--groups", nargs="+", help="of the index; default all")
+    parser.add_argument("--check", action="store_true", help="tell the errors at known points that were left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     return finish(
-        lambda: make_links(args.weights, read_index(args.data), args.out, args.seed, args.device), out=args.out
+        lambda: make_links(
+            args.weights, read_index(args.data), args.out, args.seed, args.device, args.groups, args.check
+        ),
+        out=args.out,
     )
 
 
-def make_links(weights: Path, index: Index, out: Path, seed: int = 0, device: str = "auto") -> None:
+def make_links(
+    weights: Path,
+    index: Index,
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+    groups: Optional[Sequence[str]] = None,
+    check: bool = False,
+) -> None:
     """Write the maps of all chosen pairs, as :func:`Training.views.scans.load_links` reads them.
 
     :raises InputError: no CTs in the index. :raises ModelError: weights of another network.
@@ -160,13 +235,18 @@ def make_links(weights: Path, index: Index, out: Path, seed: int = 0, device: st
     embedded: Dict[str, Embedded] = {}
     maps: Dict[str, Dict[str, torch.Tensor]] = {}
     errors: Dict[str, List[float]] = {}
-    pairs = choose_pairs(index, rng)
+    verdicts: Dict[str, Counter] = {}
+    pairs = choose_pairs(index, rng, groups)
     for n, pair in enumerate(pairs):
         for entry in pair:
             if entry.name not in embedded:
                 embedded[entry.name] = embed(net, index, entry)  # type: ignore[arg-type]
-        cross_map, found = link(embedded[pair[0].name], embedded[pair[1].name], rng)
-        errors.setdefault(pair[0].group, []).extend(found)
+        sides = embedded[pair[0].name], embedded[pair[1].name]
+        cross_map, verdict = link(*sides, rng)
+        verdicts.setdefault(pair[0].group, Counter())[verdict] += 1
+        logger.debug("%s > %s: %s", pair[0].name, pair[1].name, verdict)
+        if check:
+            errors.setdefault(pair[0].group, []).extend(left_out_errors(*sides, rng))
         if cross_map is not None:
             target, support = torch.from_numpy(cross_map.target), torch.from_numpy(cross_map.support)
             maps[f"{pair[0].name}|{pair[1].name}"] = {"target": target, "support": support}
@@ -174,9 +254,12 @@ def make_links(weights: Path, index: Index, out: Path, seed: int = 0, device: st
             logger.info("%d of %d pairs, %d maps", n + 1, len(pairs), len(maps))
     with atomic_path(out) as temporary:
         torch.save(maps, temporary)
+    for group, counted in verdicts.items():
+        logger.info("%s: %s", group, ", ".join(f"{verdict} {n}" for verdict, n in counted.most_common()))
     for group, found in errors.items():
         if found:
-            logger.info("%s: %d known points, median error %.1f mm", group, len(found), float(np.median(found)))
+            figures = float(np.median(found)), float(np.mean(found))
+            logger.info("%s: %d left-out known points, median error %.1f mm, mean %.1f mm", group, len(found), *figures)
 
 
 if __name__ == "__main__":

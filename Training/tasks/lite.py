@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -14,10 +15,13 @@ from SAMv2Core.network.build import build_network
 from SAMv2Core.network.lite import LiteConfig
 from Training.data.index import Entry, Index
 from Training.engine.recipe import Recipe
-from Training.engine.task import Autocast, Batch, Report, batch_rng
+from Training.engine.task import Autocast, Averaged, Batch, Report, batch_rng
 from Training.export import trained_state
+from Training.patients.known_points import PATHOLOGY, exact, known_points
 from Training.tasks import lite_losses
 from Training.tasks.landmark_error import KnownPoints
+from Training.tasks.networks import WINDOWS
+from Training.tasks.whole_scans import WholeScans
 from Training.views.patches import LATTICE_MM
 from Training.views.scans import Link, RegisteredLink, Scan, load_links
 
@@ -40,17 +44,15 @@ class LiteTask:
     """
 
     def __init__(self, recipe: Recipe, index: Index, seed: int, precision: str) -> None:
-        if recipe.lite.views not in lite_losses.RECIPES:
-            raise UsageError(
-                f"There is no light recipe {recipe.lite.views!r}.", f"Use one of {', '.join(lite_losses.RECIPES)}."
-            )
         if recipe.network.narrow != 1 or recipe.network.resnet18 is not None:
             raise UsageError("The light network cannot be narrowed or inflated.", "Leave network.* at its defaults.")
         self.recipe = recipe
         self.seed = seed
         self.bf16 = precision == "bf16"
-        self.plan = lite_losses.RECIPES[recipe.lite.views]
-        entries = [e for e in index.select(recipe.data.groups, "train") if e.modality in self.plan.modalities]
+        self.options = recipe.lite
+        wide = replace(self.options.views, context_size=self.options.wide.context_size)
+        self.wide = replace(self.options, views=wide)
+        entries = [e for e in index.select(recipe.data.groups, "train") if e.modality in self.options.modalities]
         self.scans = self._weighed(load_entries(index, entries))
         groups = {scan.group for scan in self.scans}
         self.held_out = self._weighed(
@@ -59,26 +61,28 @@ class LiteTask:
                 [
                     e
                     for e in index.entries
-                    if e.split == "val" and e.group in groups and e.modality in self.plan.modalities
+                    if e.split == "val" and e.group in groups and e.modality in self.options.modalities
                 ],
             )
         )
         self.links: Dict[Tuple[str, str], Link] = dict(load_links(recipe.lite.links)) if recipe.lite.links else {}
         self.links.update(partner_links(index, self.scans + self.held_out))
-        self.landmarks = KnownPoints(index, self.plan.modalities)
+        self.landmarks = KnownPoints(index, self.options.modalities)
+        self.whole = WholeScans(index, [scan.name for scan in self.scans])
+        self.shared = lite_losses.SharedPoints(self.scans, self.options.landmarks.partners)
 
     def _weighed(self, scans: List[Scan]) -> List[Scan]:
-        """Weights: the plan's share of each group, within it the root of the body's size."""
+        """Weights: the recipe's share of each group, within it the root of the body's size."""
         totals: Dict[str, float] = {}
         for scan in scans:
             totals[scan.group] = totals.get(scan.group, 0.0) + len(scan.body_index) ** 0.5
         for scan in scans:
-            share = self.plan.groups.get(scan.group.split("/")[0], 1.0 / len(totals))
+            share = self.options.groups.get(scan.group.split("/")[0], 1.0 / len(totals))
             scan.weight = share * len(scan.body_index) ** 0.5 / totals[scan.group]
         return scans
 
     def build_network(self) -> nn.Module:
-        net = build_network("lite", LiteConfig(windows=self.plan.windows))
+        net = build_network("lite", LiteConfig(windows=WINDOWS[self.options.windows]))
         if self.recipe.network.start is not None:
             state, found, _ = trained_state(self.recipe.network.start)
             if found != "lite":
@@ -86,24 +90,37 @@ class LiteTask:
             load_state(net, lite_losses.widen(state, net), self.recipe.network.start)  # type: ignore[arg-type]
         return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def draw(self, step: int, group: int) -> Batch:
-        return self._draw(self.scans, batch_rng(self.seed, step, group))
+    def before_step(self, step: int, averaged: Averaged) -> None:
+        every = self.options.refresh
+        if every and (step % every == 0 or self.whole.is_empty):
+            with averaged() as net:
+                self.whole.refresh(net)  # type: ignore[arg-type]
 
-    def _draw(self, scans: List[Scan], rng: np.random.Generator) -> Batch:
+    def draw(self, step: int, group: int) -> Batch:
+        rng = batch_rng(self.seed, step, group)
+        return self._draw(self.scans, rng, is_wide=rng.random() < self.options.wide.share)
+
+    def _draw(self, scans: List[Scan], rng: np.random.Generator, is_wide: bool = False) -> Batch:
         seed = int(rng.integers(2**31))
         generator = torch.Generator().manual_seed(seed)
-        cross = self.plan.cross if self.recipe.lite.cross is None else self.recipe.lite.cross
+        views = (self.wide if is_wide else self.options).views
+        chances = self.options.cross, self.options.landmarks.seed
         with torch.no_grad():
-            pair, name = lite_losses.draw_pair(scans, self.links, cross, rng, generator, self.plan.views)
-        return CpuBatch({"pair": pair}, seed, name)
+            pair, name = lite_losses.draw_pair(scans, self.links, chances[0], rng, generator, views, chances[1])
+        return CpuBatch({"pair": pair, "is_wide": is_wide}, seed, name)
 
     def losses(self, net: nn.Module, batch: Batch, step: int, autocast: Autocast) -> Dict[str, torch.Tensor]:
-        detail = step >= self.recipe.lite.context_only
-        return {name: loss for name, (loss, _) in self._forward(net, batch, detail).items()}
+        detail = step >= self.options.context_only and not batch.content["is_wide"]
+        whole = self.whole if self.options.refresh else None
+        return {name: loss for name, (loss, _) in self._forward(net, batch, detail, whole).items()}
 
-    def _forward(self, net: Any, batch: Batch, detail: bool) -> Dict[str, Tuple[torch.Tensor, float]]:
+    def _forward(
+        self, net: Any, batch: Batch, detail: bool, whole: Optional[WholeScans] = None
+    ) -> Dict[str, Tuple[torch.Tensor, float]]:
         generator = torch.Generator().manual_seed(batch.seed + 1)
-        return lite_losses.forward_losses(net, batch.content["pair"], self.plan, generator, detail, self.bf16)
+        return lite_losses.forward_losses(
+            net, batch.content["pair"], self.options, generator, detail, self.bf16, whole, self.shared
+        )
 
     @torch.no_grad()
     def validate(self, net: nn.Module, device: torch.device, pictures: bool) -> Report:
@@ -118,9 +135,7 @@ class LiteTask:
                 if rate == rate:  # the semantic loss has none
                     rates.setdefault(f"{name}_rate", []).append(rate)
         figures = {name: float(np.mean(found)) for name, found in rates.items()}
-        for group, errors in self.landmarks.errors(net).items():  # type: ignore[arg-type]
-            figures[f"{group}_median_mm"] = float(np.median(errors))
-            figures[f"{group}_mean_mm"] = float(np.mean(errors))
+        figures.update(self.landmarks.figures(net))  # type: ignore[arg-type]
         return Report(figures)
 
 
@@ -136,10 +151,19 @@ def load_entries(index: Index, entries: Sequence[Entry]) -> List[Scan]:
         if len(body_index) < _MIN_BODY:
             continue
         labels = None if entry.labels is None else np.array(index.array(entry.labels))
+        pathology = [int(n) for n, name in (entry.label_names or {}).items() if name in PATHOLOGY]
+        ids = frozenset(int(n) for n in entry.label_names or {} if int(n) not in pathology)
+        if labels is not None and pathology:
+            labels[np.isin(labels, pathology)] = 0
         image, image4 = (np.array(index.array(path)) for path in (entry.image, entry.image_4mm))  # in memory, writable
         origin = np.array(entry.origin_lps)
-        scan = Scan(entry.name, image, image4, body4, body_index, labels, entry.group, 0.0, entry.modality, origin)
-        scans.append(scan)
+        known = exact(known_points(index, entry)) if entry.modality == "ct" else {}
+        scans.append(
+            Scan(
+                entry.name, image, image4, body4, body_index, labels, entry.group, 0.0, entry.modality, origin, known,
+                ids if labels is not None else frozenset(),
+            )
+        )  # fmt: skip
     return scans
 
 

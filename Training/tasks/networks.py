@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from torch import nn
 
 from SAMv2Core.models.checkpoints import load_state, read_checkpoint
 from SAMv2Core.network.build import build_network
+from SAMv2Core.network.lite import CT_WINDOWS
 from Training.engine.recipe import NetworkOptions
 from Training.tasks.inflate import inflate, initialize
+
+WINDOWS: Dict[str, Tuple[Tuple[float, float], ...]] = {
+    "ct": CT_WINDOWS,
+    # MR spans the whole preprocessed scale, tissue by tissue anywhere on it.
+    "ct-mr": (*CT_WINDOWS, (-50.0, 205.0), (-50.0, 60.0), (30.0, 205.0)),
+}
+"""Intensity windows of the light networks, by what they see."""
 
 
 def build(options: NetworkOptions) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import nn
 from SAMv2Core.errors import UsageError
 from Training.data.index import Entry, Index
 from Training.engine.recipe import Recipe
-from Training.engine.task import Autocast, Batch, Report, batch_rng
+from Training.engine.task import Autocast, Averaged, Batch, Report, batch_rng
 from Training.losses import prototypical_supcon
 from Training.losses.appearance import ViewLevel, coarse_appearance_loss, fine_appearance_loss
 from Training.tasks.maps import enlarged, heads, levels
@@ -100,6 +100,9 @@ class PaperTask:
         trust = np.array([ct.weight for ct, _ in self._pairs])
         chosen = rng.choice(len(self._pairs), size=self.recipe.registered.n_pairs, p=trust / trust.sum())
         return [draw_registered_pair(self.reader, *self._pairs[int(k)], rng, self.recipe) for k in chosen]
+
+    def before_step(self, step: int, averaged: Averaged) -> None:
+        """Nothing is kept between steps."""
 
     def losses(self, net: nn.Module, batch: Batch, step: int, autocast: Autocast) -> Dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(batch.seed)

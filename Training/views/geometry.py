@@ -41,7 +41,6 @@ class ViewOptions:
     :param shift_mm: largest offset (x, y, z) between the centres of the two views.
     :param cut_probability: probability that one end of a view is cut off along z (field of view).
     :param other_contrast: probability that a view is shown in the contrast of another modality or sequence.
-    :param other_build: probability that the second of two views of a scan takes some of another patient's build.
     """
 
     context_size: Tuple[int, int, int] = (48, 56, 80)
@@ -56,7 +55,6 @@ class ViewOptions:
     shift_mm: Tuple[float, float, float] = (80.0, 60.0, 90.0)
     cut_probability: float = 0.5
     other_contrast: float = 0.0
-    other_build: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
 
 from Training.views.augment import AIR_HU, apply_intensity, to_network_scale
-from Training.views.borrowed_build import borrow_build
 from Training.views.geometry import (
     COARSE_MM,
     CONTEXT_MM,
@@ -27,8 +26,6 @@ from Training.views.scans import Link, Scan, random_body_point
 
 Box = Tuple[Tuple[int, int, int], float, torch.Tensor]
 """(size z, y, x; voxel mm; centre x, y, z mm) of a feature map in view coordinates."""
-
-Change = Callable[[ViewMap], ViewMap]
 
 
 @dataclass
@@ -61,10 +58,19 @@ class View:
 
 @dataclass
 class Pair:
-    """Two views and the maps between their scans (None: the same scan)."""
+    """Two views and what joins their scans.
+
+    :param links: maps between the scans (None: the same scan).
+    :param scans: names of the two scans.
+    :param known: points known in both scans (two patients), (K, 3) mm each.
+    :param labels_agree: ids of labels that both scans bear; None: the same scan.
+    """
 
     views: Tuple[View, View]
     links: Tuple[Optional[Link], Optional[Link]]
+    scans: Tuple[str, str] = ("", "")
+    known: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
+    labels_agree: Optional[torch.Tensor] = None
 
     def transfer(self, direction: int, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Scan points of view ``direction`` to scan points of the other view, and which of them are trusted."""
@@ -74,27 +80,11 @@ class Pair:
         return link.transfer(points)
 
 
-def draw_self_pair(
-    scan: Scan,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-    options: ViewOptions,
-    builds: Optional[Tuple[Link, Link]] = None,
-) -> Pair:
-    """Two views of one scan that share at least one body point in their detail boxes.
-
-    :param builds: to another patient and back: the second view takes a random share of that patient's build.
-    """
+def draw_self_pair(scan: Scan, rng: np.random.Generator, generator: torch.Generator, options: ViewOptions) -> Pair:
+    """Two views of one scan that share at least one body point in their detail boxes."""
     seed = random_body_point(scan, rng)
-    change: Optional[Change] = None
-    if builds is not None:
-        share = float(rng.uniform(0, 1))
-        there, back = builds
-
-        def change(view_map: ViewMap) -> ViewMap:
-            return borrow_build(view_map, there, back, share)
-
-    return Pair(_draw_views((scan, scan), (seed, seed), rng, generator, options, change), (None, None))
+    views = _draw_views((scan, scan), (seed, seed), rng, generator, options)
+    return Pair(views, (None, None), (scan.name, scan.name))
 
 
 def draw_cross_pair(
@@ -103,25 +93,40 @@ def draw_cross_pair(
     rng: np.random.Generator,
     generator: torch.Generator,
     options: ViewOptions,
+    about_known: float = 0.0,
 ) -> Optional[Pair]:
-    """Views of two patients about the same anatomy, or None when no supported point was drawn."""
-    for _ in range(50):
+    """Views of two patients about the same anatomy, or None when no supported point was drawn.
+
+    :param about_known: probability that they lie about a point known in both, where there is one.
+    """
+    names = [name for name in scans[0].exact if name in scans[1].exact]
+    known = None
+    if names:
+        both = [torch.tensor(np.array([scan.exact[name] for name in names]), dtype=torch.float32) for scan in scans]
+        known = (both[0], both[1])
+    ids = [scan.label_ids for scan in scans]
+    agree = torch.tensor(sorted(ids[0] & ids[1]), dtype=torch.long)
+    seeds = None
+    if names and rng.random() < about_known:
+        name = names[rng.integers(len(names))]
+        seeds = (scans[0].exact[name], scans[1].exact[name])
+    for _ in range(0 if seeds else 50):
         seed = random_body_point(scans[0], rng)
         moved, trusted = links[0].transfer(torch.tensor(seed, dtype=torch.float32)[None])
         if bool(trusted[0]):
             seeds = (seed, moved[0].numpy().astype(np.float64))
-            return Pair(_draw_views(scans, seeds, rng, generator, options), links)
-    return None
+            break
+    if seeds is None:
+        return None
+    views = _draw_views(scans, seeds, rng, generator, options)
+    return Pair(views, links, (scans[0].name, scans[1].name), known, agree)
 
 
-def _draw_views(scans, seeds, rng, generator, options, change: Optional[Change] = None) -> Tuple[View, View]:
-    """:param change: what happens to the second view's map."""
+def _draw_views(scans, seeds, rng, generator, options) -> Tuple[View, View]:
     shift = np.array(options.shift_mm) / 2
     views: List[View] = []
     for scan, seed in zip(scans, seeds):
         view_map = draw_map(rng, seed + rng.uniform(-1, 1, 3) * shift, options)
-        if views and change is not None:
-            view_map = change(view_map)
         jitter = torch.tensor(rng.uniform(-16, 16, 3), dtype=torch.float32)
         u = view_map.to_view(torch.tensor(seed, dtype=torch.float32)[None])[0] + jitter
         views.append(make_view(scan, view_map, u, rng, generator, options))

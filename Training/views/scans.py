@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Optional, Protocol, Tuple
+from dataclasses import dataclass, field
+from typing import Dict, FrozenSet, Optional, Protocol, Tuple
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ class Scan:
         (:func:`Training.views.augment. to_network_scale` gives the preprocessed MR back), -1024 where there is no
         signal.
     :param origin: (3,) LPS mm of voxel 0 of ``hu``, or None.
+    :param exact: points that are the same place in every patient, (3,) mm by name
+        (:mod:`Training.patients.known_points`).
+    :param label_ids: ids that occur in ``labels``.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Scan:
     weight: float = 0.0
     modality: str = "ct"
     origin: Optional[np.ndarray] = None
+    exact: Dict[str, np.ndarray] = field(default_factory=dict)
+    label_ids: FrozenSet[int] = frozenset()
 
 
 class Link(Protocol):
