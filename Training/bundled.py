@@ -1,12 +1,13 @@
 """Makes the bundled light models, from folders of scans to weights, by one command.
 
-    python -m Training.bundled lite-ct --source ../shared/data --out runs/lite-ct
+    python -m Training.bundled lite-ct --source ../shared/data --out runs/lite-ct [--start WEIGHTS]
     python -m Training.bundled lite-ctmr --source ../shared/data --out runs/lite-ctmr --start lite-ct
 
-Prepares the scans, trains in parts, and exports. Before a part with pairs of two patients, the network as it is then
-finds the maps between them (:mod:`Training.patients.link`). It may be interrupted; the same command goes on where it
-was.
-``OUT`` receives ``prepared/``, ``part_N/`` (checkpoints, logs), ``NAME.safetensors`` with its record, and
+Prepares the scans, trains in parts, and exports. The first part learns from two views of one scan at a time and is left
+out where ``--start`` gives weights. Before a part with pairs of two patients, the network as it is then finds the maps
+between them (:mod:`Training.patients.link`). It may be interrupted; the same command goes on where it was. The recipe
+itself is ``Training/recipes/NAME.yaml``.
+``OUT`` receives ``prepared/``, a folder for each part (checkpoints, logs), ``NAME.safetensors`` with its record, and
 ``NAME.training.csv`` and ``.png``, the learning curve: the error at known points of held-out patients against steps and
 hours. ``--device cuda`` trains on a GPU; ``--scale 0.1`` makes a short trial of it.
 """
@@ -39,23 +40,29 @@ FACTS = Path(__file__).parent / "facts"
 class Part:
     """A training run; the next one starts from its averaged weights.
 
+    :param name: of its folder.
     :param steps: of this part.
-    :param links: whether pairs of two patients take part.
+    :param links: groups of the index whose patients are mapped onto each other before; none: no pairs of two patients.
     :param changes: ``key=value`` of the recipe.
+    :param first: left out where there are weights to start from.
     """
 
+    name: str
     steps: int
-    links: bool
+    links: Tuple[str, ...] = ()
     changes: Tuple[str, ...] = ()
+    first: bool = False
 
 
+ALONE = Part("alone", 2300, (), ("lite.cross=0", "lite.landmarks.weight=0", "lite.context_only=1200"), first=True)
+"""From nothing: views of one scan at a time, the context branch before the detail branch."""
+
+SEED = 1
+
+# Limbs are not mapped onto each other: a thigh has no place in a forearm, and nothing tells which pairs match.
 PLANS: Dict[str, Tuple[Part, ...]] = {
-    "lite-ct": (
-        Part(2300, False, ("lite.cross=0", "optimizer.decay=0")),
-        Part(2200, True, ("lite.context_only=0",)),
-        Part(4400, True, ("lite.context_only=0",)),
-    ),
-    "lite-ctmr": (Part(4700, True),),
+    "lite-ct": (ALONE, Part("main", 20000, ("ct", "hn"))),
+    "lite-ctmr": (ALONE, Part("main", 10000, ("ct", "hn"))),
 }
 
 
@@ -71,19 +78,21 @@ def make(
     _must(prepare.main([*map(str, source), "--out", str(prepared)]), "Preparing the scans")
     index = read_index(prepared)
     weights = find_model(start) if start else None
-    for number, part in enumerate(PLANS[name], start=1):
-        folder = out / f"part_{number}"
+    parts = [part for part in PLANS[name] if weights is None or not part.first]
+    for part in parts:
+        folder = out / part.name
         changes = list(part.changes)
         if weights is not None:
             changes.append(f"network.start={weights}")
-        if part.links and weights is not None:
+        groups = [group for group in part.links if any(entry.group == group for entry in index.entries)]
+        if groups and weights is not None:
             maps = folder / "links.pt"
             if not maps.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                make_links(weights, index, maps, number, device)
+                make_links(weights, index, maps, SEED, device, groups)
             changes.append(f"lite.links={maps}")
         steps = max(2, round(part.steps * scale))
-        options = ["--steps", str(steps), "--device", device, "--precision", precision, "--seed", str(number)]
+        options = ["--steps", str(steps), "--device", device, "--precision", precision, "--seed", str(SEED)]
         sets = [word for change in changes for word in ("--set", change)]
         _must(train.main([name, "--data", str(prepared), "--out", str(folder), "--resume", *options, *sets]), folder)
         if read_training(last_checkpoint(folder))["step"] < steps:
@@ -92,7 +101,7 @@ def make(
     assert weights is not None
     result = out / f"{name}.safetensors"
     _must(export.main([str(weights), str(result), "--facts", str(FACTS / f"{name}.json")]), "The export")
-    logs = [out / f"part_{number}" / LOG for number in range(1, len(PLANS[name]) + 1)]
+    logs = [out / part.name / LOG for part in parts]
     write_curve(logs, str(out / f"{name}.training"))
     return result
 

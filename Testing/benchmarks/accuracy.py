@@ -1,17 +1,24 @@
-"""Accuracy of a model on the validation scans, as one Markdown table.
+"""Accuracy of a model on scans it was not trained on, as Markdown tables with 95 % intervals by patient.
 
-    python -m Testing.benchmarks.accuracy [--model NAME|FILE] [--data ../shared/data] [--report R.json] [--quick]
-        [--heads fine=1,coarse=2,semantic=0] [--ablation] [--mind] [--oracle] [--labels]
+    python -m Testing.benchmarks.accuracy [--model NAME|FILE] [--against NAME|FILE] [--data ../shared/data]
+        [--queries val|train|both] [--templates val|train|both] [--methods default ...] [--only torso neck ...]
+        [--report R.json] [--quick] [--heads fine=1,coarse=2,semantic=0] [--ablation] [--mind] [--oracle] [--labels]
 
 Rows, each for the nearest neighbor, the paper's fixed points, and what `match` does by default (fixed points, and the
 whole body's matches say where to expect the point):
 
 * *between patients, torso*: hand-placed landmarks (``sure`` of at least 0.75) of the ``ct/val`` scans, found from every
-  other scan with landmarks (``ct/val`` and ``ct/train``; the train scans were seen in training, the queries were not);
+  other patient's scan (``ct/val`` and ``ct/train``; the train scans were seen in training, the queries were not); then
+  once more by region: chest, abdomen, bones and vertebrae, domes, and all but the domes. ``--queries both`` asks for
+  the points of every scan, one patient left out after the other: more patients, but most of them were trained on;
+* *follow-up*: real second time points with points placed by hand (elastix-lung; two scans of one patient of
+  ``ct/train``, 64 days apart);
 * *between patients, neck*: centroids of organ contours of ``hn/val``, all ordered pairs;
 * *simulated follow-up*: random body points of the ``ct/val`` scans, ``simulate.FOLLOW_UP``, truth known;
 * *MR in CT of one patient* (models of both): random body points of the MR of each ``ctmr/val`` pair; the truth is the
   pairs' own alignment, good to a few millimeters.
+
+``--against`` asks the same of other weights and compares the two point by point: differences, intervals by patient.
 
 ``--ablation`` (50 points a follow-up) gives the rows of the paper's Table 3: appearance alone, with the semantic head,
 with fixed points, all.
@@ -22,21 +29,27 @@ is what they confuse with places far off. A guess within 12 mm would have a medi
 
 ``--labels`` tells which landmarks of torsos the error of the default comes from.
 
+Embeddings are kept in ``$SAMV2_CACHE_DIR``, where that is set.
+
 ``found`` is the share of points with a status other than ``not_found``; errors count *all* points (the best candidate
 of a point that was not found is counted too), so that refusing hard points does not flatter. A left-right confusion is
-a match nearer to the mirrored landmark than to the true one (landmarks named left/right only).
+a match nearer to the mirrored landmark than to the true one (landmarks named left/right only); the right level is that
+of a vertebra whose match is nearer to it than to every other vertebra placed in that scan.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from SAMv2Core.embedding.cache import ENVIRONMENT_VARIABLE, Cache
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
@@ -44,7 +57,19 @@ from SAMv2Core.evaluation.features import MindFeatures
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.match import match, similarity_map
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
-from Testing.benchmarks.common import find_data, median_interval, parse_options, publish, scan_paths
+from Testing.benchmarks.accuracy_tables import (
+    TORSO,
+    Trial,
+    by_region,
+    compare,
+    comparison_to_markdown,
+    labels_to_markdown,
+    patient_of,
+    summarize,
+    to_markdown,
+)
+from Testing.benchmarks.common import find_data, parse_options, publish, scan_paths
+from Training.data.landmarks import MIN_SURE, other_side, read_landmarks
 
 
 class Variant(NamedTuple):
@@ -76,65 +101,15 @@ ABLATION = (
 )
 Features = Union[Model, MindFeatures]
 
-TORSO = "between patients, torso"
-ALL_BUT_DOMES = "another patient's torso, all but domes"
-MIN_SURE = 0.75
 N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
 N_MR_POINTS = 100
+BOTH = ("val", "train")
 ORACLE_MM = (12.0, 24.0, 48.0)
-
-
-class Trial(NamedTuple):
-    """One point searched in one scan."""
-
-    experiment: str
-    method: str
-    template: str
-    query: str
-    label: str
-    error_mm: float
-    status: str
-    confidence: float
-    confused: Optional[bool]
-
-    @property
-    def patient(self) -> str:
-        """Whose scan was searched: errors of one patient are not independent."""
-        return self.query.split(",")[0]
-
-
-# Beginnings of names, by region; what is left of a torso's landmarks lies in the abdomen. Domes are no points: the
-# highest place of a surface is not the same anatomy in two patients.
-REGIONS = {
-    "domes": ("dome", "liver_dome", "costophrenic"),
-    "bones and vertebrae": (
-        "vertebra", "jugular", "sternal", "xiphoid", "clavicle", "coracoid", "humeral", "scapula", "iliac_crest",
-        "asis", "femoral", "lesser_trochanter", "sacral", "coccyx", "pubic",
-    ),
-    "chest": (
-        "apex", "carina", "left_bronchus", "right_upper_bronchus", "aortic_arch", "brachiocephalic", "left_subclavian",
-        "aortic_valve", "pulmonary", "left_atrium", "svc", "ivc", "azygos", "cardiac", "esophagus",
-    ),
-}  # fmt: skip
-
-
-def region_of(label: str) -> str:
-    """Chest, abdomen, bones and vertebrae, or domes."""
-    return next((region for region, starts in REGIONS.items() if label.startswith(starts)), "abdomen")
-
-
-def by_region(trials: Iterable[Trial]) -> List[Trial]:
-    """The default's torso trials once more, by region, and all but the domes together."""
-    torso = [t for t in trials if t.experiment == TORSO and t.method == "default"]
-    together = [t._replace(experiment=ALL_BUT_DOMES) for t in torso if region_of(t.label) != "domes"]
-    regions = [t._replace(experiment=f"another patient's {region_of(t.label)}") for t in torso]
-    return together + sorted(regions, key=lambda t: t.experiment)
 
 
 def load_landmarks(path: Path) -> Dict[str, np.ndarray]:
     """Sure landmarks of a ``*.landmarks.json``: name -> LPS mm."""
-    entries = json.loads(path.read_text())["landmarks"]
-    return {name: np.array(e["lps"], dtype=float) for name, e in entries.items() if e["sure"] >= MIN_SURE}
+    return {name: np.array(value[:3]) for name, value in read_landmarks(path).items() if value[3] >= MIN_SURE}
 
 
 def label_centroids(volume: Volume) -> Dict[str, np.ndarray]:
@@ -148,14 +123,6 @@ def label_centroids(volume: Volume) -> Dict[str, np.ndarray]:
     return result
 
 
-def mirrored(label: str) -> Optional[str]:
-    """The name of the landmark on the other side, or None for one in the midline."""
-    for side, other in (("left", "right"), ("right", "left")):
-        if side in label:
-            return label.replace(side, other)
-    return None
-
-
 class Asked(NamedTuple):
     """The points of one ordered pair of scans, LPS mm by label, and where they truly lie."""
 
@@ -163,6 +130,34 @@ class Asked(NamedTuple):
     query: str
     points: Mapping[str, np.ndarray]
     truth: Mapping[str, np.ndarray]
+    all_truth: Optional[Mapping[str, np.ndarray]] = None
+    """Every landmark of the query, to tell sides and levels by; None: ``truth``."""
+
+
+class Scans(Mapping[str, Embedding]):
+    """Embeddings by name, made or read when they are needed; the last few stay in memory.
+
+    :param makers: of each name's embedding.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Embedding]]) -> None:
+        self._makers = dict(makers)
+        self._get = functools.lru_cache(maxsize=6)(lambda name: self._makers[name]())
+
+    def __getitem__(self, name: str) -> Embedding:
+        return self._get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def scan(model: Features, path: Path, modality: str = "ct") -> Embedding:
+    """The embedding of a file, from the cache where there is one."""
+    more = {"cache": Cache()} if isinstance(model, Model) and os.environ.get(ENVIRONMENT_VARIABLE) else {}
+    return model.embed(read_volume(path), modality, **more)
 
 
 class Experiment(NamedTuple):
@@ -173,25 +168,44 @@ class Experiment(NamedTuple):
     asked: List[Asked]
 
     def run(self, variants: Sequence[Variant]) -> List[Trial]:
-        """Every point by every variant, one after the other: a search index lives as long as its embedding."""
-        return [trial for variant in variants for trial in self._run(variant)]
+        """Every point by every variant."""
+        if all(variant.heads is None for variant in variants):
+            return [trial for asked in self.asked for variant in variants for trial in self._ask(asked, variant)]
+        # One variant after the other: a search index lives as long as its embedding.
+        return [
+            trial
+            for variant in variants
+            for held in [{name: reweighed(self.embeddings[name], variant.heads) for name in self.embeddings}]
+            for asked in self.asked
+            for trial in self._replace(embeddings=held)._ask(asked, variant)
+        ]
 
-    def _run(self, variant: Variant) -> Iterator[Trial]:
-        embeddings = {name: reweighed(embedding, variant.heads) for name, embedding in self.embeddings.items()}
-        for asked in self.asked:
-            labels = [label for label in asked.points if label in asked.truth]
-            if not labels:
-                continue
-            points = np.array([asked.points[label] for label in labels])
-            found = match(embeddings[asked.template], embeddings[asked.query], points, **variant.options)
-            for label, result in zip(labels, found):
-                place = result.candidate_lps if result.query_lps is None else result.query_lps
-                place = np.full(3, np.inf) if place is None else np.asarray(place)
-                error = float(np.linalg.norm(place - asked.truth[label]))
-                other = asked.truth.get(mirrored(label) or "")
-                confused = None if other is None else bool(np.linalg.norm(place - other) < error)
-                facts = (self.name, variant.name, asked.template, asked.query, label)
-                yield Trial(*facts, error, result.status, result.confidence, confused)
+    def _ask(self, asked: Asked, variant: Variant) -> Iterator[Trial]:
+        labels = [label for label in asked.points if label in asked.truth]
+        if not labels:
+            return
+        points = np.array([asked.points[label] for label in labels])
+        sides = self.embeddings[asked.template], self.embeddings[asked.query]
+        for label, result in zip(labels, match(*sides, points, **variant.options)):
+            place = result.candidate_lps if result.query_lps is None else result.query_lps
+            place = np.full(3, np.inf) if place is None else np.asarray(place)
+            error = float(np.linalg.norm(place - asked.truth[label]))
+            facts = (self.name, variant.name, asked.template, asked.query, label)
+            confused, level = sides_and_levels(label, place, asked.all_truth or asked.truth)
+            yield Trial(*facts, error, result.status, result.confidence, confused, level)
+
+
+def sides_and_levels(
+    label: str, place: np.ndarray, truth: Mapping[str, np.ndarray]
+) -> Tuple[Optional[bool], Optional[bool]]:
+    """Whether the other side's landmark is nearer, and whether no other vertebra is; None where there is none."""
+    error = np.linalg.norm(place - truth[label])
+    other = truth.get(other_side(label) or "")
+    confused = None if other is None else bool(np.linalg.norm(place - other) < error)
+    levels = [point for name, point in truth.items() if name.startswith("vertebra_") and name != label]
+    if not label.startswith("vertebra_") or not levels:
+        return confused, None
+    return confused, bool(min(np.linalg.norm(place - point) for point in levels) > error)
 
 
 def near_the_truth(experiment: Experiment) -> Iterator[Trial]:
@@ -207,7 +221,7 @@ def near_the_truth(experiment: Experiment) -> Iterator[Trial]:
                 near = off_mm <= limit
                 error = float(off_mm[near][found[near].argmax()]) if near.any() else limit
                 facts = (experiment.name, f"nearest, within {limit:.0f} mm", asked.template, asked.query, label)
-                yield Trial(*facts, error, "uncertain", math.nan, None)
+                yield Trial(*facts, error, "uncertain", math.nan)
 
 
 def reweighed(embedding: Embedding, heads: Optional[Mapping[str, float]]) -> Embedding:
@@ -219,29 +233,62 @@ def reweighed(embedding: Embedding, heads: Optional[Mapping[str, float]]) -> Emb
     return dataclasses.replace(embedding, head_weights={name: weight / total for name, weight in present.items()})
 
 
-def between_torsos(model: Features, data: Path) -> Experiment:
-    """Hand-placed landmarks of the validation torsos from every other scan."""
+def torso_landmarks(data: Path) -> Dict[Path, Dict[str, np.ndarray]]:
+    """Sure landmarks by image of ``ct``, validation scans first."""
     paths = [p for part in ("val", "train") for p in sorted((data / "ct" / part).glob("*.landmarks.json"))]
-    landmarks = {p.name.split(".")[0]: load_landmarks(p) for p in paths}
-    embeddings = {
-        p.name.split(".")[0]: model.embed(read_volume(p.with_name(p.name.replace(".landmarks.json", ".nii.gz"))), "ct")
-        for p in paths
-    }
-    queries = [p.name.split(".")[0] for p in paths if p.parent.name == "val"]
-    asked = [Asked(t, q, landmarks[t], landmarks[q]) for q in queries for t in landmarks if t != q]
-    return Experiment(TORSO, embeddings, asked)
+    return {p.with_name(p.name.replace(".landmarks.json", ".nii.gz")): load_landmarks(p) for p in paths}
+
+
+def between_torsos(
+    model: Features, data: Path, queries: Sequence[str] = ("val",), templates: Sequence[str] = BOTH
+) -> Experiment:
+    """Hand-placed landmarks of the queries' scans from every scan of another patient."""
+    found = torso_landmarks(data)
+    name = {path: path.name.split(".")[0] for path in found}
+    scans = Scans({name[path]: functools.partial(scan, model, path) for path in found})
+    asked = [
+        Asked(name[t], name[q], found[t], found[q])
+        for q in found
+        for t in found
+        if q.parent.name in queries and t.parent.name in templates and patient_of(name[t]) != patient_of(name[q])
+    ]
+    trained = "" if "train" not in queries else ", trained on" if "val" not in queries else ", most trained on"
+    return Experiment(TORSO + trained, scans, asked)
+
+
+def follow_ups(model: Features, data: Path) -> Experiment:
+    """Points placed by hand in two scans of one patient, either way."""
+    makers: Dict[str, Callable[[], Embedding]] = {}
+    asked = []
+    for path in sorted((data / "followup").glob("*.points.json")):
+        content = json.loads(path.read_text())
+        names = content["baseline"], content["followup"]
+        sides = [
+            {f"point {n}": np.array(pair[key]) for n, pair in enumerate(content["points"])}
+            for key in ("baseline", "followup")
+        ]
+        makers.update({n: functools.partial(scan, model, path.with_name(f"{n}.nii.gz")) for n in names})
+        asked += [Asked(*names, *sides), Asked(*names[::-1], *sides[::-1])]
+    found = torso_landmarks(data)
+    for a in found:
+        for b in found:
+            names = a.name.split(".")[0], b.name.split(".")[0]
+            if a != b and patient_of(names[0]) == patient_of(names[1]):
+                makers.update({n: functools.partial(scan, model, path) for n, path in zip(names, (a, b))})
+                asked.append(Asked(*names, found[a], found[b]))
+    return Experiment("follow-up", Scans(makers), asked)
 
 
 def between_necks(model: Features, data: Path) -> Experiment:
     """Organ centroids, all ordered pairs of validation necks."""
     paths = {p.name.split(".")[0]: p for p in scan_paths(data / "hn" / "val")}
-    embeddings = {name: model.embed(read_volume(path), "ct") for name, path in paths.items()}
+    scans = Scans({name: functools.partial(scan, model, path) for name, path in paths.items()})
     centroids = {
         name: label_centroids(read_volume(path.with_name(path.name.replace(".nii.gz", "_labels.nii.gz"))))
         for name, path in paths.items()
     }
-    asked = [Asked(t, q, centroids[t], centroids[q]) for t in paths for q in paths if t != q]
-    return Experiment("between patients, neck", embeddings, asked)
+    asked = [Asked(t, q, centroids[t], centroids[q]) for q in paths for t in paths if t != q]
+    return Experiment("between patients, neck", scans, asked)
 
 
 class Baseline(NamedTuple):
@@ -270,7 +317,7 @@ def validation_torsos(model: Features, data: Path, n_points: int) -> List[Baseli
     found = []
     for seed, path in enumerate(scan_paths(data / "ct" / "val")):
         volume = read_volume(path)
-        embedding = model.embed(volume, "ct")
+        embedding = scan(model, path)
         points = random_body_points(embedding, n_points, seed)
         found.append(Baseline(path.name.split(".")[0], seed, volume, embedding, points))
     return found
@@ -316,88 +363,32 @@ def random_body_points(embedding: Embedding, n: int, seed: int) -> np.ndarray:
     return embedding.fine.grid.to_lps(drawn[:, ::-1])
 
 
-def summarize(trials: Iterable[Trial]) -> List[Dict[str, object]]:
-    """One row per experiment and method."""
-    trials = list(trials)
-    rows = []
-    for experiment in dict.fromkeys(t.experiment for t in trials):
-        for method in dict.fromkeys(t.method for t in trials if t.experiment == experiment):
-            chosen = [t for t in trials if t.experiment == experiment and t.method == method]
-            errors = np.array([t.error_mm for t in chosen])
-            sided = [t.confused for t in chosen if t.confused is not None]
-            matched = np.array([t.error_mm for t in chosen if t.status == "matched"])
-            rows.append(
-                {
-                    "experiment": experiment,
-                    "method": method,
-                    "n": len(chosen),
-                    "patients": len({t.patient for t in chosen}),
-                    "median_mm": float(np.median(errors)),
-                    "median_ci95_mm": median_interval(errors.tolist(), [t.patient for t in chosen]),
-                    "mean_mm": float(errors.mean()),
-                    "p95_mm": float(np.percentile(errors, 95)),
-                    "within_10mm": float((errors <= 10).mean()),
-                    "within_20mm": float((errors <= 20).mean()),
-                    "found": float(np.mean([t.status != "not_found" for t in chosen])),
-                    "matched": len(matched) / len(chosen),
-                    "matched_within_10mm": float((matched <= 10).mean()) if len(matched) else None,
-                    "left_right_confused": float(np.mean(sided)) if sided else None,
-                }
-            )
-    return rows
-
-
-def to_markdown(rows: List[Dict[str, object]]) -> str:
-    """The table for README and model cards."""
-
-    def percent(value: object) -> str:
-        return "–" if value is None else f"{100 * float(value):.0f} %"  # type: ignore[arg-type]
-
-    lines = [
-        "| experiment | method | n | patients | median (95 % interval) | mean | 95 % | ≤ 10 mm | ≤ 20 mm | found "
-        "| matched | of these ≤ 10 mm | left–right |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        bounds = r["median_ci95_mm"]
-        interval = "" if bounds is None else f" ({bounds[0]:.1f}–{bounds[1]:.1f})"  # type: ignore[index]
-        median = f"{r['median_mm']:.1f} mm{interval}"
-        lengths = " | ".join([median, *(f"{r[key]:.1f} mm" for key in ("mean_mm", "p95_mm"))])
-        shares = ("within_10mm", "within_20mm", "found", "matched", "matched_within_10mm", "left_right_confused")
-        shown = " | ".join(percent(r[key]) for key in shares)
-        lines.append(f"| {r['experiment']} | {r['method']} | {r['n']} | {r['patients']} | {lengths} | {shown} |")
-    return "\n".join(lines)
-
-
-def labels_to_markdown(trials: Iterable[Trial]) -> str:
-    """What each kind of landmark (both sides as one) adds to the torsos' error by default, the largest share first."""
-    errors: Dict[str, List[float]] = {}
-    for trial in trials:
-        if trial.experiment == TORSO and trial.method == "default":
-            kind = trial.label.replace("left", "").replace("right", "").replace("__", "_").strip("_")
-            errors.setdefault(kind, []).append(trial.error_mm)
-    total = sum(sum(values) for values in errors.values())
-    lines = ["| landmark | n | median | mean | share of the sum of all errors |", "|---|---|---|---|---|"]
-    for label, values in sorted(errors.items(), key=lambda item: -sum(item[1])):
-        lengths = f"{np.median(values):.1f} mm | {np.mean(values):.1f} mm"
-        lines.append(f"| {label.replace('_', ' ')} | {len(values)} | {lengths} | {100 * sum(values) / total:.0f} % |")
-    return "\n".join(lines)
-
-
 def parse_heads(text: Optional[str]) -> Optional[Dict[str, float]]:
     """``fine=1,coarse=2,semantic=0`` as a mapping."""
     return {n: float(v) for n, v in (part.split("=") for part in text.split(","))} if text else None
 
 
+KINDS = ("torso", "simulated", "follow-up", "neck", "mr")
+
+
 def experiments(
-    features: Features, data: Path, quick: bool, with_mr: bool, n_points: int = N_SIMULATED_POINTS
+    features: Features,
+    data: Path,
+    kinds: Sequence[str],
+    n_points: int = N_SIMULATED_POINTS,
+    queries: Sequence[str] = ("val",),
+    templates: Sequence[str] = BOTH,
 ) -> Iterator[Experiment]:
     """All experiments with these features, one at a time: their embeddings take memory."""
-    yield between_torsos(features, data)
-    yield simulated_follow_ups(features, validation_torsos(features, data, n_points))
-    if not quick:
+    if "torso" in kinds:
+        yield between_torsos(features, data, queries, templates)
+    if "simulated" in kinds:
+        yield simulated_follow_ups(features, validation_torsos(features, data, n_points))
+    if "follow-up" in kinds and list((data / "followup").glob("*.points.json")):
+        yield follow_ups(features, data)
+    if "neck" in kinds:
         yield between_necks(features, data)
-    if with_mr:
+    if "mr" in kinds:
         yield mr_in_ct(features, data)
 
 
@@ -406,21 +397,32 @@ def main(argv: Optional[List[str]] = None) -> None:
     data = find_data(args.data)
     model = load_model(args.model)
     heads = parse_heads(args.heads)
-    variants = ABLATION if args.ablation else tuple(variant._replace(heads=heads) for variant in METHODS)
-    both = "mr" in model.info.modalities
+    chosen = [variant for variant in METHODS if variant.name in args.methods]
+    variants = ABLATION if args.ablation else tuple(variant._replace(heads=heads) for variant in chosen)
+    kinds = args.only or (KINDS[:2] if args.quick else KINDS)
+    kinds = [kind for kind in kinds if kind != "mr" or "mr" in model.info.modalities]
     n_points = N_QUICK_POINTS if args.quick or args.ablation else N_SIMULATED_POINTS
+    queries, templates = (BOTH if side == "both" else (side,) for side in (args.queries, args.templates))
+
+    def run(features: Features) -> List[Trial]:
+        built = experiments(features, data, kinds, n_points, queries, templates)
+        return [trial for experiment in built for trial in experiment.run(variants)]
+
     if args.oracle:
         trials = [t for build in (between_torsos, between_necks) for t in near_the_truth(build(model, data))]
     else:
-        trials = [t for e in experiments(model, data, args.quick, both, n_points) for t in e.run(variants)]
+        trials = run(model)
     if args.mind:
-        for experiment in experiments(MindFeatures(), data, args.quick, both, n_points):
-            trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in experiment.run(METHODS)]
+        trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in run(MindFeatures())]
         trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together
     rows = summarize([*trials, *by_region(trials)])
     table = to_markdown(rows)
     if args.labels:
-        table += f"\n\n{labels_to_markdown(trials)}"
+        table += "\n\n" + labels_to_markdown(trials)
+    if args.against:
+        differences = compare(trials, run(load_model(args.against)))
+        rows += differences
+        table += f"\n\n{args.model} minus {args.against}, on the same points:\n\n{comparison_to_markdown(differences)}"
     name = "accuracy-ablation" if args.ablation else "accuracy-oracle" if args.oracle else "accuracy"
     publish(args, model, name, table, rows, trials, f"{len(scan_paths(data / 'ct/val'))} scans of `ct/val`, `hn/val`")
 

@@ -39,6 +39,13 @@ def parse_options(
     parser.add_argument("--quick", action="store_true", help=quick)
     add_publish_option(parser)
     if accuracy:
+        parser.add_argument("--against", help="other weights, compared point by point")
+        parser.add_argument("--queries", choices=("val", "train", "both"), default="val", help="torsos searched in")
+        parser.add_argument(
+            "--templates", choices=("val", "train", "both"), default="both", help="torsos searched from"
+        )
+        parser.add_argument("--methods", nargs="+", default=["nearest", "fixed-point", "default"])
+        parser.add_argument("--only", nargs="+", help="some of torso, simulated, follow-up, neck, mr")
         parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0")
         parser.add_argument(
             "--ablation", action="store_true", help="rows of the paper's Table 3 instead of the methods"

@@ -28,10 +28,9 @@ from Testing.benchmarks.accuracy import (
     Features,
     random_body_points,
     simulated_follow_ups,
-    summarize,
-    to_markdown,
     validation_torsos,
 )
+from Testing.benchmarks.accuracy_tables import summarize, to_markdown
 from Testing.benchmarks.common import find_data, parse_options, publish
 from Testing.benchmarks.metal import HALF_LENGTH_MM, RADIUS_MM, with_implants
 

@@ -1,13 +1,20 @@
-"""The accuracy benchmark's table of errors by landmark."""
+"""The accuracy benchmark's tables: by region, by landmark, and of two sets of weights."""
 
 import math
 
-from Testing.benchmarks.accuracy import (
+import numpy as np
+import pytest
+
+from Testing.benchmarks.accuracy import between_torsos, follow_ups, sides_and_levels
+from Testing.benchmarks.accuracy_tables import (
     ALL_BUT_DOMES,
     TORSO,
     Trial,
     by_region,
+    compare,
+    comparison_to_markdown,
     labels_to_markdown,
+    patient_of,
     summarize,
     to_markdown,
 )
@@ -54,3 +61,48 @@ def test_the_table_tells_intervals_where_there_are_patients_enough():
     (row,) = summarize(trials)
     assert row["patients"] == 3 and row["median_ci95_mm"] == [2.0, 9.0]
     assert "| 3 | 3 | 3.0 mm (2.0–9.0) |" in to_markdown([row])
+
+
+def test_weights_are_compared_on_the_points_that_both_were_asked_for():
+    own = [trial("carina", error)._replace(query=query) for query, error in zip("bcd", (4.0, 6.0, 8.0))]
+    other = [trial("carina", error)._replace(query=query) for query, error in zip("cbd", (12.0, 7.0, 8.0))]
+    (row,) = compare([*own, trial("sma_origin", 8.0)], [*other, trial("umbilicus", 1.0)])
+    assert row["n"] == 3 and row["patients"] == 3
+    assert row["mean_mm_difference"] == (-3.0, pytest.approx(-6.0), pytest.approx(0.0))  # three times the same patient
+    assert row["within_10mm_difference"][0] == pytest.approx(1 / 3)
+    assert "-3.0 (-6.0 to 0.0) mm" in comparison_to_markdown([row]).replace("-0.0 mm", "0.0 mm")
+
+
+def test_scans_of_one_patient_are_one_cluster():
+    same = ["ACRIN-FLT-001-a", "ACRIN-FLT-001-b", "ACRIN-FLT-001"]
+    assert {patient_of(name) for name in same} == {"ACRIN-FLT-001"}
+    assert patient_of("CPTAC-PDA-C3L00189, follow-up") == "CPTAC-PDA-C3L00189"
+    assert patient_of("STS_010 mr") == "STS_010" and patient_of("elastix-lung_t2") == "elastix-lung"
+    assert patient_of("LCTSC-Test-S1-101") == "LCTSC-Test-S1-101"
+
+
+def test_sides_and_levels_are_told_by_the_nearest_landmark():
+    truth = {
+        "left_adrenal": np.array([20.0, 0, 0]),
+        "right_adrenal": np.array([-20.0, 0, 0]),
+        "vertebra_T8": np.array([0.0, 0, 0]),
+        "vertebra_T9": np.array([0.0, 0, -22.0]),
+    }
+    assert sides_and_levels("left_adrenal", np.array([-3.0, 0, 0]), truth) == (True, None)
+    assert sides_and_levels("left_adrenal", np.array([3.0, 0, 0]), truth) == (False, None)
+    assert sides_and_levels("vertebra_T8", np.array([0.0, 0, -10.0]), truth) == (None, True)
+    assert sides_and_levels("vertebra_T8", np.array([0.0, 0, -12.0]), truth) == (None, False)
+
+
+def test_real_follow_ups_and_torsos_of_the_shared_data_are_asked_for(shared):
+    """Nothing is embedded before it is asked for: a model that cannot embed does."""
+    asked = follow_ups(None, shared / "data").asked
+    assert {(one.template, one.query) for one in asked} >= {
+        ("elastix-lung_t1", "elastix-lung_t2"),
+        ("ACRIN-FLT-001-c", "ACRIN-FLT-001-a"),
+    }
+    torsos = between_torsos(None, shared / "data").asked
+    assert {one.query for one in torsos} == {
+        p.name.split(".")[0] for p in (shared / "data/ct/val").glob("*.landmarks.json")
+    }
+    assert all(patient_of(one.template) != patient_of(one.query) for one in torsos)

@@ -13,7 +13,7 @@ from Testing.samples.synthetic import make_body_volume
 from Testing.samples.training_samples import SHAPE, SPACING, PlaceNetwork, phantom_labels
 from Training import bundled
 from Training.data.index import read_index
-from Training.tasks.landmark_error import KnownPoints
+from Training.tasks.landmark_error import KnownPoints, by_name
 from Training.views.scans import load_links
 
 pytestmark = pytest.mark.slow
@@ -49,24 +49,31 @@ def test_weights_with_their_record_and_the_learning_curve_come_out(made):
 
 def test_parts_start_from_one_another_and_from_maps_between_patients(made):
     out, _ = made
-    assert sorted(p.name for p in out.glob("part_*")) == ["part_1", "part_2", "part_3"]
-    assert not (out / "part_1" / "links.pt").exists()
-    assert isinstance(load_links(str(out / "part_3" / "links.pt")), dict)
-    assert f"start: {out / 'part_2' / 'last.pt'}" in (out / "part_3" / "recipe.yaml").read_text()
+    assert (out / "alone" / "last.pt").exists() and not (out / "alone" / "links.pt").exists()
+    assert isinstance(load_links(str(out / "main" / "links.pt")), dict)
+    assert f"start: {out / 'alone' / 'last.pt'}" in (out / "main" / "recipe.yaml").read_text()
+
+
+def test_weights_to_start_from_take_the_place_of_the_first_part(made, tmp_path):
+    out, arguments = made
+    again = [*arguments[:4], str(tmp_path), *arguments[5:], "--start", str(out / "lite-ct.safetensors")]
+    assert arguments[3] == "--out" and bundled.main(again) == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["main", "prepared"]
+    assert f"start: {out / 'lite-ct.safetensors'}" in (tmp_path / "main" / "recipe.yaml").read_text()
 
 
 def test_the_same_command_does_nothing_twice(made):
     out, arguments = made
-    times = {p: p.stat().st_mtime_ns for p in out.glob("part_*/links.pt")}
+    times = {p: p.stat().st_mtime_ns for p in out.glob("*/links.pt")}
     before = (out / "lite-ct.safetensors").read_bytes()
     assert bundled.main(arguments) == 0
-    assert {p: p.stat().st_mtime_ns for p in out.glob("part_*/links.pt")} == times
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/links.pt")} == times
     assert (out / "lite-ct.safetensors").read_bytes() == before
 
 
 def test_the_error_at_known_points_counts_pairs_of_held_out_patients(made):
     out, _ = made
     index = read_index(out / "prepared")
-    errors = KnownPoints(index).errors(PlaceNetwork())["ct"]
+    errors = [one.error_mm for one in by_name(KnownPoints(index).find(PlaceNetwork()))["ct"]]
     assert len(errors) % 2 == 0 and 2 <= len(errors) <= 6  # two ordered pairs, up to three labels
     assert np.median(errors) < 30  # the phantoms are 160 mm wide

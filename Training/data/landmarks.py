@@ -21,8 +21,9 @@ REGIONS = (CHEST, ABDOMEN, BONES, DOMES)
 _DOMES = ("dome_", "liver_dome", "costophrenic_")
 _BONES = ("vertebra_", "jugular_notch", "sternal_", "xiphoid_", "clavicle_", "coracoid_", "humeral_", "scapula_",
           "iliac_crest", "asis_", "femoral_", "lesser_trochanter", "sacral_", "coccyx_", "pubic_")  # fmt: skip
-_CHEST = ("apex_", "carina", "left_bronchus", "right_upper_bronchus", "aortic_arch", "brachiocephalic", "left_subclavian",
-          "aortic_valve", "pulmonary_", "left_atrium", "svc_", "ivc_right_atrium", "azygos", "cardiac_", "esophagus_")  # fmt: skip
+_CHEST = ("apex_", "carina", "left_bronchus", "right_upper_bronchus", "aortic_arch", "brachiocephalic",
+          "left_subclavian", "aortic_valve", "pulmonary_", "left_atrium", "svc_", "ivc_right_atrium", "azygos",
+          "cardiac_", "esophagus_")  # fmt: skip
 
 
 def region_of(landmark: str) -> str:

@@ -225,9 +225,15 @@ class LiteOptions:
     )
     fine: LevelOptions = field(
         default_factory=lambda: LevelOptions(
-            512, 4096, ignore_mm=8.0, cross_ignore_mm=20.0, cross_far_mm=32.0, known_ignore_mm=12.0, search_mm=5.0,
+            512,
+            4096,
+            ignore_mm=8.0,
+            cross_ignore_mm=20.0,
+            cross_far_mm=32.0,
+            known_ignore_mm=12.0,
+            search_mm=5.0,
             registered_mm=3.0,
-        )  # fmt: skip
+        )
     )
     semantic_weight: float = 0.3
     semantic_temperature: float = 0.1

@@ -155,8 +155,9 @@ def search_loss(
 ) -> Optional[Tuple[torch.Tensor, float]]:
     """Points of a view searched in the whole scan of another patient: what matching asks of the coarse head.
 
-    :param features: (C, d, h, w) L2-normalised. :param here: (K, 3) mm in the view's scan. :param there: (K, 3) the same
-        places in the other scan. :param whole: that scan.
+    :param features: (C, d, h, w) L2-normalised.
+    :param here: (K, 3) mm in the view's scan. :param there: (K, 3) the same places in the other scan.
+    :param whole: that scan.
     :param within_mm: the most similar voxel this near to the place is the positive.
     :returns: None where the view shows none of the points.
     """
@@ -195,7 +196,7 @@ def hard_and_diverse(
 ) -> torch.Tensor:
     """(N, K) cosines with a whole scan's voxels at least ``beyond_mm`` from each anchor's place in it.
 
-    The ``n_hard`` most similar ones, and ``n_random`` drawn at random (one of the hard may be drawn again); -inf fills up.
+    The ``n_hard`` most similar ones, and ``n_random`` at random (one of the hard may be drawn again); -inf fills up.
 
     :param places: (N, 3) mm of the anchors in that scan.
     """

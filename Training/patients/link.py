@@ -117,7 +117,7 @@ def expected(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> Tuple[np.ndarr
     return scale * points + shift, np.where(away <= FARTHEST_MM, REACH_MM + REACH_GROWTH * away, 0.0)
 
 
-def link(a: Embedded, b: Embedded, rng: np.random.Generator, leave_out: Sequence[str] = ()) -> "Linked":
+def link(a: Embedded, b: Embedded, rng: np.random.Generator, leave_out: Sequence[str] = ()) -> Linked:
     """The map from scan A to scan B, or why there is none.
 
     :param leave_out: known points that take no part.
@@ -132,7 +132,7 @@ def link(a: Embedded, b: Embedded, rng: np.random.Generator, leave_out: Sequence
     if len(anchors_a) >= MIN_SHARED:
         places, reach = expected(a.points[rows], anchors_a, anchors_b)
         rows, places, reach = rows[reach > 0], places[reach > 0], reach[reach > 0]
-        near = torch.cdist(*(torch.from_numpy(side).float() for side in (places, b.points)))
+        near = torch.cdist(torch.from_numpy(places).float(), torch.from_numpy(b.points).float())
         allowed = near <= torch.from_numpy(reach).float()[:, None]
     there, cosine = nearest(a.vectors[torch.from_numpy(rows)], b.vectors, allowed)
     back, _ = nearest(b.vectors[torch.from_numpy(there)], a.vectors)
@@ -185,18 +185,16 @@ def map_errors(cross_map: CrossMap, points_a: np.ndarray, points_b: np.ndarray) 
     return [float(e) for e in np.linalg.norm(moved - points_b, axis=1)[trusted]]
 
 
-def choose_pairs(
-    index: Index, rng: np.random.Generator, groups: Optional[Sequence[str]] = None
-) -> List[Tuple[Entry, Entry]]:
-    """Pairs of training CTs of one group, both directions of each; :data:`MAX_PAIRS` of a large group, at random."""
-    entries = index.select(groups, split="train", modality="ct")
-    pairs: Dict[Tuple[str, str], Tuple[Entry, Entry]] = {}
-    for group in sorted({entry.group for entry in entries}):
-        members = [entry for entry in entries if entry.group == group]
-        every = [(a, b) for n, a in enumerate(members) for b in members[n + 1 :]]
-        for a, b in [every[i] for i in rng.permutation(len(every))[: MAX_PAIRS // 2]]:
-            pairs[a.name, b.name], pairs[b.name, a.name] = (a, b), (b, a)
-    return list(pairs.values())
+def choose_pairs(index: Index, group: str, rng: np.random.Generator) -> List[Tuple[Entry, Entry]]:
+    """Pairs of training CTs of a group, both directions of each; :data:`MAX_PAIRS` of a large one, at random."""
+    members = [entry for entry in index.entries if entry.group == group and _takes_part(entry)]
+    every = [(a, b) for n, a in enumerate(members) for b in members[n + 1 :]]
+    chosen = [every[i] for i in rng.permutation(len(every))[: MAX_PAIRS // 2]]
+    return [pair for a, b in chosen for pair in ((a, b), (b, a))]
+
+
+def _takes_part(entry: Entry) -> bool:
+    return entry.modality == "ct" and entry.split in ("train", None)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -231,35 +229,39 @@ def make_links(
     :raises InputError: no CTs in the index. :raises ModelError: weights of another network.
     """
     net = load_trained(weights, "lite").to(resolve_device(device))
+    maps: Dict[str, Dict[str, torch.Tensor]] = {}
+    for group in groups or sorted({e.group for e in index.select(split="train", modality="ct") if _takes_part(e)}):
+        maps.update(_group_links(net, index, group, seed, check))  # type: ignore[arg-type]
+    with atomic_path(out) as temporary:
+        torch.save(maps, temporary)
+
+
+def _group_links(net: LiteNet, index: Index, group: str, seed: int, check: bool) -> Dict[str, Dict[str, torch.Tensor]]:
     rng = np.random.default_rng(seed)
     embedded: Dict[str, Embedded] = {}
     maps: Dict[str, Dict[str, torch.Tensor]] = {}
-    errors: Dict[str, List[float]] = {}
-    verdicts: Dict[str, Counter] = {}
-    pairs = choose_pairs(index, rng, groups)
+    errors: List[float] = []
+    verdicts: Counter = Counter()
+    pairs = choose_pairs(index, group, rng)
     for n, pair in enumerate(pairs):
         for entry in pair:
             if entry.name not in embedded:
-                embedded[entry.name] = embed(net, index, entry)  # type: ignore[arg-type]
+                embedded[entry.name] = embed(net, index, entry)
         sides = embedded[pair[0].name], embedded[pair[1].name]
         cross_map, verdict = link(*sides, rng)
-        verdicts.setdefault(pair[0].group, Counter())[verdict] += 1
-        logger.debug("%s > %s: %s", pair[0].name, pair[1].name, verdict)
+        verdicts[verdict] += 1
         if check:
-            errors.setdefault(pair[0].group, []).extend(left_out_errors(*sides, rng))
+            errors += left_out_errors(*sides, rng)
         if cross_map is not None:
             target, support = torch.from_numpy(cross_map.target), torch.from_numpy(cross_map.support)
             maps[f"{pair[0].name}|{pair[1].name}"] = {"target": target, "support": support}
         if (n + 1) % 100 == 0:
-            logger.info("%d of %d pairs, %d maps", n + 1, len(pairs), len(maps))
-    with atomic_path(out) as temporary:
-        torch.save(maps, temporary)
-    for group, counted in verdicts.items():
-        logger.info("%s: %s", group, ", ".join(f"{verdict} {n}" for verdict, n in counted.most_common()))
-    for group, found in errors.items():
-        if found:
-            figures = float(np.median(found)), float(np.mean(found))
-            logger.info("%s: %d left-out known points, median error %.1f mm, mean %.1f mm", group, len(found), *figures)
+            logger.info("%s: %d of %d pairs, %d maps", group, n + 1, len(pairs), len(maps))
+    logger.info("%s: %s", group, ", ".join(f"{verdict} {n}" for verdict, n in verdicts.most_common()))
+    if errors:
+        figures = float(np.median(errors)), float(np.mean(errors))
+        logger.info("%s: %d left-out known points, median error %.1f mm, mean %.1f mm", group, len(errors), *figures)
+    return maps
 
 
 if __name__ == "__main__":

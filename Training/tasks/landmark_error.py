@@ -2,11 +2,12 @@
 
     python -m Training.tasks.landmark_error WEIGHTS --data INDEX [--templates train|val] [--queries train|val]
 
-*Between patients* (CT): templates are all scans of a group with known points, queries the held-out ones; points are sure
-landmarks, or centroids of whole labels where a scan has none. Landmarks are told by region, domes apart from all others
-(:func:`Training.data.landmarks.region_of`). *MR in CT* (for networks of both): body points of each held-out MR in the
-CT that it is registered to. The coarse head's nearest neighbor on its 8 mm lattice counts: a few seconds instead of
-minutes, and what training changes most. The figures of a finished model come from ``Testing/benchmarks/accuracy.py``.
+*Between patients* (CT): templates are all scans of a group with known points, queries the held-out ones; points are
+sure landmarks, or centroids of whole labels where a scan has none. Landmarks are told by region, domes apart from all
+others (:func:`Training.data.landmarks.region_of`). *MR in CT* (for networks of both): body points of each held-out MR
+in the CT that it is registered to. The coarse head's nearest neighbor on its 8 mm lattice counts: a few seconds instead
+of minutes, and what training changes most. The figures of a finished model come from
+``Testing/benchmarks/accuracy.py``.
 
 With queries of training patients (``train_...``, ``--queries train``) the same tells how well a network knows the
 patients that it was trained on. WEIGHTS is a weights file, or a checkpoint of a light run.

@@ -28,7 +28,6 @@ Loss = Tuple[torch.Tensor, float]
 """A loss and its retrieval rate."""
 
 
-
 def forward_losses(
     net: LiteNet,
     pair: Pair,

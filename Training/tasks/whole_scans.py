@@ -1,4 +1,4 @@
-"""The training scans as wholes: where negatives beyond the crops come from, and where another patient's points are sought.
+"""The training scans as wholes: where negatives beyond the crops come from, and another patient's points are sought.
 
 *Coarse* maps of all scans are embedded anew every so many steps by the averaged network, as matching would see them.
 A *fine* map of a whole scan would cost as much as dozens of steps; instead the fine vectors of the crops drawn since

@@ -79,13 +79,19 @@ def test_warm_up_is_linear_and_the_rate_then_constant():
     assert learning_rate(500, 20000, options) == learning_rate(19999, 20000, options) == 0.02
 
 
-def test_the_light_recipes_rate_rises_stays_and_falls_and_its_average_follows():
+def test_a_rate_may_stay_and_then_fall_along_a_line():
+    options = load_recipe(
+        "lite-ct", ["optimizer.decay=0.25", "optimizer.shape=linear", "optimizer.floor=0.02"]
+    ).optimizer
+    at = {299: 1.0, 300: 1.0, 5999: 1.0, 6000: 1.0, 7000: 0.5, 7999: 0.02}
+    assert {step: learning_rate(step, 8000, options) / 1e-3 for step in at} == pytest.approx(at)
+
+
+def test_the_light_recipes_rate_rises_and_falls_as_half_a_cosine_and_its_average_follows():
     options = load_recipe("lite-ct").optimizer
-    assert [learning_rate(step, 8000, options) / 1.5e-3 for step in (99, 199, 200, 5999, 6000)] == pytest.approx(
-        [0.5, 1, 1, 1, 1]
-    )
-    assert learning_rate(7000, 8000, options) == pytest.approx(0.75e-3)
-    assert learning_rate(7999, 8000, options) == pytest.approx(0.02 * 1.5e-3)
+    assert learning_rate(149, 20000, options) == pytest.approx(0.5e-3)
+    falling = {5000: 0.01 + 0.99 * (1 + 0.5**0.5) / 2, 10000: 0.01 + 0.99 / 2, 20000: 0.01}  # at 45, 90 and 180 degrees
+    assert {step: learning_rate(step, 20000, options) / 1e-3 for step in falling} == pytest.approx(falling)
     import torch
 
     net = torch.nn.BatchNorm3d(3)
@@ -108,5 +114,5 @@ def test_a_run_from_before_an_option_existed_goes_on_unless_the_option_is_used()
     state = {"recipe": older, "seed": 0, "groups_per_step": 1}
     check_same_run(state, recipe, 0, 1)
     changed = {**recipe, "lite": {**recipe["lite"], "cross": 0.25}}
-    with pytest.raises(UsageError, match=r"lite\.cross: None -> 0\.25"):
+    with pytest.raises(UsageError, match=r"lite\.cross: 0\.5 -> 0\.25"):
         check_same_run(state, changed, 0, 1)

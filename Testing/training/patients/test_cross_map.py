@@ -89,7 +89,12 @@ def scans(shift, names_a, names_b, seed_b=0):
         ).bfloat16()
         for seed in (0, seed_b)
     ]
-    places = {"vertebra_T8": [80, 70, 60], "carina": [40, 90, 60], "celiac_origin": [100, 30, 120], "sma_origin": [20, 20, 20]}
+    places = {
+        "vertebra_T8": [80, 70, 60],
+        "carina": [40, 90, 60],
+        "celiac_origin": [100, 30, 120],
+        "sma_origin": [20, 20, 20],
+    }
     known = {name: np.array(place, dtype=float) for name, place in places.items()}
     a = Embedded(vectors[0], grid, (11, 11, 11), {name: known[name] for name in names_a})
     b = Embedded(vectors[1], grid + shift, (11, 11, 11), {name: known[name] + shift for name in names_b})

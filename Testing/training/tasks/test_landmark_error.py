@@ -34,7 +34,9 @@ def aligned(tmp_path_factory):
 def test_a_perfect_network_finds_the_places_of_an_mr_in_its_ct(aligned):
     found = by_name(KnownPoints(held_out(aligned, 0.0), ("ct", "mr")).find(PlaceNetwork()))
     assert list(found) == ["mr_in_ct"] and len(found["mr_in_ct"]) > 100
-    assert np.median([one.error_mm for one in found["mr_in_ct"]]) < 8.0  # a voxel of the lattice; the two bodies' crops may differ by one
+    assert (
+        np.median([one.error_mm for one in found["mr_in_ct"]]) < 8.0
+    )  # a voxel of the lattice; the two bodies' crops may differ by one
 
 
 def test_the_alignment_of_the_pair_is_the_truth(aligned):
@@ -60,7 +62,9 @@ def test_a_network_for_ct_is_not_asked_for_mr_and_training_pairs_are_not_held_ou
 def scan_of(entry, moved_mm=0.0):
     """A body of distinct vectors 8 mm apart; where things are known to be is moved along x."""
     grid = np.stack(np.meshgrid(*[np.arange(0, 80, 8.0)] * 3, indexing="ij")[::-1], -1).reshape(-1, 3)
-    vectors = torch.nn.functional.normalize(torch.randn(len(grid), 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    vectors = torch.nn.functional.normalize(
+        torch.randn(len(grid), 64, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     places = {"humeral_head_left": 64.0, "humeral_head_right": 16.0, "carina": 40.0, "dome_left": 32.0}
     known = {name: np.array([x + moved_mm, 40.0, 40.0]) for name, x in places.items()}
     return Embedded(vectors.bfloat16(), grid, (5, 5, 5), known)

@@ -95,5 +95,5 @@ def test_ct_and_mr_of_one_patient_are_linked_by_their_places_in_the_world():
 def test_registered_scans_leave_less_room_than_two_patients():
     options = LevelOptions(1, 1, ignore_mm=8.0, cross_ignore_mm=20.0, search_mm=5.0, temperature=0.1, registered_mm=3.0)
     links = linked(scan("a_ct", (8, 8, 8), (0, 0, 0), "ct"), scan("a_mr", (8, 8, 8), (0, 0, 0), "mr"))
-    assert _tolerance(None, options) == (0.0, 8.0)
-    assert _tolerance(links["a_ct", "a_mr"], options) == (3.0, 11.0)
+    assert _tolerance(None, options) == (0.0, 8.0, 8.0)
+    assert _tolerance(links["a_ct", "a_mr"], options) == (3.0, 11.0, 11.0)
