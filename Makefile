@@ -29,7 +29,7 @@ help:
 	@echo "make demo        match landmarks between real CTs, with pictures (3 minutes after the downloads)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
-	@echo "make benchmark   measure accuracy, speed and memory as the README states them"
+	@echo "make benchmark   measure accuracy, speed and memory as Resources/Benchmarks.md has them"
 	@echo "make lock        resolve requirements/constraints.txt anew (python3.9, 3.10 and 3.11 needed)"
 	@echo "make clean       remove .venv and everything that tools have made"
 	@echo "Variables: PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX) DEMO_ARGS, TEST_ARGS"

@@ -163,11 +163,11 @@ def _neck(source: Between) -> Mapping[str, Any]:
 
 
 def card_lite_ctmr() -> str:
-    """The figures of lite-ctmr's card: errors at bone, distances to the authors' alignment, single places."""
-    ctmr, matching = report.load("ctmr"), report.load("ctmr-matching")
+    """The figures of lite-ctmr's card: errors at bone, distances to the authors' alignment."""
+    ctmr = report.load("ctmr")
     ours = [line for line in ctmr.table if line.startswith("| MR |") or "---" in line or "**ours**" in line]
     bone = "\n".join(report.load("aside-ctmr").table)
-    return "\n\n".join([bone, "\n".join(ours), "\n".join(matching.table)])
+    return "\n\n".join([bone, "\n".join(ours)])
 
 
 SUMMARIES: Dict[str, Callable[[], str]] = {
