@@ -421,7 +421,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         table += "\n\n" + labels_to_markdown(trials)
     if args.against:
         differences = compare(trials, run(load_model(args.against)))
-        rows += differences
+        rows += [{**row, "experiment": f"{row['experiment']}, against {args.against}"} for row in differences]
         table += f"\n\n{args.model} minus {args.against}, on the same points:\n\n{comparison_to_markdown(differences)}"
     name = "accuracy-ablation" if args.ablation else "accuracy-oracle" if args.oracle else "accuracy"
     publish(args, model, name, table, rows, trials, f"{len(scan_paths(data / 'ct/val'))} scans of `ct/val`, `hn/val`")

@@ -7,7 +7,6 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-from Testing.benchmarks.common import median_interval
 from Testing.benchmarks.intervals import Interval, interval, mean, median, paired
 from Training.data.landmarks import BONES, DOMES, region_of
 
@@ -86,7 +85,7 @@ def summarize(trials: Iterable[Trial]) -> List[Dict[str, Any]]:
                 "n": len(chosen),
                 "patients": len(set(patients)),
                 "median_mm": float(np.median(errors)),
-                "median_ci95_mm": median_interval(errors.tolist(), patients),
+                "median_ci95_mm": interval(errors, patients, median).bounds,
                 "mean_mm": float(errors.mean()),
                 "mean_ci95_mm": interval(errors, patients).bounds,
                 "p95_mm": float(np.percentile(errors, 95)),

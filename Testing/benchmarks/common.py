@@ -110,28 +110,6 @@ def publish(
         keep(name, table, rows, model.info, data)
 
 
-def median_interval(
-    values: Sequence[float], patients: Sequence[str], seed: int = 0, n_resamples: int = 2000
-) -> Optional[List[float]]:
-    """95 % interval of a median, whole patients drawn with replacement (see SAMv2Core.evaluation.bootstrap).
-
-    :param values: (N,), infinite where nothing was found.
-    :param patients: (N,) whose value it is.
-    :returns: [low, high]; None for fewer than three patients, which say nothing about others.
-    """
-    errors = np.asarray(values, dtype=float)
-    names, group = np.unique(np.asarray(patients), return_inverse=True)
-    if len(names) < 3:
-        return None
-    order = np.argsort(errors)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
-    weights = np.cumsum(drawn[:, group[order]], axis=1)
-    # The first value at which half of the drawn points are reached, of each resample.
-    at = np.argmax(2 * weights >= weights[:, -1:], axis=1)
-    low, high = np.percentile(errors[order][at], [2.5, 97.5], method="nearest")  # no way between 20 mm and infinity
-    return [float(low), float(high)]
-
-
 N_BINS = 10
 
 

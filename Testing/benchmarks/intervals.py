@@ -57,7 +57,8 @@ def interval(values: Sequence[Any], patients: Sequence[Hashable], statistic: Cal
         statistic(array[np.concatenate([rows[names[n]] for n in rng.integers(len(names), size=len(names))])])
         for _ in range(N_DRAWS)
     ]
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    # Some draw itself, not a way between two: an error may be infinite where nothing was found.
+    low, high = np.percentile(drawn, (2.5, 97.5), method="nearest")
     return Interval(value, float(low), float(high))
 
 

@@ -140,7 +140,7 @@ def card_lite_ct() -> str:
         [row["experiment"], str(row["n"]), str(row["patients"]), _median(row), _mm(row["mean_mm"])]
         + [_percent(row[key]) for key in ("within_10mm", "found", "matched", "matched_within_10mm")]
         for row in accuracy.rows
-        if row["method"] == "default" and not row["experiment"].startswith("another patient's")
+        if row["method"] == "default" and "mean_mm" in row and not row["experiment"].startswith("another patient's")
     ]
     header = ("validation scans", "n", "patients", "median", "mean", "≤ 10 mm", "found", "matched", "of these ≤ 10 mm")
     return f"{table(header, rows)}\n\n{_aside(report.load('aside'))}"

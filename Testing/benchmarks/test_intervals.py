@@ -37,3 +37,8 @@ def test_paired_points_show_a_small_gain_that_single_intervals_hide():
 
 def test_the_same_data_give_the_same_interval():
     assert interval(*cohort(5, 10), median) == interval(*cohort(5, 10), median)
+
+
+def test_what_was_not_found_is_infinitely_far_off():
+    found = interval([1.0, 2.0, np.inf, np.inf, np.inf], list("abcde"), median)
+    assert found.value == np.inf and found.low <= 2.0 and found.high == np.inf
