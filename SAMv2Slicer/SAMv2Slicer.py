@@ -45,11 +45,28 @@ class SAMv2Slicer(ScriptedLoadableModule):
         parent.contributors = ["SAMv2 for 3D Slicer contributors"]
         parent.helpText = texts.helpText()
         parent.acknowledgementText = texts.acknowledgementText()
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onSlicerStarted)
+
+
+def onSlicerStarted():
+    """What has to be there before the module is opened: layouts that scenes may name, and the sample scans."""
+    from SAMv2SlicerLib.scene import layouts
+
+    layouts.register()
+    slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, onSceneLoaded)
+    registerSampleData()
+
+
+def onSceneLoaded(caller, event):
+    """Whatever module is shown: a scene may name layouts and views that are not there."""
+    from SAMv2SlicerLib.scene import layouts, own_views
+
+    layouts.repair()
+    own_views.release()
 
 
 def registerSampleData():
-    """Add the sample scans to the Sample Data module; called when Slicer has started."""
+    """Add the sample scans to the Sample Data module."""
     try:
         from SAMv2SlicerLib.setup import sample_data
 
@@ -81,6 +98,7 @@ class SAMv2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.ui, self.logic, self.parent)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.EndImportEvent, self.onSceneEndImport)
         if getattr(self.parent, "isEntered", False):  # reloaded while it is shown: nobody will enter it again
             self.enter()
@@ -109,10 +127,13 @@ class SAMv2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.panel.enter()
 
+    def onSceneStartImport(self, caller, event):
+        """A scene is being loaded: selectors lose their nodes and find them again, which is no choice of the user."""
+        self.panel.sceneImporting()
+
     def onSceneEndImport(self, caller, event):
         """A scene was loaded, perhaps with our parameter node."""
-        if self.parent.isEntered:
-            self.panel.connectParameters()
+        self.panel.sceneImported()
 
     def onReload(self):
         """Reload the libraries, too: Slicer's reload knows only this file. Leaves first, so that nobody keeps an old

@@ -51,6 +51,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     :ivar onWake: called without arguments when there is work for :meth:`tick` (the panel starts its timer).
     :ivar onMatched: called with (matched list, template point IDs, live) after matches were written.
+    :ivar onRegistered: called with the transform node of a registration after it was written, undone or done again;
+        None where there is none now.
     :ivar onStale: called with a volume node whose embedding became invalid.
     """
 
@@ -70,6 +72,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.tracker = LesionTracker(self)
         self.onWake: Optional[Callable[[], None]] = None
         self.onMatched: Optional[Callable[[Any, Sequence[str], bool], None]] = None
+        self.onRegistered: Optional[Callable[[Any], None]] = None
         self.onStale: Optional[Callable[[Any], None]] = None
         SAMv2SlicerLogic._instances.add(self)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
@@ -257,7 +260,9 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         text = texts.progressRegistering(movingNode.GetName(), fixedNode.GetName())
         return self.submit(
             text,
-            lambda progress: self.engine.register(*inputs, transform, options, text, progress, extras.deformation),
+            lambda progress: self.engine.register(
+                *inputs, transform, options, text, progress, extras.deformation, extras.resampled
+            ),
             RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply, extras),
             onEnd,
         )

@@ -67,6 +67,25 @@ def scene():
 
 
 @pytest.fixture
+def windows(scene):
+    """Slicer's default layout (conventional: three slice views and a 3D view), on real layout and slice logics."""
+    import slicer
+    import slicer.util
+    from standins.layout_manager import LayoutManager
+
+    manager = LayoutManager(scene, slicer.app.applicationLogic())
+    slicer.app.windows = manager
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    slicer.app.processEvents()
+    yield manager
+    slicer.app.windows = None
+    manager.close()
+    for className in ("vtkMRMLLayoutNode", "vtkMRMLAbstractViewNode", "vtkMRMLSliceCompositeNode", "vtkMRMLCameraNode"):
+        for node in slicer.util.getNodesByClass(className):
+            scene.RemoveNode(node)
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(5)
 

@@ -73,11 +73,9 @@ class CursorFollower(VTKObservationMixin):
         if view is not None and view not in slice_views.sliceNodesShowing(self._inputs.templateNode):
             return  # over the query someone looks at the place that was found, and it must not run away
         position = [0.0, 0.0, 0.0]
-        if crosshair.GetCursorPositionRAS(position):
+        if crosshair.GetCursorPositionRAS(position):  # else it has left the view, and what it showed last stays
             self._wanted = np.array(position)
             self._flush()
-        else:
-            self._hide()
 
     def _flush(self) -> None:
         if self._job is not None or self._wanted is None:
@@ -130,6 +128,8 @@ class CursorFollower(VTKObservationMixin):
             glyph.CreateDefaultDisplayNodes()
             glyph.GetDisplayNode().SetSaveWithScene(False)
             glyph.GetDisplayNode().SetSelectedColor(*match_list.COLOR_MATCHED)
+            glyph.GetDisplayNode().SetPointLabelsVisibility(False)
+            glyph.SetNodeReferenceID(match_list.ROLE_QUERY, self._inputs.queryNode.GetID())  # see own_views.py
             glyph.AddControlPoint(vtk.vtkVector3d(0, 0, 0), "")
             glyph.SetLocked(True)
             self._glyphID = glyph.GetID()

@@ -150,7 +150,14 @@ class LiveMatcher(VTKObservationMixin):
             if pointID not in self._seen or np.linalg.norm(position - self._seen[pointID]) > MOVED_MM
         ]
 
+    def forgetMoves(self) -> None:
+        """Take the points to be where they belong: a scene was loaded, and nobody has moved anything."""
+        self._seen = self._positions()
+        self._toRefine.clear()
+
     def _onTemplateChanged(self, caller=None, event=None) -> None:
+        if slicer.mrmlScene.IsImporting():
+            return
         self._removeMatchesOfRemovedPoints()
         self._followLabels()
         self.flush()

@@ -31,6 +31,7 @@ class GuiBinding:
         self._ui = ui
         self._parameters: Optional[SAMv2SlicerParameterNode] = None
         self._tag: Any = None
+        self._widgets: List[Any] = []
 
     def bind(self, node) -> SAMv2SlicerParameterNode:
         """The parameters of a ``vtkMRMLScriptedModuleNode``, bound to the widgets; the same ones for the same node."""
@@ -40,9 +41,15 @@ class GuiBinding:
         self.release()
         parameters = SAMv2SlicerParameterNode(node)
         named = {widget.property(PROPERTY): widget for widget in vars(self._ui).values()}
-        self._tag = parameters.connectParametersToGui({name: widget for name, widget in named.items() if name})
+        bound = {name: widget for name, widget in named.items() if name}
+        self._tag, self._widgets = parameters.connectParametersToGui(bound), list(bound.values())
         self._parameters = parameters
         return parameters
+
+    def hold(self, isHeld: bool) -> None:
+        """Let the bound widgets say nothing while they are held: what they show meanwhile is nobody's choice."""
+        for widget in self._widgets:
+            widget.blockSignals(isHeld)
 
     def release(self) -> None:
         """Unbind (the module is unloaded, or the node is another one)."""

@@ -118,6 +118,8 @@ class Header:
             self.panel.showError(job.error)
         elif parameters is not None:
             parameters.templateVolume, parameters.queryVolume, parameters.points = job.value
+            self.panel.ui.tabWidget.currentIndex = 0
+            self.panel.matchTab.showViews()
             self.panel.say(texts.sampleLoaded())
 
     def _fill(self, comboBox, items, current: str) -> None:

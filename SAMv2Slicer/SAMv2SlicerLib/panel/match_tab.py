@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence, Tuple
 
+import qt
 import slicer
 import slicer.util
 
@@ -12,12 +13,12 @@ from SAMv2SlicerLib.match.batch import BatchMatch
 from SAMv2SlicerLib.match.follow_cursor import CursorFollower
 from SAMv2SlicerLib.match.live_matching import LiveInputs
 from SAMv2SlicerLib.panel import console_lines, panel_states
-from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes
+from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
 from SAMv2SlicerLib.panel.match_options import MatchExtras, SegmentBox
 from SAMv2SlicerLib.panel.match_table import MatchTable
 from SAMv2SlicerLib.panel.review import MatchReview
 from SAMv2SlicerLib.panel.tab import Tab
-from SAMv2SlicerLib.scene import hierarchy, layouts, match_list, moved_volumes, node_geometry, slice_views
+from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import lesion_list
 
 
@@ -27,9 +28,10 @@ class MatchTab(Tab):
     def __init__(self, ui, panel) -> None:
         super().__init__(ui, panel)
         self.batch: Optional[BatchMatch] = None
+        self._queryID = ""
+        """Of the last query that was not the template."""
         self.follower = CursorFollower(self.logic)
         self.follower.onError = panel.showError
-        self.layout = layouts.LayoutSwitch()
         self.table = MatchTable(ui.resultsTable, self.onRowSelected)
         self.review = MatchReview(ui, panel, self.table, self.inputs)
         self.extras = MatchExtras(ui, panel, self)
@@ -46,6 +48,7 @@ class MatchTab(Tab):
         # In some Slicers it offers other markups and hidden lists, too.
         selector = ui.pointsWidget.markupsSelectorComboBox()
         selector.nodeTypes, selector.showHidden = ["vtkMRMLMarkupsFiducialNode"], False
+        ui.pointsWidget.defaultNodeColor = qt.QColor.fromRgbF(*match_list.COLOR_POINTS)  # else new lists are black
         ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
         ui.needsALookCheckBox.toggled.connect(self.onFilter)
         ui.resultsTable.cellDoubleClicked.connect(self.review.onAccept)
@@ -100,17 +103,32 @@ class MatchTab(Tab):
     def parametersChanged(self) -> None:
         """Follow the parameter node: bind what its own connectors do not bind, and tell the live matcher."""
         p = self.panel.parameters
+        self._dropOwnQuery()
         self.ui.pointsWidget.setCurrentNode(p.points)
-        self.furtherBox.show(self._furtherQueries())
+        self._offerQueries()
         self.extras.applyOptions()
         self.logic.live.setInputs(self.inputs())
         if self.follower.isFollowing():
             self.follower.start(self.inputs())
 
+    def _offerQueries(self) -> None:
+        p = self.panel.parameters
+        self.furtherBox.show(self._furtherQueries(), [p.templateVolume, p.queryVolume, *madeVolumes()])
+
+    def _dropOwnQuery(self) -> None:
+        """When the query is removed, Slicer's selector takes another volume, perhaps the template; that is no query."""
+        p = self.panel.parameters
+        if p.queryVolume is not p.templateVolume and p.queryVolume is not None:
+            self._queryID = p.queryVolume.GetID()
+        elif p.queryVolume is not None and slicer.mrmlScene.GetNodeByID(self._queryID) is None:
+            p.queryVolume = None
+            self.chooseDefaults()
+
     def onPointsSelected(self) -> None:
         p, node = self.panel.parameters, self.ui.pointsWidget.currentNode()
         if (
             p is not None
+            and not self.panel.isImporting()
             and p.points is not node
             and not match_list.isMatchList(node)
             and not lesion_list.isLesionList(node)
@@ -199,28 +217,55 @@ class MatchTab(Tab):
         """Bring the views of both scans to the selected match."""
         found = self.review.selected()
         self.review.enable()
-        if found is None or self.panel.parameters is None:
-            return
-        listNode, index, result = found
-        pointsNode = listNode.GetNodeReference(match_list.ROLE_POINTS)
-        templateIndex = pointsNode.GetNthControlPointIndexByID(result.templatePoint) if pointsNode is not None else -1
-        if self.panel.parameters.jumpViews:
-            if templateIndex >= 0:
-                template = listNode.GetNodeReference(match_list.ROLE_TEMPLATE)
-                slice_views.jump(template, node_geometry.pointWorld(pointsNode, templateIndex))
-            if index in node_geometry.definedPointIndices(listNode):
-                slice_views.jump(
-                    listNode.GetNodeReference(match_list.ROLE_QUERY), node_geometry.pointWorld(listNode, index)
-                )
+        if found is not None and self.panel.parameters is not None and self.panel.parameters.jumpViews:
+            self.jump(found)
 
     # --- views ---------------------------------------------------------------------------------------------------
 
     def onSideBySide(self, checked) -> None:
-        if not checked:
-            self.layout.restore()
+        if checked == self.panel.layout.isSideBySide():
             return
-        inputs = self.inputs()
-        self.layout.showSideBySide(inputs.templateNode, inputs.queryNode)
+        if checked:
+            self.showViews()
+        else:
+            self.panel.layout.restore()
+
+    def showViews(self) -> None:
+        """Template above query, at the selected match, else at the last point."""
+        p = self.panel.parameters
+        if p is None or not self.panel.layout.showSideBySide(p.templateVolume, p.queryVolume):
+            self.ui.sideBySideButton.checked = False
+            self.panel.say(texts.noViews())
+            return
+        self.jump(self.review.selected() or self._lastMatch())
+        self.panel.refresh()
+
+    def _lastMatch(self):
+        """(matched list, index, facts) of the last point's match in the query, None without one."""
+        p = self.panel.parameters
+        listNode = match_list.findMatchList(p.points, p.queryVolume)
+        if listNode is None or not listNode.GetNumberOfControlPoints():
+            return None
+        index = listNode.GetNumberOfControlPoints() - 1
+        return listNode, index, match_list.resultAt(listNode, index)
+
+    def jump(self, found) -> None:
+        """Bring the views of both scans to a match; without one, those of the template to the last point."""
+        p = self.panel.parameters
+        if found is None:
+            placed = node_geometry.definedPointIndices(p.points) if p.points is not None else ()
+            if placed:
+                slice_views.jump(p.templateVolume, node_geometry.pointWorld(p.points, placed[-1]))
+            return
+        listNode, index, result = found
+        pointsNode = listNode.GetNodeReference(match_list.ROLE_POINTS)
+        templateIndex = pointsNode.GetNthControlPointIndexByID(result.templatePoint) if pointsNode is not None else -1
+        if result is not None and templateIndex >= 0:
+            template = listNode.GetNodeReference(match_list.ROLE_TEMPLATE)
+            slice_views.jump(template, node_geometry.pointWorld(pointsNode, templateIndex))
+        if index in node_geometry.definedPointIndices(listNode):
+            query = listNode.GetNodeReference(match_list.ROLE_QUERY)
+            slice_views.jump(query, node_geometry.pointWorld(listNode, index))
 
     def toggleFollow(self) -> None:
         self.ui.followCursorButton.checked = not self.ui.followCursorButton.checked
@@ -231,6 +276,8 @@ class MatchTab(Tab):
         elif self.panel.parameters is None or not self.follower.start(self.inputs()):
             self.ui.followCursorButton.checked = False
             self.panel.say(texts.followOff())
+        elif self._unseen():
+            self.panel.say(texts.followUnseen(self._unseen()))
 
     def exit(self) -> None:
         """The module is left: stop what reacts to the mouse, give the layout back."""
@@ -275,19 +322,28 @@ class MatchTab(Tab):
             placed=len(node_geometry.definedPointIndices(points)) if points is not None else 0,
             isEmbedded=not missing,
             secondsToEmbed=self.logic.secondsToEmbed(missing, inputs.device),
-            device=texts.deviceName(inputs.device),
             progressText=self._progressText(job),
             needALook=sum(result.needsALook for _, _, _, result, _ in rows),
             matched=len(rows),
             patientMismatch=self.panel.unacceptedMismatch(inputs.templateNode, queries),
             stale=self.panel.firstStale(nodes),
             moved=self._movedName(),
+            unseen=self._unseen() if rows else "",
         )
 
     def warnings(self) -> List[str]:
         """What the user accepts with Continue."""
         inputs = self.inputs()
         return [hierarchy.patientMismatch(inputs.templateNode, query) for query in self.queries()]
+
+    def _unseen(self) -> str:
+        """Name of the template or the query, whichever no view shows; empty when both can be seen."""
+        p = self.panel.parameters
+        nodes = [node for node in (p.templateVolume, p.queryVolume) if node is not None]
+        return next((node.GetName() for node in nodes if not slice_views.isInView(node)), "")
+
+    def hold(self, isHeld: bool) -> None:
+        self.furtherBox.hold(isHeld)
 
     def _movedName(self) -> str:
         """Name of a scan that was moved since its matches were found."""
@@ -316,5 +372,6 @@ class MatchTab(Tab):
             self.table.show(rows)
             self.review.enable()
             self.searchBox.show()
+            self._offerQueries()
             kinds = [self.logic.modalityOf(node) for node in self.volumes() if node is not None]
             self.extras.threshold.show([kind for kind in kinds if kind])

@@ -23,22 +23,28 @@ from SAMv2SlicerLib.panel.footer import Footer
 from SAMv2SlicerLib.panel.gui_binding import GuiBinding
 from SAMv2SlicerLib.panel.header import Header
 from SAMv2SlicerLib.panel.match_tab import MatchTab
-from SAMv2SlicerLib.panel.panel_states import OFFER_CONTINUE, PanelState
+from SAMv2SlicerLib.panel.panel_states import OFFER_CONTINUE, OFFER_VIEWS, PanelState
 from SAMv2SlicerLib.panel.parameters import SAMv2SlicerParameterNode
+from SAMv2SlicerLib.panel.place_hint import PlaceHint
 from SAMv2SlicerLib.panel.register_tab import RegisterTab
 from SAMv2SlicerLib.panel.shortcuts import Shortcuts
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.panel.track_tab import TrackTab
 from SAMv2SlicerLib.scene import hierarchy
+from SAMv2SlicerLib.scene.layouts import LayoutSwitch
+from SAMv2SlicerLib.scene.own_views import OwnViews
 from SAMv2SlicerLib.setup import install
 from SAMv2SlicerLib.work import embedding_store, engine
 
 logger = logging.getLogger(__name__)
 
 TIMER_MS = 15
-GRANT_SECONDS, GRANT_LONG_SECONDS = 0.004, 0.010
-"""Time per timer event that the worker may hold Python's lock for sure, see worker.py; the longer one while it has been
-busy for a while, since each of the network's many steps waits for the lock."""
+GRANT_QUICK_SECONDS, GRANT_SECONDS = 0.050, 0.010
+"""Time per timer event that the worker may hold Python's lock for sure, see worker.py: Slicer's event loop keeps it
+otherwise, and each of a computation's many steps waits for it. What answers a hand on the mouse gets all the time that
+it needs, since nobody notices 50 ms of a window that stands still, but everybody a match that comes late; with 4 ms, 32
+of 79 places of a moving cursor were answered in Slicer 5.8, with 50 ms all of them. The window stays alive meanwhile in
+longer computations."""
 
 REFRESH_MS = 40
 """Events of a drag are gathered this long before the panel is redrawn."""
@@ -60,8 +66,11 @@ class Panel(VTKObservationMixin):
         self.ui, self.logic = ui, logic
         self.parameters: Optional[SAMv2SlicerParameterNode] = None
         self._binding = GuiBinding(ui)
-        self._message = ""
-        self._isRefreshing = False
+        self._message = self._logged = ""
+        self._isRefreshing = self._isImporting = False
+        self.layout = LayoutSwitch(self.onLayoutChanged)
+        self.ownViews = OwnViews(self._usersLists)
+        self.placeHint = PlaceHint(self)
         self.timer = qt.QTimer()
         self.timer.interval = TIMER_MS
         self.timer.timeout.connect(self.onTimer)
@@ -83,11 +92,11 @@ class Panel(VTKObservationMixin):
         ui.statusActionButton.clicked.connect(self.onStatusAction)
         ui.statusActionButton.visible = False
         ui.tabWidget.currentChanged.connect(self.onTabChanged)
-        ui.progressBar.visible = False
         embedding_store.restoreRates(logic.engine)
         logic.onWake = self.wake
         logic.onStale = self.onStale
         logic.onMatched = self.matchTab.onMatched
+        logic.onRegistered = self.registerTab.onWritten
         logic.live.onError = self.showError
         logic.live.onChanged = self.refreshSoon
         logic.live.corrections.onEdited = self.matchTab.onEdited
@@ -106,8 +115,12 @@ class Panel(VTKObservationMixin):
         ):
             if not self.hasObserver(scene, event, self.onSceneChanged):
                 self.addObserver(scene, event, self.onSceneChanged)
+        self.layout.start()
         self.connectParameters()
+        self.ownViews.start()
+        self.placeHint.start()
         self.shortcuts.connect()
+        self.onLayoutChanged()
         if engine.torchState() != "ready" and install.isPending():
             self.say(texts.setupPending())
         self.refresh()
@@ -115,8 +128,11 @@ class Panel(VTKObservationMixin):
     def exit(self) -> None:
         """Follow nothing; computations go on, their results are written when they are done."""
         self.shortcuts.disconnect()
+        self.placeHint.stop()
         for tab in self.tabs:
             tab.exit()
+        self.layout.stop()
+        self.ownViews.stop()
         self.disconnectParameters()
         self.removeObservers()
 
@@ -146,8 +162,35 @@ class Panel(VTKObservationMixin):
         for tab in self.tabs:
             tab.forget()
         self.disconnectParameters()
+        self.layout.forget()
         self._message = ""
         self._accepted.clear()
+
+    def sceneImporting(self) -> None:
+        """A scene is being loaded into this one: what selectors show meanwhile is nobody's choice."""
+        self._hold(True)
+
+    def sceneImported(self) -> None:
+        """Take over what the scene brought, once the selectors have settled: they change after this event, too."""
+        self.logic.live.forgetMoves()
+        qt.QTimer.singleShot(0, self._settled)
+
+    def _settled(self) -> None:
+        if not self._isImporting or slicer.mrmlScene.IsBatchProcessing():
+            return
+        self._hold(False)
+        self.layout.forget()
+        if self.parameters is not None:
+            self.connectParameters()
+
+    def _hold(self, isHeld: bool) -> None:
+        self._isImporting = isHeld
+        self._binding.hold(isHeld)
+        for tab in self.tabs:
+            tab.hold(isHeld)
+
+    def isImporting(self) -> bool:
+        return self._isImporting
 
     def cleanup(self) -> None:
         """The module is being unloaded or reloaded."""
@@ -155,7 +198,7 @@ class Panel(VTKObservationMixin):
         self.refreshTimer.stop()
         self.exit()
         self._binding.release()
-        self.logic.onWake = self.logic.onStale = self.logic.onMatched = None
+        self.logic.onWake = self.logic.onStale = self.logic.onMatched = self.logic.onRegistered = None
         self.logic.cleanup()
 
     def _chooseDefaults(self) -> None:
@@ -170,12 +213,48 @@ class Panel(VTKObservationMixin):
             return
         for tab in self.tabs:
             tab.parametersChanged()
+        self._followLayout()
+        self._followVolumes()
         self.header.showModel()
         self.refresh()
 
+    def _followLayout(self) -> None:
+        """Let the rows of our layouts show what is selected now."""
+        p = self.parameters
+        if p is not None and not self._isImporting:
+            studies = [node for node in self.trackTab.volumes() if node is not None]
+            self.layout.follow(p.templateVolume, p.queryVolume, studies)
+
+    def onLayoutChanged(self) -> None:
+        """Ours or another layout is shown; the buttons tell which."""
+        self.ui.sideBySideButton.checked = self.layout.isSideBySide()
+        self.ui.allStudiesButton.checked = self.layout.isStudies()
+        self.refreshSoon()
+
+    def _followVolumes(self) -> None:
+        """Notice when a selected scan is moved."""
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        for tab in self.tabs:
+            for node in tab.volumes():
+                if node is not None and not self.hasObserver(node, event, self.onVolumeMoved):
+                    self.addObserver(node, event, self.onVolumeMoved)
+
+    def onVolumeMoved(self, caller=None, event=None) -> None:
+        self.refreshSoon()
+
+    def _usersLists(self):
+        """(list, scan) of the user's own lists that are selected: the template's points, the marks in the baseline."""
+        p = self.parameters
+        if p is None:
+            return
+        yield p.points, p.templateVolume
+        for node in self.trackTab.sources():
+            if node.IsA("vtkMRMLMarkupsNode"):
+                yield node, p.baselineVolume
+
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onSceneChanged(self, caller, event, node=None) -> None:
-        if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None:
+        if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None or self._isImporting:
             return
         if node is None or node.IsA("vtkMRMLDisplayableNode"):
             self._chooseDefaults()
@@ -198,6 +277,8 @@ class Panel(VTKObservationMixin):
         if self._offer == OFFER_CONTINUE:
             self._accepted.update(self.currentTab().warnings())
             self.refresh()
+        elif self._offer == OFFER_VIEWS:
+            self.currentTab().showViews()
         elif self._offer:
             self.currentTab().review.selectNext()
 
@@ -209,8 +290,8 @@ class Panel(VTKObservationMixin):
     def onTimer(self) -> None:
         """Store what is finished, show progress; stop when nothing is left."""
         job = self.logic.worker.currentJob()
-        isLong = job is not None and job.elapsed() > SHOW_LIVE_AFTER_SECONDS
-        isBusy = self.logic.tick(GRANT_LONG_SECONDS if isLong else GRANT_SECONDS)
+        isQuick = job is not None and self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS
+        isBusy = self.logic.tick(GRANT_QUICK_SECONDS if isQuick else GRANT_SECONDS)
         if isBusy:
             self._showProgress()
         else:
@@ -261,7 +342,6 @@ class Panel(VTKObservationMixin):
             return
         tab = next((tab for tab in self.tabs if tab.isRunning()), None)
         fraction = tab.fraction() if tab is not None else job.fraction
-        self.ui.progressBar.visible = True
         self.ui.progressBar.value = int(1000 * fraction)
         self.refresh(results=False)
 
@@ -281,8 +361,9 @@ class Panel(VTKObservationMixin):
     def say(self, message: str) -> None:
         """Show a message in the status line until the next one, and keep it in the log."""
         self._message = message
-        if message:
+        if message and message != self._logged:  # a match that is dragged says the same with every movement
             self.log(message)
+        self._logged = message
         self.refresh()
 
     def log(self, message: str) -> None:
@@ -318,10 +399,11 @@ class Panel(VTKObservationMixin):
 
         :param results: also rebuild the tables (not needed while only the progress changes).
         """
-        if self._isRefreshing or self.parameters is None:
+        if self._isRefreshing or self.parameters is None or self._isImporting:
             return
         self._isRefreshing = True
         try:
+            self.ownViews.update()
             for tab in self.tabs:
                 tab.refresh(results)
             self._showState(self.currentTab().state())
@@ -341,7 +423,7 @@ class Panel(VTKObservationMixin):
         self.ui.statusActionButton.toolTip = texts.offerTip(state.offer)
         self.ui.statusActionButton.accessibleName = texts.offerText(state.offer)
         if not isBusy:
-            self.ui.progressBar.visible = False
+            self.ui.progressBar.value = 0
         undo, redo = self.logic.undoStack.nextUndo(), self.logic.undoStack.nextRedo()
         self.ui.undoButton.enabled, self.ui.undoButton.toolTip = undo is not None, texts.tooltipUndo(undo)
         self.ui.redoButton.enabled, self.ui.redoButton.toolTip = redo is not None, texts.tooltipRedo(redo)

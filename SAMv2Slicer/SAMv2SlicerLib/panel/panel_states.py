@@ -16,6 +16,7 @@ class Facts:
     :param patientMismatch: a text when the two volumes belong to different patients.
     :param stale: name of a volume that was modified since it was embedded.
     :param moved: name of a volume that was moved since the matches that are shown were found.
+    :param unseen: name of a volume with results that no view shows.
     :param registered: what the selected output transform says of itself, empty without a result.
     :param secondsToEmbed: estimate for the volumes not embedded yet; None when nothing was measured so far.
     """
@@ -29,7 +30,6 @@ class Facts:
     placed: int = 0
     isEmbedded: bool = False
     secondsToEmbed: Optional[float] = None
-    device: str = ""
     isBusy: bool = False
     isCancelling: bool = False
     progressText: str = ""
@@ -39,6 +39,7 @@ class Facts:
     patientMismatch: str = ""
     stale: str = ""
     moved: str = ""
+    unseen: str = ""
     registered: str = ""
     lesions: int = 0
     followUps: int = 0
@@ -49,7 +50,7 @@ class PanelState:
     """What to show.
 
     :param glyph: one character in front of the text, together with it, never alone.
-    :param offer: what the button beside the text does: OFFER_CONTINUE, OFFER_REVIEW or nothing.
+    :param offer: what the button beside the text does: OFFER_CONTINUE, OFFER_REVIEW, OFFER_VIEWS or nothing.
     :param actionTip: tooltip of the action button; says what is missing when it is disabled.
     """
 
@@ -64,9 +65,9 @@ class PanelState:
     offer: str = ""
 
 
-OFFER_CONTINUE, OFFER_REVIEW = "continue", "review"
+OFFER_CONTINUE, OFFER_REVIEW, OFFER_VIEWS = "continue", "review", "views"
 
-GLYPH_BUSY, GLYPH_OK, GLYPH_LOOK, GLYPH_MISSING = "\N{HOURGLASS}", "\N{CHECK MARK}", "?", "!"
+GLYPH_BUSY, GLYPH_OK, GLYPH_LOOK, GLYPH_MISSING = "\N{HORIZONTAL ELLIPSIS}", "\N{CHECK MARK}", "?", "!"
 
 
 def matchState(facts: Facts) -> PanelState:
@@ -105,7 +106,7 @@ def matchState(facts: Facts) -> PanelState:
         )
     text = texts.stateReadyToEmbed()
     if facts.secondsToEmbed is not None:
-        text = texts.stateReadyToEmbedSeconds(facts.secondsToEmbed, facts.device)
+        text = texts.stateReadyToEmbedSeconds(facts.secondsToEmbed)
     return PanelState("readyToEmbed", GLYPH_OK, text, action, facts.placed > 0, _tip(facts))
 
 
@@ -135,6 +136,10 @@ def _attention(facts: Facts, action: str, enabled: bool, tip: str, movedText) ->
         return PanelState("stale", GLYPH_LOOK, texts.stateStale(facts.stale), action, enabled, tip)
     if facts.moved:
         return PanelState("moved", GLYPH_LOOK, movedText(facts.moved), action, enabled, tip)
+    if facts.unseen:
+        return PanelState(
+            "unseen", GLYPH_LOOK, texts.stateUnseen(facts.unseen), action, enabled, tip, offer=OFFER_VIEWS
+        )
     return None
 
 

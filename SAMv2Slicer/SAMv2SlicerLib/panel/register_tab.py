@@ -25,11 +25,12 @@ class RegisterTab(Tab):
         super().__init__(ui, panel)
         self.comparison = comparison.Comparison()
         self._parentBefore: Any = None
+        self._boardID = ""
         ui.registerButton.clicked.connect(self.onRegisterButton)
         ui.flipButton.clicked.connect(self.onFlip)
         ui.fadeButton.toggled.connect(self.onFade)
         ui.fadeSlider.valueChanged.connect(self.onFadeValue)
-        ui.checkerboardButton.clicked.connect(self.onCheckerboard)
+        ui.checkerboardButton.toggled.connect(self.onCheckerboard)
         ui.usedPointsButton.clicked.connect(self.onUsedPoints)
         ui.hardenedCopyButton.clicked.connect(self.onHarden)
         ui.useAsStartButton.clicked.connect(self.onUseAsStart)
@@ -144,30 +145,57 @@ class RegisterTab(Tab):
         return found[2], found[3]
 
     def onFade(self, checked) -> None:
+        """Moving over fixed in all views, or what they showed before."""
         pair = self._pair()
         if checked and pair is not None:
+            self.ui.checkerboardButton.checked = False
             self.comparison.show(*pair, opacity=self.ui.fadeSlider.value / 100)
-        else:
+        elif not self.ui.checkerboardButton.checked:
             self.comparison.restore()
-        self.ui.fadeSlider.enabled = self.comparison.isShown()
+        self.ui.fadeSlider.enabled = self.ui.fadeButton.checked
 
     def onFadeValue(self, value) -> None:
-        self.comparison.fade(value / 100)
+        if self.ui.fadeButton.checked:
+            self.comparison.fade(value / 100)
 
     def onCheckerboard(self, checked=False) -> None:
+        """A checkerboard of both in all views, or what they showed before; there is one at most."""
         pair = self._pair()
-        if pair is None:
+        if checked and pair is not None:
+            self.ui.fadeButton.checked = False
+            comparison.startCheckerboard(self.logic, *pair, onEnd=self.onCheckerboardMade)
+            self.panel.refresh()
+        elif not self.ui.fadeButton.checked:
+            self.comparison.restore()
+        if not checked:
+            self._removeBoard()
+
+    def onCheckerboardMade(self, job) -> None:
+        if job.error is not None:
+            self.ui.checkerboardButton.checked = False
+            self.panel.showError(job.error)
             return
-        name = texts.checkerboardName(pair[0].GetName(), pair[1].GetName())
-        ids = [node.GetID() for node in pair]
-        try:
-            with dialogs.waitCursor():
-                (node,) = addUndoably(self.logic, texts.actionAdd(name), lambda: _made(comparison.addCheckerboard, ids))
-        except SAMv2Error as error:
-            self.panel.showError(error)
-            return
-        self.comparison.show(node, pair[1], opacity=0.0)
-        self.ui.fadeButton.checked = False
+        self._removeBoard()
+        self._boardID = job.value.GetID()
+        if self.ui.checkerboardButton.checked:
+            self.comparison.show(job.value, None)
+        else:  # released meanwhile
+            self._removeBoard()
+
+    def _removeBoard(self) -> None:
+        node = slicer.mrmlScene.GetNodeByID(self._boardID) if self._boardID else None
+        self._boardID = ""
+        if node is not None:
+            hierarchy.removeNode(node)
+
+    def onWritten(self, output) -> None:
+        """A registration was undone or done again."""
+        p = self.panel.parameters
+        if p is not None:
+            p.outputTransform = output
+            if output is None:
+                self.exit()
+        self.panel.refreshSoon()
 
     def onUsedPoints(self, checked=False) -> None:
         found = self.result()
@@ -193,7 +221,7 @@ class RegisterTab(Tab):
 
     def exit(self) -> None:
         """The module is left: the views get back what they showed."""
-        self.ui.fadeButton.checked = False
+        self.ui.fadeButton.checked = self.ui.checkerboardButton.checked = False
         self.comparison.restore()
 
     # --- what is shown -------------------------------------------------------------------------------------------
@@ -234,7 +262,8 @@ class RegisterTab(Tab):
         volumes = [node for node in self.volumes() if node is not None]
         self.ui.hardenedCopyButton.enabled = any(node_geometry.isUnderNonLinearTransform(node) for node in volumes)
         hasPair = self._pair() is not None
-        self.ui.fadeButton.enabled = self.ui.checkerboardButton.enabled = hasPair
+        self.ui.fadeButton.enabled = hasPair or self.ui.fadeButton.checked  # there always is a way back
+        self.ui.checkerboardButton.enabled = hasPair or self.ui.checkerboardButton.checked
         self.ui.usedPointsButton.enabled = hasPair and comparison.hasUsedPoints(found[0])
         self.ui.useAsStartButton.enabled = hasPair
 

@@ -1,10 +1,19 @@
-"""Keyboard shortcuts of the panel; they exist only while the module is shown and never where text is typed."""
+"""Keyboard shortcuts of the panel; they exist only while the module is shown and leave other widgets their own keys.
+
+They hold in all windows of the application, also in views that were moved into one of their own. A shortcut takes its
+key away from the widget that has the focus, so each is off while that widget needs the key itself: text is typed, or
+the space bar presses a button. Keys that Slicer's slice views know (F is the next slice) are not used.
+"""
 
 from __future__ import annotations
 
 from typing import Any, List
 
 import qt
+import slicer
+
+_PRESSED_WIDGETS = ("QAbstractButton", "QComboBox", "QMenu", "QTabBar", "QAbstractSlider")
+"""What the space bar acts on, so that it accepts nothing; nor in lists that are not ours, where it checks an item."""
 
 _TEXT_WIDGETS = ("QLineEdit", "QTextEdit", "QPlainTextEdit", "QSpinBox", "QDoubleSpinBox", "ctkPythonConsole")
 
@@ -29,7 +38,7 @@ class Shortcuts:
             ("Space", self._ofReview("onAccept")),
             ("X", self._ofReview("onReject")),
             ("P", self._ofReview("onEdit")),
-            ("F", panel.matchTab.toggleFollow),
+            ("Shift+F", panel.matchTab.toggleFollow),
             ("Esc", panel.cancel),
             ("Ctrl+Z", panel.onUndo),
             ("Ctrl+Shift+Z", panel.onRedo),
@@ -51,27 +60,41 @@ class Shortcuts:
             return
         for keys, action in self.keys():
             shortcut = qt.QShortcut(qt.QKeySequence(keys), self._parent)
+            shortcut.context = qt.Qt.ApplicationShortcut
             shortcut.activated.connect(self._guarded(action))
-            self._shortcuts.append(shortcut)
+            self._shortcuts.append((keys, shortcut))
+        slicer.app.connect("focusChanged(QWidget*,QWidget*)", self.onFocus)
+        self.onFocus(None, qt.QApplication.focusWidget())
 
     def disconnect(self) -> None:
         """Remove the shortcuts."""
-        for shortcut in self._shortcuts:
+        if self._shortcuts:
+            slicer.app.disconnect("focusChanged(QWidget*,QWidget*)", self.onFocus)
+        for _, shortcut in self._shortcuts:
             shortcut.enabled = False
             shortcut.setParent(None)
             shortcut.deleteLater()
         self._shortcuts = []
 
+    def onFocus(self, before, now) -> None:
+        """Leave a widget that gets the focus the keys that it needs."""
+        isText, isPressed = isAny(now, _TEXT_WIDGETS), isAny(now, _PRESSED_WIDGETS) or self._isOthersList(now)
+        for keys, shortcut in self._shortcuts:
+            shortcut.enabled = not isText and not (isPressed and keys == "Space")
+
+    def _isOthersList(self, widget) -> bool:
+        ui = self._panel.ui
+        return isAny(widget, ("QAbstractItemView",)) and widget not in (ui.resultsTable, ui.findingsTable)
+
     def _guarded(self, action):
         def run() -> None:
             parameters = self._panel.parameters
-            if parameters is not None and parameters.useKeyboard and not isTyping():
+            if parameters is not None and parameters.useKeyboard:
                 action()
 
         return run
 
 
-def isTyping() -> bool:
-    """Whether the keyboard focus is where text is entered."""
-    widget = qt.QApplication.focusWidget()
-    return widget is not None and any(widget.inherits(name) for name in _TEXT_WIDGETS)
+def isAny(widget, classNames) -> bool:
+    """Whether a widget is of one of some classes; None is of none."""
+    return widget is not None and any(widget.inherits(name) for name in classNames)

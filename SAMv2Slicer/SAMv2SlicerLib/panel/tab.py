@@ -63,6 +63,12 @@ class Tab:
         """Show the facts in the tab's widgets; without results while only the progress changes."""
         raise NotImplementedError
 
+    def showViews(self) -> None:
+        """Bring the scans that nobody can see into view."""
+
+    def hold(self, isHeld: bool) -> None:
+        """Say nothing for selectors while a scene is being loaded."""
+
     def exit(self) -> None:
         """The module is left: give back what was changed in the views."""
 

@@ -11,13 +11,13 @@ import slicer.util
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.panel import console_lines, panel_states
-from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes
+from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
 from SAMv2SlicerLib.panel.lesion_export import LesionExport
 from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix
 from SAMv2SlicerLib.panel.review import FindingReview
 from SAMv2SlicerLib.panel.studies_table import StudiesTable
 from SAMv2SlicerLib.panel.tab import Tab
-from SAMv2SlicerLib.scene import hierarchy, layouts, match_list, moved_volumes, node_geometry, slice_views
+from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies
 
 
@@ -34,7 +34,6 @@ class TrackTab(Tab):
         self.review = FindingReview(ui, panel, self.matrix)
         self.export = LesionExport(ui, panel)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
-        self.layout = layouts.LayoutSwitch()
         self.followUpsBox = CheckedNodes(ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.onFollowUpsChecked)
         self.sourcesBox = CheckedNodes(ui.lesionSourcesSelector, lesion_marks.SOURCE_CLASSES, self.onSourcesChecked)
         ui.trackButton.clicked.connect(self.onTrackButton)
@@ -69,9 +68,12 @@ class TrackTab(Tab):
     def parametersChanged(self) -> None:
         """Follow the parameter node: checks, studies, and the findings that belong to the baseline."""
         p = self.panel.parameters
-        self.followUpsBox.show(self.followUps())
+        self._offerFollowUps()
         self.sourcesBox.show(self.sources())
         self.logic.tracker.follow(p.baselineVolume, self.followUps())
+
+    def _offerFollowUps(self) -> None:
+        self.followUpsBox.show(self.followUps(), [self.panel.parameters.baselineVolume, *madeVolumes()])
 
     def onFollowUpsChecked(self, checked: List[Any]) -> None:
         """Checked studies join the others in time order."""
@@ -135,13 +137,26 @@ class TrackTab(Tab):
 
     def onAllStudies(self, checked) -> None:
         """One axial view per study, or the layout from before."""
-        if not checked:
-            self.layout.restore()
-        elif not self.layout.showStudies([node for node in self.volumes() if node is not None]):
+        if checked == self.panel.layout.isStudies():
+            return
+        if checked:
+            self.showViews()
+        else:
+            self.panel.layout.restore()
+
+    def showViews(self) -> None:
+        """One axial view per study, at the current lesion."""
+        volumes = [node for node in self.volumes() if node is not None] if self.panel.parameters is not None else []
+        if not self.panel.layout.showStudies(volumes):
             self.ui.allStudiesButton.checked = False
             self.panel.say(texts.noViews())
-        else:
-            self.onCellSelected()
+            return
+        self.onCellSelected()
+        self.panel.refresh()
+
+    def hold(self, isHeld: bool) -> None:
+        self.followUpsBox.hold(isHeld)
+        self.sourcesBox.hold(isHeld)
 
     def _enableOrder(self) -> None:
         n = self.studiesTable.selectedIndex() - 1
@@ -228,6 +243,7 @@ class TrackTab(Tab):
             patientMismatch=self.panel.unacceptedMismatch(p.baselineVolume, self.followUps()),
             stale=self.panel.firstStale(self.volumes()),
             moved=self._movedName(),
+            unseen=self._unseen() if cells else "",
             lesions=self._lesionCount(),
             followUps=len(self.followUps()),
         )
@@ -236,6 +252,11 @@ class TrackTab(Tab):
         """What the user accepts with Continue."""
         baseline = self.panel.parameters.baselineVolume
         return [hierarchy.patientMismatch(baseline, node) for node in self.followUps()]
+
+    def _unseen(self) -> str:
+        """Name of a study that no view shows; empty when all can be seen."""
+        nodes = [node for node in self.volumes() if node is not None]
+        return next((node.GetName() for node in nodes if not slice_views.isInView(node)), "")
 
     def _movedName(self) -> str:
         """Name of a study that was moved since its findings were found."""
@@ -264,6 +285,7 @@ class TrackTab(Tab):
         self.ui.trackButton.enabled = state.actionEnabled
         if not withResults:
             return
+        self._offerFollowUps()
         shown = [node for node in self.volumes() if node is not None]
         self.studiesTable.show(shown, [self.logic.modalityOf(node) for node in shown])
         self._onStudySelected()

@@ -3,61 +3,85 @@
 from __future__ import annotations
 
 import json
-from typing import Any, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import slicer
 import slicer.util
 import vtk
 
+from SAMv2Core.errors import InputError
 from SAMv2Core.io.itk import resampled, transform_of
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.scene.undo import Action
+from SAMv2SlicerLib.work.worker import Job
 
 ATTRIBUTE_POINTS = "SAMv2.usedPoints"
 MAXIMUM_STORED_POINTS = 200
 SQUARES = 8
 
 
-def addCheckerboard(fixedNode, movingNode, squares: int = SQUARES):
-    """A volume on the fixed grid in which fixed and moving alternate, each scaled to 0..1 by its own display window.
+def startCheckerboard(logic, fixedNode, movingNode, onEnd=None) -> Job:
+    """Begin a checkerboard; the job's value is its volume node. Computed beside the window, which stays alive."""
+    name = texts.checkerboardName(fixedNode.GetName(), movingNode.GetName())
+    make = checkerboard(fixedNode, movingNode)
+    ids = fixedNode.GetID(), movingNode.GetID()
 
-    :param squares: number of squares along the longest in-plane side.
+    def commit(values: np.ndarray) -> Any:
+        nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in ids]
+        if any(node is None for node in nodes):
+            raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
+        return addCheckerboard(*nodes, values)
+
+    return logic.submitPlain(name, lambda progress: make(), commit, onEnd, name)
+
+
+def checkerboard(fixedNode, movingNode, squares: int = SQUARES) -> Callable[[], np.ndarray]:
+    """What computes a checkerboard on the fixed grid: fixed and moving alternate, each as its display window shows it.
+
+    Reads the scene now; what is returned does not and may run in another thread: (z, y, x), 0..1.
+
+    :param squares: number of squares along the longest side.
     """
-    fixed = _scaled(slicer.util.arrayFromVolume(fixedNode), fixedNode)
-    moving = _resampled(_scaled(slicer.util.arrayFromVolume(movingNode), movingNode), movingNode, fixedNode)
-    size = max(1, int(np.ceil(max(fixed.shape) / squares)))
-    index = [np.arange(n) // size for n in fixed.shape]
-    odd = (index[0][:, None, None] + index[1][None, :, None] + index[2][None, None, :]) % 2 == 1
-    board = np.where(odd & np.isfinite(moving), moving, fixed).astype(np.float32)
+    arrays = [np.array(slicer.util.arrayFromVolume(node)) for node in (fixedNode, movingNode)]
+    windows = [_window(node) for node in (fixedNode, movingNode)]
+    onFixed = _resampling(movingNode, fixedNode)
+
+    def make() -> np.ndarray:
+        fixed, moving = (_scaled(values, window) for values, window in zip(arrays, windows))
+        moving = onFixed(moving)
+        size = max(1, int(np.ceil(max(fixed.shape) / squares)))
+        index = [np.arange(n) // size for n in fixed.shape]
+        odd = (index[0][:, None, None] + index[1][None, :, None] + index[2][None, None, :]) % 2 == 1
+        return np.where(odd & np.isfinite(moving), moving, fixed).astype(np.float32)
+
+    return make
+
+
+def addCheckerboard(fixedNode, movingNode, values: Optional[np.ndarray] = None):
+    """A checkerboard (computed now when not given) as a volume node: to be looked at, so not saved with the scene."""
+    values = checkerboard(fixedNode, movingNode)() if values is None else values
     name = texts.checkerboardName(fixedNode.GetName(), movingNode.GetName())
     ijkToRAS = node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(fixedNode)
-    node = slicer.util.addVolumeFromArray(board, ijkToRAS, slicer.mrmlScene.GenerateUniqueName(name))
+    node = slicer.util.addVolumeFromArray(values, ijkToRAS, slicer.mrmlScene.GenerateUniqueName(name))
+    node.SetAttribute(node_geometry.ATTRIBUTE_MADE, "1")
     node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
-    node.SetAttribute(node_geometry.ATTRIBUTE_MADE, "1")
+    node.SetSaveWithScene(False)
+    node.GetDisplayNode().SetSaveWithScene(False)
     node.GetDisplayNode().SetAutoWindowLevel(False)
     node.GetDisplayNode().SetWindowLevelMinMax(0.0, 1.0)
     hierarchy.place(node, fixedNode, movingNode)
     return node
 
 
-def addResampled(fixedNode, movingNode):
-    """A copy of the moving volume on the fixed volume's voxels.
-
-    What the moving one does not show becomes its smallest value. Trilinear; whole numbers stay whole numbers.
-    """
-    values = slicer.util.arrayFromVolume(movingNode)
-    found = _resampled(values.astype(np.float32), movingNode, fixedNode)
-    found = np.where(np.isfinite(found), found, values.min())
-    if values.dtype.kind in "iu":
-        found = np.clip(np.rint(found), np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
+def addResampled(fixedNode, movingNode, volume: Volume):
+    """The moving volume on the fixed volume's voxels, as SAMv2Core resampled it, as a node that looks like it."""
     name = slicer.mrmlScene.GenerateUniqueName(texts.resampledName(movingNode.GetName(), fixedNode.GetName()))
-    ijkToRAS = node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(fixedNode)
-    node = slicer.util.addVolumeFromArray(found.astype(values.dtype), ijkToRAS, name)
+    node = node_geometry.addVolumeNode(volume, name)
     node.SetAttribute(node_geometry.ATTRIBUTE_MADE, "1")
     node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
@@ -69,47 +93,50 @@ def addResampled(fixedNode, movingNode):
     return node
 
 
-def _resampled(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
-    """The moving volume's values on the fixed grid (z, y, x), NaN outside; trilinear, through the scene."""
-    if node_geometry.isUnderNonLinearTransform(movingNode) or node_geometry.isUnderNonLinearTransform(fixedNode):
-        return _resampledThroughDeformation(values, movingNode, fixedNode)
-    worldFromFixed = (
-        node_geometry.worldFromNodeMatrix(fixedNode) @ node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(fixedNode)
-    )
-    worldFromMoving = (
-        node_geometry.worldFromNodeMatrix(movingNode) @ node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(movingNode)
-    )
-    movingFromFixed = np.linalg.inv(worldFromMoving) @ worldFromFixed
+def _resampling(movingNode, fixedNode) -> Callable[[np.ndarray], np.ndarray]:
+    """What carries values on the moving grid (z, y, x) to the fixed one as the scene shows them; NaN outside.
+
+    Trilinear. Reads the scene now; what is returned has its own copy of the transforms.
+    """
     shape = slicer.util.arrayFromVolume(fixedNode).shape
-    return resampled(values, transform_of(movingFromFixed), shape, np.nan)
+    fixedRAS, movingRAS = (
+        node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(node) for node in (fixedNode, movingNode)
+    )
+    if not any(node_geometry.isUnderNonLinearTransform(node) for node in (movingNode, fixedNode)):
+        worldFromFixed = node_geometry.worldFromNodeMatrix(fixedNode) @ fixedRAS
+        worldFromMoving = node_geometry.worldFromNodeMatrix(movingNode) @ movingRAS
+        movingFromFixed = np.linalg.inv(worldFromMoving) @ worldFromFixed
+        return lambda values: resampled(values, transform_of(movingFromFixed), shape, np.nan)
+    way = node_geometry.transformBetween(fixedNode.GetParentTransformNode(), movingNode.GetParentTransformNode())
+    return lambda values: _throughDeformation(values, way, fixedRAS, np.linalg.inv(movingRAS), shape)
 
 
-def _resampledThroughDeformation(values: np.ndarray, movingNode, fixedNode) -> np.ndarray:
-    """The same where a transform is not linear: slice by slice, every voxel carried through the scene."""
+def _throughDeformation(values: np.ndarray, way, fixedRAS: np.ndarray, movingIJK: np.ndarray, shape) -> np.ndarray:
+    """Slice by slice, every voxel carried by a VTK transform."""
     from scipy.ndimage import map_coordinates
 
-    shape = slicer.util.arrayFromVolume(fixedNode).shape
-    fixedRAS = node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(fixedNode)
-    movingIJK = np.linalg.inv(node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(movingNode))
-    parents = fixedNode.GetParentTransformNode(), movingNode.GetParentTransformNode()
     rows, columns = np.indices(shape[1:]).reshape(2, -1)
     result = np.empty(shape, dtype=np.float32)
     for k in range(shape[0]):
         ijk = np.stack([columns, rows, np.full_like(rows, k)], axis=1)
-        points = node_geometry.carryPoints(ijk @ fixedRAS[:3, :3].T + fixedRAS[:3, 3], *parents)
+        points = node_geometry.transformed(way, ijk @ fixedRAS[:3, :3].T + fixedRAS[:3, 3])
         where = points @ movingIJK[:3, :3].T + movingIJK[:3, 3]
         result[k] = map_coordinates(values, where.T[::-1], order=1, cval=np.nan).reshape(shape[1:])
     return result
 
 
-def _scaled(array: np.ndarray, volumeNode) -> np.ndarray:
-    """Values as the slice views show them: 0..1 between the ends of the display window."""
+def _window(volumeNode) -> Optional[Tuple[float, float]]:
+    """Ends of the display window, None without one."""
     display = volumeNode.GetDisplayNode()
-    if display is not None and display.GetWindow() > 0:
-        low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
-    else:
-        low, high = (float(x) for x in np.percentile(array, (1, 99)))
-    return np.clip((array.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    if display is None or display.GetWindow() <= 0:
+        return None
+    return display.GetWindowLevelMin(), display.GetWindowLevelMax()
+
+
+def _scaled(array: np.ndarray, window: Optional[Tuple[float, float]]) -> np.ndarray:
+    """Values as the slice views show them: 0..1 between the ends of the display window."""
+    low, high = window if window is not None else (float(x) for x in np.nanpercentile(array, (1, 99)))
+    return np.clip((np.nan_to_num(array.astype(np.float32), nan=low) - low) / max(high - low, 1e-6), 0, 1)
 
 
 def storeUsedPoints(transformNode, fixedLPS: np.ndarray, movingLPS: np.ndarray) -> None:
@@ -147,6 +174,7 @@ def addUsedPoints(transformNode, fixedNode, movingNode) -> Tuple[Any, Any]:
                 node.SetNthControlPointDescription(index, f"residual_mm={residuals[n]:.1f}")
                 node.SetNthControlPointSelected(index, not far[n])
         node.SetLocked(True)
+        node.SetNodeReferenceID(match_list.ROLE_QUERY, volumeNode.GetID())  # see own_views.py
         hierarchy.placeBeside(node, volumeNode, asChild=True)
         lists.append(node)
     return lists[0], lists[1]
@@ -230,41 +258,39 @@ def _addHardened(volumeNodeID: str):
 
 
 class Comparison:
-    """Fixed and moving over each other in all slice views, with a way back."""
+    """Two volumes over each other in all slice views, with a way back: fixed and moving, or a checkerboard of them."""
 
     def __init__(self) -> None:
-        self._former: List[tuple] = []
+        self._former: Dict[str, Tuple[Any, ...]] = {}
+        """Composite node ID -> what it showed before."""
 
     def show(self, fixedNode, movingNode, opacity: float = 0.5) -> None:
         """Fixed as background, moving as foreground, faded by ``opacity``."""
-        if not self._former:
-            self._former = [
-                (node.GetID(), node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
-                for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-            ]
-        for nodeID, *_ in self._former:
-            node = slicer.mrmlScene.GetNodeByID(nodeID)
-            if node is not None:
-                node.SetBackgroundVolumeID(fixedNode.GetID())
-                node.SetForegroundVolumeID(movingNode.GetID())
-                node.SetForegroundOpacity(opacity)
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            shown = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
+            self._former.setdefault(node.GetID(), shown)
+            node.SetBackgroundVolumeID(fixedNode.GetID())
+            node.SetForegroundVolumeID(movingNode.GetID() if movingNode is not None else None)
+            node.SetForegroundOpacity(opacity)
 
     def isShown(self) -> bool:
         return bool(self._former)
 
     def fade(self, opacity: float) -> None:
         """Change the weight of the moving volume."""
-        for nodeID, *_ in self._former:
-            node = slicer.mrmlScene.GetNodeByID(nodeID)
-            if node is not None:
-                node.SetForegroundOpacity(opacity)
+        for node in self._composites():
+            node.SetForegroundOpacity(opacity)
 
     def restore(self) -> None:
-        """What the views showed before."""
-        for nodeID, background, foreground, opacity in self._former:
-            node = slicer.mrmlScene.GetNodeByID(nodeID)
-            if node is not None:
-                node.SetBackgroundVolumeID(background)
-                node.SetForegroundVolumeID(foreground)
-                node.SetForegroundOpacity(opacity)
-        self._former = []
+        """What the views showed before, as far as it still is there."""
+        scene = slicer.mrmlScene
+        for node in self._composites():
+            background, foreground, opacity = self._former[node.GetID()]
+            node.SetBackgroundVolumeID(background if background and scene.GetNodeByID(background) else None)
+            node.SetForegroundVolumeID(foreground if foreground and scene.GetNodeByID(foreground) else None)
+            node.SetForegroundOpacity(opacity)
+        self._former = {}
+
+    def _composites(self) -> List[Any]:
+        found = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in self._former]
+        return [node for node in found if node is not None]

@@ -18,6 +18,7 @@ import slicer.util
 import vtk
 
 from SAMv2Core.errors import InputError, UnreliableResultError
+from SAMv2Core.io.volume import Volume
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.register import comparison, grid_transform
 from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
@@ -64,7 +65,7 @@ class RegistrationCommit:
         fixedNode, movingNode = scene.GetNodeByID(self._fixedID), scene.GetNodeByID(self._movingID)
         if fixedNode is None or movingNode is None:
             raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
-        registration, deformation = computed.results
+        registration, deformation, _ = computed.results
         facts = registrationFacts(registration, deformation)
         if facts["status"] == FAILED:
             raise UnreliableResultError(
@@ -74,7 +75,7 @@ class RegistrationCommit:
         return self._write(fixedNode, movingNode, computed, facts)
 
     def _write(self, fixedNode, movingNode, computed, facts):
-        scene, (registration, deformation) = slicer.mrmlScene, computed.results
+        scene, (registration, deformation, resampled) = slicer.mrmlScene, computed.results
         matrix = np.asarray(registration.matrix, dtype=np.float64)
         output = scene.GetNodeByID(self._outputID) if self._outputID else None
         replaced = grid_transform.Replaced(output)
@@ -92,7 +93,7 @@ class RegistrationCommit:
             output.SetAndObserveTransformNodeID(above.GetID() if above is not None else None)
             movingNode.SetAndObserveTransformNodeID(output.GetID())
         after = _State.of(output, movingNode)
-        additions = self._additions(facts, deformation)
+        additions = self._additions(facts, deformation, resampled)
         for addition in additions:
             addition.add()
         name = texts.actionRegister(movingNode.GetName(), fixedNode.GetName())
@@ -100,19 +101,24 @@ class RegistrationCommit:
         def back() -> None:
             for addition in reversed(additions):
                 addition.remove()
-            _switch(after, before)
+            self._tell(_switch(after, before))
             replaced.restore()
 
         def forth() -> None:
             replaced.again()
-            _switch(before, after)
+            self._tell(_switch(before, after))
             for addition in additions:
                 addition.add()
 
         self._logic.undoStack.push(Action(name, back, forth))
         return output
 
-    def _additions(self, facts, deformation) -> List[Any]:
+    def _tell(self, output) -> None:
+        """Undo and redo make and remove the transform node: the panel must show the one that there is."""
+        if self._logic.onRegistered is not None:
+            self._logic.onRegistered(output)
+
+    def _additions(self, facts, deformation, resampled) -> List[Any]:
         """What is added besides the transform; each can be removed and added again."""
         additions: List[Any] = []
         if self._extras.cropROI:
@@ -125,25 +131,31 @@ class RegistrationCommit:
                     self._fixedID, self._movingID, deformation.vectors, deformation.grid.ijk_to_lps
                 )
             )
-        if self._extras.resampled:
-            additions.append(_Resampled(self._fixedID, self._movingID))
+        if resampled is not None:
+            additions.append(_Resampled(self._fixedID, self._movingID, resampled))
         return additions
 
 
 class _Resampled:
-    """The moving volume as it now lies, on the fixed grid; can be removed and added again."""
+    """The moving volume as it now lies, on the fixed grid; can be removed and added again.
 
-    def __init__(self, fixedID: str, movingID: str) -> None:
+    While the node is there it holds the voxels, else this does: they are never kept twice.
+    """
+
+    def __init__(self, fixedID: str, movingID: str, volume: Volume) -> None:
         self._ids, self._nodeID = (fixedID, movingID), ""
+        self._volume: Optional[Volume] = volume
 
     def add(self) -> None:
         nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in self._ids]
-        if all(node is not None for node in nodes):
-            self._nodeID = comparison.addResampled(*nodes).GetID()
+        if all(node is not None for node in nodes) and self._volume is not None:
+            self._nodeID = comparison.addResampled(*nodes, self._volume).GetID()
+            self._volume = None
 
     def remove(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._nodeID) if self._nodeID else None
         if node is not None:
+            self._volume = node_geometry.volumeFromNode(node)
             hierarchy.removeNode(node)
 
 
@@ -198,8 +210,8 @@ class _State:
         return state
 
 
-def _switch(current: _State, wanted: _State) -> None:
-    """From one state to another; each part only if its node still is there."""
+def _switch(current: _State, wanted: _State) -> Any:
+    """From one state to another; each part only if its node still is there. The transform node, None without one."""
     scene = slicer.mrmlScene
     movingNode = scene.GetNodeByID(wanted.movingID)
     output = scene.GetNodeByID(current.outputID or wanted.outputID or "")
@@ -208,10 +220,10 @@ def _switch(current: _State, wanted: _State) -> None:
             movingNode.SetAndObserveTransformNodeID(wanted.movingParentID)
         if output is not None:
             hierarchy.removeNode(output)
-        return
+        return None
     if output is None:
         if movingNode is None:
-            return
+            return None
         output = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", wanted.outputName)
         fixedNode = scene.GetNodeByID(wanted.references.get("SAMv2.fixed") or "")
         if fixedNode is not None:
@@ -227,6 +239,7 @@ def _switch(current: _State, wanted: _State) -> None:
     output.SetAndObserveTransformNodeID(wanted.outputParentID)
     if movingNode is not None:
         movingNode.SetAndObserveTransformNodeID(wanted.movingParentID)
+    return output
 
 
 ATTRIBUTE = "SAMv2.registration"

@@ -1,21 +1,40 @@
-"""Layouts for comparing scans: template above query, and one view per study; both can be undone.
+"""Layouts for comparing scans: template above query, and one view per study; the layout from before comes back.
 
-Works on view nodes only, so it needs no main window: without one there is no layout node, and nothing happens.
+Layout descriptions are kept by the application, not by scenes: a scene that was saved while one of these layouts was on
+names it by number only. So all of them are registered when Slicer starts, and an unknown number in a scene (from
+another extension, or from more studies than usual) gives way to a layout that exists, instead of an empty window.
+
+Works on view nodes and slice logics, so it needs no main window: without one there is no layout node, and nothing
+happens.
 """
 
 from __future__ import annotations
 
-from typing import Optional
+import logging
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import slicer
 import slicer.util
+import vtk
+from slicer.util import VTKObservationMixin
 
-from SAMv2SlicerLib.scene.slice_views import layoutNode
+from SAMv2SlicerLib.scene.slice_views import fit, layoutNode
+from SAMv2SlicerLib.work.waiting import keepApplicationAlive
+
+logger = logging.getLogger(__name__)
 
 # Two rows of three; own singleton tags, so that the user's Red, Yellow and Green keep what they show.
 SIDE_BY_SIDE_ID = 8127
 ROWS = (("A", "#0072B2"), ("B", "#E69F00"))
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
+
+STUDIES_ID = 8130
+"""Layouts with one view per study have this ID plus the number of studies."""
+
+MOST_STUDIES = 12
+"""So many studies side by side have a layout from the start; more get one when they are shown."""
+
+MOST_STUDIES_EVER = 99
 
 
 def viewName(row: str, orientation: str) -> str:
@@ -23,13 +42,24 @@ def viewName(row: str, orientation: str) -> str:
     return f"SAMv2-{row}-{orientation}"
 
 
-STUDIES_ID = 8130
-"""Layouts with one view per study have this ID plus the number of studies."""
+def rowNames(row: str) -> Tuple[str, ...]:
+    return tuple(viewName(row, orientation) for orientation in ORIENTATIONS)
 
 
 def studyViewName(index: int) -> str:
     """Singleton tag of a study's view."""
     return f"SAMv2-S{index + 1}"
+
+
+def isStudies(layoutID: int) -> bool:
+    return STUDIES_ID < layoutID <= STUDIES_ID + MOST_STUDIES_EVER
+
+
+def descriptionOf(layoutID: int) -> str:
+    """Slicer's XML of one of our layouts, empty for another one."""
+    if layoutID == SIDE_BY_SIDE_ID:
+        return sideBySideDescription()
+    return studiesDescription(layoutID - STUDIES_ID) if isStudies(layoutID) else ""
 
 
 def studiesDescription(count: int) -> str:
@@ -61,60 +91,146 @@ def sideBySideDescription() -> str:
     return f'<layout type="vertical" split="true">{"".join(rows)}</layout>'
 
 
-class LayoutSwitch:
-    """Changes the layout and puts the former one back."""
+def register() -> None:
+    """Make our layouts known to the application; called when Slicer has started, and whenever one is needed."""
+    node = layoutNode()
+    for layoutID in (
+        (SIDE_BY_SIDE_ID, *range(STUDIES_ID + 1, STUDIES_ID + 1 + MOST_STUDIES)) if node is not None else ()
+    ):
+        _ensure(node, layoutID)
 
-    def __init__(self) -> None:
+
+def repair() -> None:
+    """After a scene was loaded: if it named a layout that this Slicer does not have, show one that it has."""
+    node = layoutNode()
+    if node is None:
+        return
+    layoutID = node.GetViewArrangement()
+    if node.IsLayoutDescription(layoutID):
+        return
+    if _ensure(node, layoutID):
+        node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutNone)  # a change, so that the views are made
+        node.SetViewArrangement(layoutID)
+    elif layoutID > slicer.vtkMRMLLayoutNode.SlicerLayoutNone:
+        logger.warning("This Slicer has no layout %d, which the scene names; the conventional one is shown.", layoutID)
+        node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+
+
+def _ensure(node, layoutID: int) -> bool:
+    """Whether a layout is known, after adding it if it is one of ours."""
+    if not node.IsLayoutDescription(layoutID) and descriptionOf(layoutID):
+        node.AddLayoutDescription(layoutID, descriptionOf(layoutID))
+    return bool(node.IsLayoutDescription(layoutID))
+
+
+class LayoutSwitch(VTKObservationMixin):
+    """Shows one of our layouts, keeps its views showing what they should, and puts the former layout back.
+
+    :param onChanged: called without arguments when another layout is shown, also when the user chose it.
+    """
+
+    def __init__(self, onChanged: Optional[Callable[[], None]] = None) -> None:
+        VTKObservationMixin.__init__(self)
         self._former: Optional[int] = None
-        self._shown = -1
+        self._shown: Dict[Tuple[str, ...], Optional[str]] = {}
+        """Views -> ID of the volume that was put into them: what users show there themselves is left alone."""
+        self._onChanged = onChanged
+
+    def start(self) -> None:
+        """Follow the layout."""
+        node = layoutNode()
+        if node is not None and not self.hasObserver(node, vtk.vtkCommand.ModifiedEvent, self._onLayout):
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onLayout)
+
+    def stop(self) -> None:
+        self.removeObservers()
+
+    def current(self) -> int:
+        """ID of the layout that is shown, -1 without a main window."""
+        node = layoutNode()
+        return node.GetViewArrangement() if node is not None else -1
+
+    def isSideBySide(self) -> bool:
+        return self.current() == SIDE_BY_SIDE_ID
+
+    def isStudies(self) -> bool:
+        return isStudies(self.current())
 
     def showSideBySide(self, templateNode, queryNode) -> bool:
         """Template above query, each with its own views; False without a main window."""
-        if not self._show(SIDE_BY_SIDE_ID, sideBySideDescription()):
-            return False
-        for (row, _), volume in zip(ROWS, (templateNode, queryNode)):
-            showInRow(row, volume)
-        return True
+        return self._show(SIDE_BY_SIDE_ID) and self.follow(templateNode, queryNode, (), anew=True)
 
-    def showStudies(self, volumeNodes) -> bool:
+    def showStudies(self, volumeNodes: Sequence[Any]) -> bool:
         """One axial view per study, in order; False without a main window or without studies."""
-        count = len(volumeNodes)
-        if not count or not self._show(STUDIES_ID + count, studiesDescription(count)):
+        if not volumeNodes or not self._show(STUDIES_ID + len(volumeNodes)):
             return False
-        for n, volume in enumerate(volumeNodes):
-            _showInViews({studyViewName(n)}, volume, isLinked=False)
-        return True
+        return self.follow(None, None, volumeNodes, anew=True)
 
-    def _show(self, layoutID: int, description: str) -> bool:
-        node = layoutNode()
-        if node is None:
-            return False
-        if not node.IsLayoutDescription(layoutID):
-            node.AddLayoutDescription(layoutID, description)
-        if self._former is None:
-            self._former = node.GetViewArrangement()
-        self._shown = layoutID
-        node.SetViewArrangement(layoutID)
+    def follow(self, templateNode, queryNode, studyNodes: Sequence[Any], anew: bool = False) -> bool:
+        """Let the views of the layout that is shown show what is selected now.
+
+        :param anew: also in views that showed it already, which then are fitted again.
+        """
+        wanted: List[Tuple[Tuple[str, ...], Any]] = []
+        if self.isSideBySide():
+            wanted = [(rowNames(row), volume) for (row, _), volume in zip(ROWS, (templateNode, queryNode))]
+        elif self.isStudies() and studyNodes:
+            if self.current() != STUDIES_ID + len(studyNodes):
+                self._show(STUDIES_ID + len(studyNodes))
+            wanted = [((studyViewName(n),), volume) for n, volume in enumerate(studyNodes)]
+        for names, volume in wanted:
+            nodeID = volume.GetID() if volume is not None else None
+            isLoaded = names not in self._shown and _areShowing(names, nodeID)  # with a scene that had them so
+            if anew or (not isLoaded and self._shown.get(names, "") != nodeID):
+                _showInViews(names, volume, isLinked=len(names) > 1)
+            self._shown[names] = nodeID
         return True
 
     def restore(self) -> None:
-        """The layout from before, unless the user has chosen another one since."""
+        """The layout from before, if one of ours is shown."""
         node, former = layoutNode(), self._former
         self._former = None
-        if node is not None and former is not None and node.GetViewArrangement() == self._shown:
-            node.SetViewArrangement(former)
+        if node is not None and descriptionOf(node.GetViewArrangement()):
+            fallback = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+            node.SetViewArrangement(former if former is not None else fallback)
+
+    def forget(self) -> None:
+        """The scene closes."""
+        self._shown.clear()
+
+    def _show(self, layoutID: int) -> bool:
+        node = layoutNode()
+        if node is None or not _ensure(node, layoutID):
+            return False
+        if not descriptionOf(node.GetViewArrangement()):
+            self._former = node.GetViewArrangement()
+        node.SetViewArrangement(layoutID)
+        keepApplicationAlive()  # the views get their size now; what is fitted before is fitted to another size
+        return True
+
+    def _onLayout(self, caller=None, event=None) -> None:
+        if self._onChanged is not None:
+            self._onChanged()
 
 
-def showInRow(row: str, volumeNode) -> None:
-    """Show a volume in one row of the side-by-side layout, sliced along its own axes."""
-    _showInViews({viewName(row, orientation) for orientation in ORIENTATIONS}, volumeNode, isLinked=True)
+def _areShowing(names: Sequence[str], volumeID: Optional[str]) -> bool:
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    found = [node.GetBackgroundVolumeID() for node in composites if node.GetLayoutName() in names]
+    return bool(volumeID) and found == [volumeID] * len(names)
 
 
-def _showInViews(names, volumeNode, isLinked: bool) -> None:
+def _showInViews(names: Sequence[str], volumeNode, isLinked: bool) -> None:
+    """Show a volume in some views, all of it, sliced along its own axes."""
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         if composite.GetLayoutName() in names:
+            composite.SetLinkedControl(False)  # else each view hands its volume to all others of its group
             composite.SetBackgroundVolumeID(volumeNode.GetID() if volumeNode is not None else None)
-            composite.SetLinkedControl(isLinked)
+            composite.SetForegroundVolumeID(None)
+            composite.SetLabelVolumeID(None)
     for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         if sliceNode.GetLayoutName() in names and volumeNode is not None:
             sliceNode.RotateToVolumePlane(volumeNode)
+            fit(sliceNode)
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if composite.GetLayoutName() in names:
+            composite.SetLinkedControl(isLinked)

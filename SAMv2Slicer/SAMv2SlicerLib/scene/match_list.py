@@ -54,6 +54,8 @@ __all__ = [
 # Okabe and Ito's blue and orange: distinguishable in all common color vision deficiencies.
 COLOR_MATCHED = (0.0, 0.45, 0.70)
 COLOR_UNCERTAIN = (0.90, 0.62, 0.0)
+COLOR_POINTS = (0.84, 0.37, 0.0)
+"""Of the template's points, Okabe and Ito's vermilion: their matches have other colors."""
 
 
 # --- matched lists ---------------------------------------------------------------------------------------------------

@@ -162,10 +162,23 @@ def carryPoints(points: np.ndarray, sourceTransformNode, targetTransformNode) ->
         return points.copy()
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(sourceTransformNode, targetTransformNode, transform)
+    return transformed(transform, points)
+
+
+def transformBetween(sourceTransformNode, targetTransformNode) -> vtk.vtkGeneralTransform:
+    """The way from under one transform node to under another, as a copy that may leave the main thread."""
+    transform, copy = vtk.vtkGeneralTransform(), vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(sourceTransformNode, targetTransformNode, transform)
+    copy.DeepCopy(transform)
+    return copy
+
+
+def transformed(transform: vtk.vtkAbstractTransform, points: np.ndarray) -> np.ndarray:
+    """Points (N, 3) carried by a VTK transform."""
     before, after = vtk.vtkPoints(), vtk.vtkPoints()
     for container in (before, after):
         container.SetDataTypeToDouble()
-    before.SetData(numpy_to_vtk(np.ascontiguousarray(points)))
+    before.SetData(numpy_to_vtk(np.ascontiguousarray(points, dtype=np.float64)))
     transform.TransformPoints(before, after)
     return vtk_to_numpy(after.GetData()).copy().reshape(-1, 3)
 

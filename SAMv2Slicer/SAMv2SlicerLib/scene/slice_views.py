@@ -31,6 +31,21 @@ def sliceNodesShowing(volumeNode) -> List[Any]:
     return [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.GetLayoutName() in names]
 
 
+def isInView(volumeNode) -> bool:
+    """Whether any slice view on the screen shows a volume; yes, too, where there is no window to look at."""
+    if layoutNode() is None:
+        return True
+    return any(node.IsMappedInLayout() for node in sliceNodesShowing(volumeNode))
+
+
+def fit(sliceNode) -> None:
+    """Let a slice view show all of its volumes, with their middle in its middle."""
+    logic = slicer.app.applicationLogic().GetSliceLogic(sliceNode) if sliceNode is not None else None
+    if logic is not None:
+        logic.FitSliceToAll()
+        logic.SnapSliceOffsetToIJK()
+
+
 def jump(volumeNode, positionWorld: Optional[np.ndarray], centered: bool = True) -> int:
     """Bring the views that show a volume to a world RAS position; how many views moved.
 

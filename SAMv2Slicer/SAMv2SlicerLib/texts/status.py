@@ -13,10 +13,10 @@ def stateReadyToEmbed() -> str:
     return _("Ready. The first match on a volume computes its embedding.")
 
 
-def stateReadyToEmbedSeconds(seconds: float, device: str) -> str:
+def stateReadyToEmbedSeconds(seconds: float) -> str:
     return _(
-        "Ready. The first match on a volume computes its embedding (about {seconds:.0f} s on this {device})."
-    ).format(seconds=max(1.0, seconds), device=device)
+        "Ready. The first match on a volume computes its embedding (about {seconds:.0f} s on this computer)."
+    ).format(seconds=max(1.0, seconds))
 
 
 def stateReadyToRegister(moving: str, fixed: str) -> str:
@@ -59,14 +59,19 @@ def stateAlignedUncertain(moving: str, fixed: str) -> str:
     return _("{moving} is aligned with {fixed}, but uncertainly: compare them.").format(moving=moving, fixed=fixed)
 
 
+def stateUnseen(name: str) -> str:
+    return _("Done, but no view shows {name}.").format(name=name)
+
+
 def offerText(offer: str) -> str:
-    return {"continue": _("Continue"), "review": _("Show them")}.get(offer, "")
+    return {"continue": _("Continue"), "review": _("Show them"), "views": _("Show side by side")}.get(offer, "")
 
 
 def offerTip(offer: str) -> str:
     tips = {
         "continue": _("These scans are meant to be compared: do not warn again"),
         "review": _("Go to the next one that needs a look (N)"),
+        "views": _("Show the scans side by side, each in views of its own"),
     }
     return tips.get(offer, "")
 
@@ -140,3 +145,7 @@ def progressRegistering(moving: str, fixed: str) -> str:
 
 def progressBatch(index: int, count: int, text: str) -> str:
     return _("{index} of {count}: {text}").format(index=index, count=count, text=text)
+
+
+def placeElsewhere(template: str) -> str:
+    return _("This view does not show {template}: click on {template}.").format(template=template)

@@ -251,6 +251,10 @@ def followOff() -> str:
     return _("Follow cursor needs a template, a query and slice views.")
 
 
+def followUnseen(name: str) -> str:
+    return _("Follow cursor is on, but no view shows {name}: press A | B views.").format(name=name)
+
+
 def progressSampleData() -> str:
     return _("Fetching two public CT scans (60 MB, once).")
 

@@ -193,8 +193,9 @@ class Engine:
         text: str,
         progress: Progress,
         isDeformable: bool = False,
+        isResampled: bool = False,
     ) -> Computed:
-        """Align two volumes: (Registration, Deformation or None), fixed volume LPS to moving volume LPS."""
+        """Align two volumes: (Registration, Deformation or None, resampled Volume or None), fixed to moving LPS."""
         import SAMv2Core
 
         share = _embeddingShare(fixed, moving)
@@ -208,11 +209,13 @@ class Engine:
             fixed_volume=fixed.volume,
             moving_volume=moving.volume,
         )
-        deformation = None
+        deformation = resampled = None
         if isDeformable and registration.status != "failed":
             part(1.0, "")
             deformation = self.deform(fixed.volume, moving.volume, registration.matrix)
-        return Computed((registration, deformation), pair.embeddings, pair.fresh)
+        if isResampled and registration.status != "failed":
+            resampled = resampledTo(fixed.volume, moving.volume, registration.matrix, deformation)
+        return Computed((registration, deformation, resampled), pair.embeddings, pair.fresh)
 
     def deform(self, fixed: Optional[Volume], moving: Optional[Volume], matrix: np.ndarray) -> Any:
         """The deformation that is left after a registration, by ConvexAdam."""
@@ -350,6 +353,15 @@ class Engine:
         if rate < FASTEST_CREDIBLE_RATE:  # faster ones came from the disk
             self.voxelsPerSecond[device] = rate
         return embedding
+
+
+def resampledTo(fixed: Optional[Volume], moving: Optional[Volume], matrix: np.ndarray, deformation: Any) -> Volume:
+    """The moving volume on the voxels of the fixed one, through a matrix (4, 4) or the deformation on top of it."""
+    from SAMv2Core.io.resample import resample_to
+
+    if fixed is None or moving is None:
+        raise ModelError("The voxels are needed to resample.", "Register again.")
+    return resample_to(fixed.grid, moving, matrix if deformation is None else deformation.to_itk())
 
 
 def diskCache() -> Any:

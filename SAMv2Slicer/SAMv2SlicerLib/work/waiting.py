@@ -23,11 +23,11 @@ def waitFor(worker: Worker, job: Job, progress: Optional[Progress]) -> Any:
             worker.dispatch(SLICE_SECONDS)
             if progress is not None and not job.isHandled:
                 progress(job.fraction, job.text)
-            _keepApplicationAlive()
+            keepApplicationAlive()
     except BaseException:
         job.cancel()
         while not job.wait(SLICE_SECONDS):
-            _keepApplicationAlive()
+            keepApplicationAlive()
         worker.dispatch()
         raise
     if job.error is not None:
@@ -35,8 +35,8 @@ def waitFor(worker: Worker, job: Job, progress: Optional[Progress]) -> Any:
     return job.value
 
 
-def _keepApplicationAlive() -> None:
-    """Let the window repaint, without letting the user start anything else meanwhile."""
+def keepApplicationAlive() -> None:
+    """Let the window lay out and draw itself, without letting the user start anything else meanwhile."""
     application = getattr(slicer, "app", None)
     if application is not None:
         application.processEvents(qt.QEventLoop.ExcludeUserInputEvents)

@@ -17,7 +17,7 @@ from phantoms import addPair, addPoints
 
 from SAMv2SlicerLib.panel import dialogs
 from SAMv2SlicerLib.register import hand_over
-from SAMv2SlicerLib.scene import match_list, node_geometry, slice_views
+from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
 from SAMv2SlicerLib.track import studies
 
 TRACK_TAB, REGISTER_TAB = 1, 2
@@ -178,16 +178,16 @@ def test_copied_table_and_one_view_per_study(widget, scene):
     layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     composites = []
     for n in range(3):  # as the layout manager makes them for the description
-        sliceNode = scene.AddNewNodeByClass("vtkMRMLSliceNode", slice_views.studyViewName(n))
-        composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", slice_views.studyViewName(n))
+        sliceNode = scene.AddNewNodeByClass("vtkMRMLSliceNode", layouts.studyViewName(n))
+        composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", layouts.studyViewName(n))
         for node in (sliceNode, composite):
-            node.SetLayoutName(slice_views.studyViewName(n))
+            node.SetLayoutName(layouts.studyViewName(n))
         composites.append((sliceNode, composite))
     ui.findingsTable.setCurrentCell(1, 1)
     ui.allStudiesButton.click()
-    assert layout.GetViewArrangement() == slice_views.STUDIES_ID + 3
+    assert layout.GetViewArrangement() == layouts.STUDIES_ID + 3
     assert [composite.GetBackgroundVolumeID() for _, composite in composites] == [v.GetID() for v in volumes]
-    assert slice_views.studiesDescription(3).count("vtkMRMLSliceNode") == 3
+    assert layouts.studiesDescription(3).count("vtkMRMLSliceNode") == 3
     row = widget.panel.trackTab.matrix.selectedRow()
     for (sliceNode, _), finding in zip(composites, row):
         center = [sliceNode.GetSliceToRAS().GetElement(k, 3) for k in range(3)]

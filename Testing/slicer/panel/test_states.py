@@ -21,7 +21,7 @@ READY = Facts(volumes=2, template="A", query="B", points="F", placed=2)
         (Facts(volumes=1, template="A"), "noQuery", "No query volume", False),
         (replace(READY, sameVolume=True), "sameVolume", "Choose another query", False),
         (READY, "readyToEmbed", "computes its embedding", True),
-        (replace(READY, secondsToEmbed=12.4, device="CPU"), "readyToEmbed", "about 12 s on this CPU", True),
+        (replace(READY, secondsToEmbed=12.4), "readyToEmbed", "about 12 s on this computer", True),
         (replace(READY, isEmbedded=True), "ready", "Click a point in A", True),
         (replace(READY, isEmbedded=True, placed=0), "ready", "Click a point in A", False),
         (replace(READY, matched=7, needALook=2), "uncertain", "2 of 7 points need a look", True),

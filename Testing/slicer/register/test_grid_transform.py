@@ -137,7 +137,7 @@ def test_crop_is_part_of_the_undo_step(logic, scene):
 def test_checkerboard_and_hardened_copy_under_a_deformation(deforming, scene):
     fixed, moving = addPair(scene)
     deforming.registerVolumes(fixed, moving, deformable=True)
-    values = slicer.util.arrayFromVolume(comparison.addCheckerboard(fixed, moving))
+    values = comparison.checkerboard(fixed, moving)()
     assert values.shape == slicer.util.arrayFromVolume(fixed).shape and np.isfinite(values).all() and values.std() > 0
 
 

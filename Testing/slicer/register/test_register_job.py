@@ -154,9 +154,9 @@ def test_checkerboard_of_aligned_copies_is_the_image(logic, pair, scene):
     exact[:3, 3] = SHIFT_LPS
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     node_geometry.setTransformFromMatrix(transform, exact, *pair)
-    apart = slicer.util.arrayFromVolume(comparison.addCheckerboard(*pair))
+    apart = comparison.checkerboard(*pair)()
     pair[1].SetAndObserveTransformNodeID(transform.GetID())
-    board = slicer.util.arrayFromVolume(comparison.addCheckerboard(*pair))
+    board = comparison.checkerboard(*pair)()
     expected = np.clip((slicer.util.arrayFromVolume(pair[0]) + 200) / 500, 0, 1)
     assert np.abs(board - expected).max() < 1e-3
     assert np.abs(apart - expected).max() > 0.5  # and without the transform it shows the difference
@@ -184,14 +184,71 @@ def test_panel_registers_shows_and_undoes(widget, scene):
     for button in (widget.ui.fadeButton, widget.ui.checkerboardButton, widget.ui.usedPointsButton):
         assert button.enabled
     widget.ui.usedPointsButton.click()
-    widget.ui.checkerboardButton.click()
-    assert scene.GetFirstNodeByName("Checkerboard of CT 2021 and CT 2023") is not None
-    for _ in range(3):  # the checkerboard, the used points, the registration
+    for _ in range(2):  # the used points, the registration
         widget.ui.undoButton.click()
-    assert scene.GetFirstNodeByName("Checkerboard of CT 2021 and CT 2023") is None
+    settle(widget)
     assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
     assert query.GetParentTransformNode() is None and "Undone" in widget.ui.statusLabel.text
     assert widget.ui.registrationCardLabel.text == "No registration yet."
+    widget.ui.redoButton.click()
+    settle(widget)
+    assert widget.ui.registrationCardLabel.text == card and misalignment(template, query) < 1.0
+    assert widget.ui.fadeButton.enabled
+
+
+BOARD = "Checkerboard of CT 2021 and CT 2023"
+
+
+@pytest.fixture
+def compared(windows, widget, scene):
+    """(widget, composite node of a view that shows the template, its ID), with a registration."""
+    template, _ = addPair(scene)
+    composite = windows.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    composite.SetBackgroundVolumeID(template.GetID())
+    widget.ui.registerButton.click()
+    settle(widget)
+    return widget, composite, template.GetID()
+
+
+def test_checkerboard_and_compare_replace_each_other_and_lead_back(compared, scene):
+    widget, composite, before = compared
+    ui = widget.ui
+    for first, second in ((ui.fadeButton, ui.checkerboardButton), (ui.checkerboardButton, ui.fadeButton)):
+        first.click()
+        settle(widget)
+        second.click()
+        settle(widget)
+        assert second.checked and not first.checked and second.enabled
+        board = scene.GetFirstNodeByName(BOARD)
+        isBoard = second is ui.checkerboardButton
+        assert (board is not None) == isBoard
+        assert composite.GetBackgroundVolumeID() == (board.GetID() if isBoard else before)
+        assert bool(composite.GetForegroundVolumeID()) != isBoard
+        second.click()
+        settle(widget)
+        assert composite.GetBackgroundVolumeID() == before and not composite.GetForegroundVolumeID()
+        assert scene.GetFirstNodeByName(BOARD) is None
+
+
+def test_there_is_one_checkerboard_at_most(compared, scene):
+    """And it is nothing to undo: it goes when its button is released."""
+    widget, composite, before = compared
+    done = widget.logic.undoStack.nextUndo()
+    for _ in range(3):
+        widget.ui.checkerboardButton.click()
+        settle(widget)
+        assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 3
+        widget.ui.checkerboardButton.click()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2 and widget.logic.undoStack.nextUndo() == done
+
+
+def test_undo_of_the_registration_leaves_no_comparison(compared, scene):
+    widget, composite, before = compared
+    widget.ui.checkerboardButton.click()
+    settle(widget)
+    widget.ui.undoButton.click()
+    settle(widget)
+    assert composite.GetBackgroundVolumeID() == before and not widget.ui.checkerboardButton.checked
 
 
 def test_panel_fades_and_gives_the_views_back(widget, scene):

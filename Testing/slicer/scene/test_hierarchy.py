@@ -11,6 +11,7 @@ import vtk
 from panel_tools import patientItems
 
 from SAMv2SlicerLib.register import comparison
+from SAMv2SlicerLib.scene import node_geometry
 from SAMv2SlicerLib.scene.hierarchy import removeNode
 from SAMv2SlicerLib.scene.undo import addUndoably
 
@@ -38,13 +39,13 @@ def test_outputs_of_a_pair_share_a_folder(logic, pair, scene, hierarchy):
     transform = logic.registerVolumes(fixed, moving)
     moving.SetName("renamed")  # no reason for another folder
     (board,) = addUndoably(logic, "board", lambda: (comparison.addCheckerboard(fixed, moving),))
-    resampled = comparison.addResampled(fixed, moving)
+    resampled = comparison.addResampled(fixed, moving, node_geometry.volumeFromNode(fixed))
     assert folders(hierarchy) == ["SAMv2 CT 2021 → CT 2023"]
     for node in (transform, board, resampled):
         assert parentName(hierarchy, node) == "SAMv2 CT 2021 → CT 2023"
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(transform))
     assert hierarchy.GetItemName(hierarchy.GetItemParent(folder)) == "Study"
-    other = comparison.addResampled(moving, fixed)
+    other = comparison.addResampled(moving, fixed, node_geometry.volumeFromNode(moving))
     assert len(folders(hierarchy)) == 2 and parentName(hierarchy, other) == "SAMv2 renamed → CT 2021"
 
 

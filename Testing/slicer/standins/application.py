@@ -16,7 +16,7 @@ class ModuleManager(QtCore.QObject):
 
 
 class Application(QtCore.QObject):
-    """What the module asks the application for; without a main window ``layoutManager()`` is None, as in Slicer."""
+    """What the module asks the application for; ``layoutManager()`` is None without views, as in Slicer."""
 
     applicationName = "SlicerStandIn"
     startupCompleted = QtCore.Signal()
@@ -28,10 +28,19 @@ class Application(QtCore.QObject):
         self._moduleManager = ModuleManager()
         self._settings = QtCore.QSettings(os.path.join(folder, "settings.ini"), QtCore.QSettings.IniFormat)
         self._logic = slicer.vtkSlicerApplicationLogic()
+        self.windows = None
+        """A LayoutManager (layout_manager.py) while a test has views."""
 
     def connect(self, signal, slot):
         """PythonQt's way to connect: the signal by its C++ signature."""
-        getattr(self, signal.split("(")[0]).connect(slot)
+        self._signal(signal).connect(slot)
+
+    def disconnect(self, signal, slot):
+        self._signal(signal).disconnect(slot)
+
+    def _signal(self, signature):
+        name = signature.split("(")[0]
+        return getattr(self._qtApplication if name == "focusChanged" else self, name)
 
     def processEvents(self, flags=QtCore.QEventLoop.AllEvents):
         self._qtApplication.processEvents(flags)
@@ -40,7 +49,7 @@ class Application(QtCore.QObject):
         return self._moduleManager
 
     def layoutManager(self):
-        return None
+        return self.windows
 
     def applicationLogic(self):
         return self._logic

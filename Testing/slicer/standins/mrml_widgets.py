@@ -2,7 +2,7 @@
 
 import slicer
 import slicer.util
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 
 # isort: split
 from __feature__ import true_property  # noqa: F401
@@ -63,6 +63,8 @@ class _SceneWidget(QtWidgets.QWidget, VTKObservationMixin):
         self.removeObservers()
         self._scene = scene
         if scene is not None:
+            self.addObserver(scene, slicer.vtkMRMLScene.StartImportEvent, self._onImport)
+            self.addObserver(scene, slicer.vtkMRMLScene.EndBatchProcessEvent, self._onBatchEnd)
             for event in (
                 slicer.vtkMRMLScene.NodeAddedEvent,
                 slicer.vtkMRMLScene.NodeRemovedEvent,
@@ -74,6 +76,12 @@ class _SceneWidget(QtWidgets.QWidget, VTKObservationMixin):
 
     def _onSceneChanged(self, caller=None, event=None):
         self._refresh()
+
+    def _onImport(self, caller=None, event=None):
+        """A scene begins to be loaded: Slicer's selectors lose what they show."""
+
+    def _onBatchEnd(self, caller=None, event=None):
+        """A batch of changes has ended, after everything else was told so."""
 
     def _candidates(self):
         """Nodes of the types asked for; exact types unless showChildNodeTypes is set, hidden ones with showHidden."""
@@ -117,6 +125,9 @@ class qMRMLNodeComboBox(_SceneWidget):
         self._refresh()
         self.currentNodeChanged.emit(node)
 
+    def _onImport(self, caller=None, event=None):
+        self.setCurrentNode(None)
+
     def addNode(self):
         """The combo box's "Create new" entry."""
         node = self._scene.AddNewNodeByClass(self._nodeTypes[0])
@@ -138,20 +149,43 @@ class qMRMLNodeComboBox(_SceneWidget):
                 self._box.currentIndex = self._box.count - 1
 
 
+class SortFilterProxyModel:
+    """What scripts ask of a ``qMRMLSortFilterProxyModel``."""
+
+    def __init__(self):
+        self.hiddenNodeIDs = ()
+
+
 class qMRMLCheckableNodeComboBox(_SceneWidget):
-    """Checks any number of nodes of given types."""
+    """Checks any number of nodes of given types; loses its checks when a scene is loaded, and tells so afterwards."""
 
     checkedNodesChanged = QtCore.Signal()
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._checked = []
+        self._checked, self._hasLost = [], False
+        self._proxy = SortFilterProxyModel()
         self._label = QtWidgets.QLabel(self)
         QtWidgets.QHBoxLayout(self).addWidget(self._label)
 
     def checkedNodes(self):
         nodes = (self._scene.GetNodeByID(nodeID) for nodeID in self._checked) if self._scene is not None else ()
         return [node for node in nodes if node is not None]
+
+    def sortFilterProxyModel(self):
+        return self._proxy
+
+    def offered(self):
+        """The nodes that a user sees in it."""
+        return [node for node in self._candidates() if node.GetID() not in self._proxy.hiddenNodeIDs]
+
+    def _onImport(self, caller=None, event=None):
+        self._hasLost, self._checked = bool(self._checked), []
+
+    def _onBatchEnd(self, caller=None, event=None):
+        if self._hasLost:
+            self._hasLost, self._checked = False, []
+            self.checkedNodesChanged.emit()
 
     def checkState(self, node):
         return QtCore.Qt.Checked if node.GetID() in self._checked else QtCore.Qt.Unchecked
@@ -186,6 +220,7 @@ class qSlicerSimpleMarkupsWidget(_SceneWidget):
         super().__init__(parent)
         self._selector, self._table = qMRMLNodeComboBox(self), QtWidgets.QTableWidget(0, 4, self)
         self._entersPlaceMode, self.isPlacing, self._isByCode = True, False, False
+        self.defaultNodeColor = QtGui.QColor(0, 0, 0)
         self._selector.nodeTypes = ["vtkMRMLMarkupsNode"]
         self._selector.showHidden = True
         self._selector.setProperty("showChildNodeTypes", True)
@@ -210,6 +245,14 @@ class qSlicerSimpleMarkupsWidget(_SceneWidget):
             self._isByCode = True
             self._selector.setCurrentNode(node)
             self._isByCode = False
+
+    def addNode(self):
+        """The user chooses "Create new" in its selector: the list has the widget's color."""
+        node = self._selector.addNode()
+        node.CreateDefaultDisplayNodes()
+        color = self.defaultNodeColor
+        node.GetDisplayNode().SetSelectedColor(color.redF(), color.greenF(), color.blueF())
+        return node
 
     def placeActive(self, place):
         self.isPlacing = place

@@ -1,0 +1,108 @@
+"""Point lists only in the views of the scan that they lie in."""
+
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+pytest.importorskip("torch")
+
+import slicer
+import slicer.util
+from lesions import PLACES_RAS
+from panel_tools import settle
+from phantoms import addPair, addPoints
+
+from SAMv2SlicerLib.scene import layouts, match_list, rings
+
+
+def placesOf(node):
+    """Layout names of the slice views that a list is shown in, and the number of 3D views."""
+    display = node.GetDisplayNode()
+    slices = [n for n in slicer.util.getNodesByClass("vtkMRMLSliceNode") if display.IsDisplayableInView(n.GetID())]
+    spaces = [n for n in slicer.util.getNodesByClass("vtkMRMLViewNode") if display.IsDisplayableInView(n.GetID())]
+    return {node.GetLayoutName() for node in slices}, len(spaces)
+
+
+@pytest.fixture
+def matched(windows, widget, scene):
+    """(widget, template, query, points, matched list), side by side."""
+    template, query = addPair(scene)
+    points = addPoints(scene, PLACES_RAS)
+    widget.panel.parameters.points = points
+    widget.ui.sideBySideButton.click()
+    widget.ui.matchButton.click()
+    settle(widget)
+    return widget, template, query, points, match_list.findMatchList(points, query)
+
+
+def test_each_list_is_shown_on_its_own_scan(matched):
+    widget, template, query, points, listNode = matched
+    assert placesOf(points) == (set(layouts.rowNames("A")), 1)
+    assert placesOf(listNode) == (set(layouts.rowNames("B")), 1)
+    match_list.setResult(listNode, 0, match_list.PointResult(points.GetNthControlPointID(0), match_list.UNCERTAIN))
+    widget.logic.live.noteOwnWrites()
+    settle(widget)
+    assert placesOf(rings.ringsOf(listNode))[0] == set(layouts.rowNames("B"))
+    widget.ui.swapButton.click()  # the points of the former template are no points of the new one
+    settle(widget)
+    assert placesOf(points)[0] == set(layouts.rowNames("A"))
+
+
+def test_lists_follow_what_views_show(windows, matched):
+    widget, template, query, points, listNode = matched
+    composite = windows.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    composite.SetBackgroundVolumeID(template.GetID())
+    assert placesOf(points)[0] == {*layouts.rowNames("A"), "Red"} and "Red" not in placesOf(listNode)[0]
+    composite.SetForegroundVolumeID(query.GetID())  # faded over each other: both belong there
+    assert "Red" in placesOf(points)[0] and "Red" in placesOf(listNode)[0]
+
+
+def test_a_list_whose_scan_nobody_shows_is_in_no_slice_view(windows, widget, scene):
+    addPair(scene)
+    points = addPoints(scene, PLACES_RAS)
+    widget.panel.parameters.points = points
+    settle(widget)
+    assert placesOf(points)[0] == set()
+
+
+def test_users_choice_comes_back(windows, widget, scene, tmp_path):
+    """When the module is left, and from a scene that was saved while it was shown."""
+    import SAMv2Slicer
+
+    template, _ = addPair(scene)
+    points, free = addPoints(scene, PLACES_RAS), addPoints(scene, PLACES_RAS, name="free")
+    points.GetDisplayNode().AddViewNodeID("vtkMRMLSliceNodeGreen")
+    widget.panel.parameters.points = points
+    widget.ui.sideBySideButton.click()
+    settle(widget)
+    assert placesOf(points)[0] == set(layouts.rowNames("A")) and len(placesOf(free)[0]) > 6
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    widget.exit()
+    assert placesOf(points) == ({"Green"}, 0)
+    scene.Clear()
+    assert scene.Import()
+    SAMv2Slicer.onSceneLoaded(None, None)
+    assert placesOf(slicer.util.getNode("F")) == ({"Green"}, 0)
+
+
+def test_a_click_on_another_scan_is_refused_with_a_word(windows, matched, scene):
+    """Slicer places nothing where a list is not shown (vtkMRMLMarkupsDisplayableManager::GetWidgetForPlacement)."""
+    widget, template, _, points, _ = matched
+    selection = scene.GetFirstNodeByClass("vtkMRMLSelectionNode") or scene.AddNewNodeByClass("vtkMRMLSelectionNode")
+    interaction = scene.GetFirstNodeByClass("vtkMRMLInteractionNode")
+    interaction = interaction or scene.AddNewNodeByClass("vtkMRMLInteractionNode")
+    crosshair = scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    widget.exit()
+    widget.enter()
+    widget.ui.sideBySideButton.click()
+    selection.SetActivePlaceNodeID(points.GetID())
+    interaction.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.Place)
+    for row, isTold in (("B", True), ("A", False), ("B", True)):
+        view = windows.sliceWidget(layouts.viewName(row, "Axial")).mrmlSliceNode()
+        crosshair.SetCursorPositionXYZ([10.0, 10.0, 0.0], view)
+        settle(widget)
+        assert (f"click on {template.GetName()}" in widget.ui.statusLabel.text) == isTold
+    interaction.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.ViewTransform)
+    settle(widget)
+    assert "click on" not in widget.ui.statusLabel.text
