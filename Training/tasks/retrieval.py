@@ -46,7 +46,6 @@ def validate(net: Any, reader: ScanReader, recipe: Recipe, device: torch.device,
     """
     figures: Dict[str, float] = {}
     shown: Dict[str, np.ndarray] = {}
-    recipe = replace(recipe, intensity=replace(recipe.intensity, synthetic=0.0))  # what is asked is real scans
     for name, pairs in (("", _self_pairs(reader, recipe)), ("cross_", _registered_pairs(reader, recipe))):
         errors: List[torch.Tensor] = []
         for number, pair in enumerate(pairs):

@@ -33,8 +33,6 @@ class IntensityOptions:
     :param body_only: the curve leaves what is outside the body as it is.
     :param blur_mm: range of the standard deviation of the Gaussian blur.
     :param noise: range of the standard deviation of the noise, on the scale of 255 levels.
-    :param synthetic: probability that a view is synthesized from the scan's labels (:mod:`Training.views.synthetic`;
-        ours, not the paper's).
     """
 
     curve: float = 0.0
@@ -44,7 +42,6 @@ class IntensityOptions:
     body_only: bool = True
     blur_mm: Tuple[float, float] = (0.0, 0.0)
     noise: Tuple[float, float] = (0.0, 0.001)
-    synthetic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.curve_points[0] < 2 or self.curve_points[1] < self.curve_points[0]:

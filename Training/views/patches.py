@@ -25,7 +25,6 @@ import torch.nn.functional as F
 
 from Training.data.index import AIR, Entry, Index, to_network
 from Training.views.patch_intensity import IntensityDraw, IntensityOptions, apply_intensity, draw_intensity
-from Training.views.synthetic import synthetic_crop
 
 LATTICE_MM = 2.0
 SMALLEST_ZYX = (8, 32, 32)
@@ -203,11 +202,6 @@ def make_view(
     image, first = _cut(reader(entry.image), pose, size_zyx, options.spacing_mm, AIR)
     inside, _ = _cut(reader(entry.body), pose, size_zyx, options.spacing_mm, 0)
     body = torch.from_numpy(inside > 0) if draw.curve is not None and intensity.body_only else None
-    if intensity.synthetic > 0 and rng.random() < intensity.synthetic:
-        organs = None
-        if entry.labels is not None:
-            organs, _ = _cut(reader(entry.labels), pose, size_zyx, options.spacing_mm, 0)
-        image = synthetic_crop(image, inside > 0, organs, entry.modality, rng)
     levels = []
     labels = None
     for stride in (FINE_STRIDE, COARSE_STRIDE):
