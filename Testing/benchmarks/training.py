@@ -32,7 +32,7 @@ from Training.data.index import read_index
 from Training.engine.loop import Run
 from Training.engine.recipe import load_recipe
 from Training.engine.record import series
-from Training.losses import prototypical_supcon
+from Training.losses.supcon import prototypical_supcon
 from Training.train import make_task
 
 PAPER = ("sam", "sampp", "aggsam", "crosssam")

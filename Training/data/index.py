@@ -41,6 +41,9 @@ STORED_RANGE = (-1024.0, 3071.0)
 NETWORK_RANGE = (-50.0, 205.0)
 _GAIN = (NETWORK_RANGE[1] - NETWORK_RANGE[0]) / (STORED_RANGE[1] - STORED_RANGE[0])
 
+#: Distance of the voxels of every prepared scan.
+LATTICE_MM = 2.0
+
 #: The air of CT and the darkest value of MR, in stored units: what lies outside a scan.
 AIR = -1024
 

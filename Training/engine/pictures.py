@@ -10,7 +10,7 @@ import torch
 from SAMv2Core.embedding.embedding import Embedding, FeatureMap
 from SAMv2Core.embedding.pca import embedding_pca
 from SAMv2Core.geometry.grid import Grid
-from Training.views.patches import FINE_STRIDE, Size3, View, level_shape
+from Training.views.patches import FINE_STRIDE, Patch, Size3, level_shape
 
 N_POINTS = 8
 TRUTH, FOUND = (0, 255, 0), (255, 60, 60)
@@ -20,7 +20,7 @@ Color = Tuple[int, int, int]
 
 
 def picture_of(
-    patches: torch.Tensor, vectors: Sequence[torch.Tensor], views: Tuple[View, View], looked: Any
+    patches: torch.Tensor, vectors: Sequence[torch.Tensor], views: Tuple[Patch, Patch], looked: Any
 ) -> np.ndarray:
     """(h, w, 3) uint8: above the views, below their embeddings in color.
 

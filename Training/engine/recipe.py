@@ -19,7 +19,7 @@ from Training.engine.typed import assignment, build, merged
 from Training.losses.appearance import CoarseSampling, FineSampling
 from Training.losses.infonce import LevelOptions
 from Training.views.geometry import ViewOptions
-from Training.views.patch_intensity import IntensityOptions
+from Training.views.intensity import IntensityOptions
 from Training.views.patches import PatchOptions
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

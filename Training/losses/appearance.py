@@ -20,7 +20,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-NONE = float("-inf")
+from Training.losses.infonce import NONE, info_nce
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ViewLevel:
         return torch.nonzero(self.valid)[:, 0]
 
 
-Pair = Tuple[ViewLevel, ViewLevel]
+LevelPair = Tuple[ViewLevel, ViewLevel]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class CoarseSampling:
 
 
 def fine_appearance_loss(
-    pairs: Sequence[Pair],
+    pairs: Sequence[LevelPair],
     ranking: Optional[Sequence[Tuple[torch.Tensor, torch.Tensor]]] = None,
     sampling: FineSampling = FineSampling(),
     generator: Optional[torch.Generator] = None,
@@ -123,7 +123,7 @@ def fine_appearance_loss(
 
 
 def coarse_appearance_loss(
-    pairs: Sequence[Pair],
+    pairs: Sequence[LevelPair],
     sampling: CoarseSampling = CoarseSampling(),
     generator: Optional[torch.Generator] = None,
 ) -> torch.Tensor:
@@ -146,7 +146,7 @@ def coarse_appearance_loss(
 
 
 def _fine_pair(
-    pair: Pair,
+    pair: LevelPair,
     ranking: Optional[Tuple[torch.Tensor, torch.Tensor]],
     sampling: FineSampling,
     generator: Optional[torch.Generator],
@@ -169,7 +169,7 @@ def _fine_pair(
 
 
 def _coarse_pair(
-    pair: Pair, others: Optional[_Bank], sampling: CoarseSampling, generator: Optional[torch.Generator]
+    pair: LevelPair, others: Optional[_Bank], sampling: CoarseSampling, generator: Optional[torch.Generator]
 ) -> torch.Tensor:
     bank = _bank(pair, (None, None))
     terms: List[torch.Tensor] = []
@@ -263,19 +263,20 @@ def _terms(
 ) -> torch.Tensor:
     """(A,) the term of eq. 1 of each anchor; ``extra`` are further negatives common to all."""
     index, real = negatives
-    logits = [(anchors.vectors * anchors.positives).sum(1, keepdim=True)]
-    logits.append(torch.einsum("ac,akc->ak", anchors.vectors, bank.vectors[index]).masked_fill(~real, NONE))
+    positive = (anchors.vectors * anchors.positives).sum(1, keepdim=True)
+    found = [torch.einsum("ac,akc->ak", anchors.vectors, bank.vectors[index]).masked_fill(~real, NONE)]
     if extra is not None:
         cosines = anchors.vectors @ extra.vectors.T
         if extra.points is not None:
             near = _distances(anchors.points, extra.points) < sampling.ignore_mm
             cosines = cosines.masked_fill(near, NONE)
-        logits.append(cosines)
-    scaled = torch.cat(logits, dim=1) / sampling.temperature
-    return torch.logsumexp(scaled, dim=1) - scaled[:, 0]
+        found.append(cosines)
+    return info_nce(positive, torch.cat(found, dim=1), sampling.temperature)
 
 
-def _draw_in_overlap(pair: Pair, a: int, sampling: FineSampling, generator: Optional[torch.Generator]) -> torch.Tensor:
+def _draw_in_overlap(
+    pair: LevelPair, a: int, sampling: FineSampling, generator: Optional[torch.Generator]
+) -> torch.Tensor:
     """Up to ``n_points`` valid voxels of view ``a`` in the box common to both views' valid voxels.
 
     The box is widened by the positive distance: that far outside a voxel may still have a counterpart.
@@ -320,7 +321,7 @@ def _counterparts(
     return row, column[row]
 
 
-def _outside(pair: Pair, n: int, generator: Optional[torch.Generator]) -> Optional[_Bank]:
+def _outside(pair: LevelPair, n: int, generator: Optional[torch.Generator]) -> Optional[_Bank]:
     """``n`` voxels beyond the other scan's field of view, of both views together."""
     if n == 0:
         return None

@@ -219,7 +219,7 @@ def _terms(
     logits = torch.cat(full, dim=1)
     positive = (anchors * positives).sum(1, keepdim=True)
     rate = float((positive[:, 0] > logits.amax(1)).float().mean())
-    return info_nce(positive, logits, temperature), rate
+    return info_nce(positive, logits, temperature).mean(), rate
 
 
 def _tolerance(link: Optional[Link], options: LevelOptions) -> Tuple[float, float, float]:
@@ -233,13 +233,14 @@ def _tolerance(link: Optional[Link], options: LevelOptions) -> Tuple[float, floa
 
 
 def info_nce(positive: torch.Tensor, negatives: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Paper eq. 1: mean over anchors of -log softmax of the positive among itself and the negatives.
+    """Paper eq. 1: (N,) -log softmax of the positive among itself and the negatives.
 
     :param positive: (N, 1) cosine with the positive.
     :param negatives: (N, K) cosines with the negatives; -inf where a candidate is none.
     """
     logits = torch.cat((positive, negatives), dim=1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, target, reduction="none")
 
 
 def _bank(features: torch.Tensor, level: Level, n: int, generator: torch.Generator) -> Far:

@@ -13,7 +13,7 @@ from SAMv2Core.errors import UsageError
 from SAMv2Core.models.checkpoints import load_state
 from SAMv2Core.network.build import build_network
 from SAMv2Core.network.lite import LiteConfig
-from Training.data.index import Entry, Index
+from Training.data.index import LATTICE_MM, Entry, Index
 from Training.engine.recipe import Recipe
 from Training.engine.task import Autocast, Averaged, Batch, Report, batch_rng
 from Training.export import trained_state
@@ -22,7 +22,6 @@ from Training.tasks import lite_losses
 from Training.tasks.landmark_error import KnownPoints
 from Training.tasks.networks import WINDOWS
 from Training.tasks.whole_scans import WholeScans
-from Training.views.patches import LATTICE_MM
 from Training.views.scans import Link, RegisteredLink, Scan, load_links
 
 _VALIDATION_STREAM = 17

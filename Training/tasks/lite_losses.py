@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from SAMv2Core.network.lite import LiteNet
 from Training.engine.recipe import LiteOptions
-from Training.losses import prototypical_supcon
 from Training.losses.infonce import Far, known_loss, level_loss, search_loss
+from Training.losses.supcon import prototypical_supcon
 from Training.tasks.whole_scans import WholeScans
 from Training.views.geometry import ViewOptions
 from Training.views.pairs import Pair, draw_cross_pair, draw_self_pair

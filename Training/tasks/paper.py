@@ -17,12 +17,12 @@ from SAMv2Core.errors import UsageError
 from Training.data.index import Entry, Index
 from Training.engine.recipe import Recipe
 from Training.engine.task import Autocast, Averaged, Batch, Report, batch_rng
-from Training.losses import prototypical_supcon
 from Training.losses.appearance import ViewLevel, coarse_appearance_loss, fine_appearance_loss
+from Training.losses.supcon import prototypical_supcon
 from Training.tasks.maps import enlarged, heads, levels
 from Training.tasks.networks import build
 from Training.tasks.retrieval import validate
-from Training.views.patches import ScanReader, View, draw_pair, render
+from Training.views.patches import Patch, ScanReader, draw_patches, render
 from Training.views.registered import draw_registered_pair
 from Training.views.semantic import draw_labelled_scans
 
@@ -83,20 +83,20 @@ class PaperTask:
         rng = np.random.default_rng([self.seed, _SCHEDULE_STREAM, step])
         return [self.parts[int(rng.choice(len(self.parts), p=self._shares / self._shares.sum()))]]
 
-    def _draw_appearance(self, rng: np.random.Generator) -> List[Tuple[View, View]]:
+    def _draw_appearance(self, rng: np.random.Generator) -> List[Tuple[Patch, Patch]]:
         recipe = self.recipe
         weights = np.array([recipe.data.ct if modality == "ct" else recipe.data.mr for modality in self._scans])
         pairs = []
         for _ in range(recipe.run.batch):
             scans = list(self._scans.values())[int(rng.choice(len(weights), p=weights / weights.sum()))]
             entry = scans[int(rng.integers(len(scans)))]
-            pairs.append(draw_pair(self.reader, entry, rng, recipe.patch, recipe.intensity))
+            pairs.append(draw_patches(self.reader, entry, rng, recipe.patch, recipe.intensity))
         return pairs
 
-    def _draw_semantic(self, rng: np.random.Generator) -> List[View]:
+    def _draw_semantic(self, rng: np.random.Generator) -> List[Patch]:
         return draw_labelled_scans(self.reader, self._labelled, rng, self.recipe)
 
-    def _draw_registered(self, rng: np.random.Generator) -> List[Tuple[View, View]]:
+    def _draw_registered(self, rng: np.random.Generator) -> List[Tuple[Patch, Patch]]:
         trust = np.array([ct.weight for ct, _ in self._pairs])
         chosen = rng.choice(len(self._pairs), size=self.recipe.registered.n_pairs, p=trust / trust.sum())
         return [draw_registered_pair(self.reader, *self._pairs[int(k)], rng, self.recipe) for k in chosen]
@@ -112,7 +112,7 @@ class PaperTask:
         return result
 
     def _appearance_loss(
-        self, net: nn.Module, pairs: List[Tuple[View, View]], generator: torch.Generator, autocast: Autocast
+        self, net: nn.Module, pairs: List[Tuple[Patch, Patch]], generator: torch.Generator, autocast: Autocast
     ) -> Dict[str, torch.Tensor]:
         views = [view for pair in pairs for view in pair]
         maps = heads(net, render(views), ("fine", "coarse"), autocast)
@@ -125,7 +125,7 @@ class PaperTask:
         }
 
     def _semantic_loss(
-        self, net: nn.Module, views: List[View], generator: torch.Generator, autocast: Autocast
+        self, net: nn.Module, views: List[Patch], generator: torch.Generator, autocast: Autocast
     ) -> Dict[str, torch.Tensor]:
         semantic = heads(net, render(views), ("semantic",), autocast)["semantic"]
         used = levels(semantic, [view.fine for view in views])
@@ -136,7 +136,7 @@ class PaperTask:
         return {"semantic": options.weight * prototypical_supcon(vectors, labels, options.temperature)}
 
     def _registered_loss(
-        self, net: nn.Module, pairs: List[Tuple[View, View]], generator: torch.Generator, autocast: Autocast
+        self, net: nn.Module, pairs: List[Tuple[Patch, Patch]], generator: torch.Generator, autocast: Autocast
     ) -> Dict[str, torch.Tensor]:
         fine: List[ViewLevel] = []
         coarse: List[ViewLevel] = []
@@ -160,5 +160,5 @@ def _paired(items: Sequence[Any]) -> List[Tuple[Any, Any]]:
     return [(items[k], items[k + 1]) for k in range(0, len(items), 2)]
 
 
-def _views(part: Sequence[Any]) -> List[View]:
+def _views(part: Sequence[Any]) -> List[Patch]:
     return [view for item in part for view in (item if isinstance(item, tuple) else (item,))]

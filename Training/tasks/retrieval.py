@@ -20,7 +20,7 @@ from Training.engine.pictures import picture_of
 from Training.engine.recipe import Recipe
 from Training.engine.task import Report
 from Training.tasks.maps import enlarged, heads
-from Training.views.patches import ScanReader, View, draw_pair, moved, render
+from Training.views.patches import Patch, ScanReader, draw_patches, moved, render
 from Training.views.registered import draw_registered_pair
 from Training.views.semantic import draw_labelled_scans
 
@@ -65,7 +65,7 @@ def validate(net: Any, reader: ScanReader, recipe: Recipe, device: torch.device,
 
 
 @torch.no_grad()
-def similarity_vectors(net: Any, views: Tuple[View, View]) -> List[torch.Tensor]:
+def similarity_vectors(net: Any, views: Tuple[Patch, Patch]) -> List[torch.Tensor]:
     """For each view the rows (N, C + C'), whose dot products are mean cosines of the fine and coarse heads."""
     rows = []
     for view in views:
@@ -76,7 +76,7 @@ def similarity_vectors(net: Any, views: Tuple[View, View]) -> List[torch.Tensor]
 
 
 @torch.no_grad()
-def look_up(vectors: List[torch.Tensor], views: Tuple[View, View], n_points: int, number: int) -> Looked:
+def look_up(vectors: List[torch.Tensor], views: Tuple[Patch, Patch], n_points: int, number: int) -> Looked:
     """Random valid points of the first view that the second shows, and the most similar valid voxels there."""
     a, b = (torch.nonzero(view.fine.valid)[:, 0] for view in views)
     empty = torch.zeros(0, dtype=torch.long, device=a.device)
@@ -92,7 +92,7 @@ def look_up(vectors: List[torch.Tensor], views: Tuple[View, View], n_points: int
     return Looked(rows, found, (views[1].fine.points[found] - points_a[rows]).norm(dim=1))
 
 
-def _self_pairs(reader: ScanReader, recipe: Recipe) -> List[Tuple[View, View]]:
+def _self_pairs(reader: ScanReader, recipe: Recipe) -> List[Tuple[Patch, Patch]]:
     if recipe.parts.appearance <= 0:
         return []
     used = [m for m, share in (("ct", recipe.data.ct), ("mr", recipe.data.mr)) if share > 0]
@@ -101,11 +101,11 @@ def _self_pairs(reader: ScanReader, recipe: Recipe) -> List[Tuple[View, View]]:
     pairs = []
     for number in range(recipe.validation.pairs if entries else 0):
         rng = np.random.default_rng([_STREAM, number])
-        pairs.append(draw_pair(reader, entries[number % len(entries)], rng, options, recipe.intensity))
+        pairs.append(draw_patches(reader, entries[number % len(entries)], rng, options, recipe.intensity))
     return pairs
 
 
-def _registered_pairs(reader: ScanReader, recipe: Recipe) -> List[Tuple[View, View]]:
+def _registered_pairs(reader: ScanReader, recipe: Recipe) -> List[Tuple[Patch, Patch]]:
     if recipe.parts.registered <= 0:
         return []
     try:

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-DETAIL_MM = 2.0
+from Training.data.index import LATTICE_MM
+
+DETAIL_MM = LATTICE_MM
 CONTEXT_MM = 4.0
 COARSE_MM = 8.0
 
@@ -101,7 +103,7 @@ def draw_map(rng: np.random.Generator, centre: np.ndarray, options: ViewOptions)
     """Draw rotation, scale and displacement for a view centred at ``centre`` (x, y, z mm in the scan)."""
     angles = np.deg2rad(rng.uniform(-options.rotation, options.rotation, 3))
     scales = rng.uniform(*options.scale) * rng.uniform(1 - options.stretch, 1 + options.stretch, 3)
-    matrix = _rotation(angles) @ np.diag(scales)
+    matrix = rotation(angles) @ np.diag(scales)
     extent = np.array(options.context_size[::-1]) * CONTEXT_MM
     field = _draw_field(rng, extent, options.control_mm, options.deformation_mm)
     if options.bulk_mm > 0:
@@ -122,7 +124,8 @@ def _draw_field(rng: np.random.Generator, extent: np.ndarray, control_mm: float,
     return torch.tensor(rng.normal(0, amplitude, (1, 3, *n_control[::-1])), dtype=torch.float32)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """(3, 3) turn about x, then y, then z by (3,) radians."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

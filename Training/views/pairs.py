@@ -8,7 +8,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 import torch
 
-from Training.views.augment import AIR_HU, apply_intensity, to_network_scale
+from Training.data.index import AIR, STORED_RANGE, to_network
 from Training.views.geometry import (
     COARSE_MM,
     CONTEXT_MM,
@@ -21,7 +21,7 @@ from Training.views.geometry import (
     draw_map,
     sample_scan,
 )
-from Training.views.looks import draw_look
+from Training.views.intensity import apply_look, draw_look
 from Training.views.scans import Link, Scan, random_body_point
 
 Box = Tuple[Tuple[int, int, int], float, torch.Tensor]
@@ -155,8 +155,8 @@ def make_view(
     ):
         u = crop_coordinates(size, spacing, centre)
         p = view_map.to_scan(u.view(-1, 3)).view(u.shape) - (spacing - DETAIL_MM) / 2  # 4 mm voxel 0 lies at 1 mm
-        hu = apply_intensity(sample_scan(array, spacing, p, AIR_HU), draw, spacing / DETAIL_MM, generator)
-        crops.append(to_network_scale(_keep(hu, u[..., 2], cut, AIR_HU)))
+        hu = apply_look(sample_scan(array, spacing, p, AIR), draw, spacing / DETAIL_MM, generator)
+        crops.append(to_network(_keep(hu, u[..., 2], cut, AIR).clamp(*STORED_RANGE)))
     halves = [tuple(n // 2 for n in size) for size in (options.context_size, options.detail_size)]
     coarse = _level(scan, view_map, (halves[0], COARSE_MM, zero), cut)  # type: ignore[arg-type]
     fine = _level(scan, view_map, (halves[1], CONTEXT_MM, offset), cut)  # type: ignore[arg-type]

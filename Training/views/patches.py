@@ -7,7 +7,7 @@ axes of the scan's lattice) to coordinates p of the scan (mm from the center of 
 
 so the place of every voxel is known exactly; nothing has to be carried through the augmentation beside the image.
 Drawing (CPU, this module) only copies the part of the memory-mapped scan that the patch covers; resampling and
-intensities run on the device (:func:`render`, :mod:`Training.views.patch_intensity`).
+intensities run on the device (:func:`render`, :mod:`Training.views.intensity`).
 
 Arrays are (z, y, x), points (x, y, z) mm. Which voxels a feature map has, and where, follows ``Grid.strided`` of
 SAMv2Core, as at run time.
@@ -23,10 +23,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from Training.data.index import AIR, Entry, Index, to_network
-from Training.views.patch_intensity import IntensityDraw, IntensityOptions, apply_intensity, draw_intensity
+from Training.data.index import AIR, LATTICE_MM, Entry, Index, to_network
+from Training.views.geometry import rotation
+from Training.views.intensity import IntensityDraw, IntensityOptions, apply_intensity, draw_intensity
 
-LATTICE_MM = 2.0
 SMALLEST_ZYX = (8, 32, 32)
 FINE_STRIDE, COARSE_STRIDE = (2, 2, 2), (4, 16, 16)
 
@@ -83,7 +83,7 @@ class LevelPlaces:
 
 
 @dataclass(frozen=True)
-class View:
+class Patch:
     """One patch, ready for :func:`render`.
 
     :param image: (d, h, w) int16 stored units, the part of the scan that the patch covers.
@@ -149,7 +149,7 @@ def draw_pose(entry: Entry, seed: np.ndarray, rng: np.random.Generator, options:
     """A pose whose box holds ``seed`` (mm in the scan) and leaves the scan as little as it can."""
     scale = float(rng.uniform(*options.scale))
     angles = np.deg2rad(rng.uniform(-options.rotation_deg, options.rotation_deg, 3))
-    matrix = _rotation(angles) * scale
+    matrix = rotation(angles) * scale
     half = np.array(size_zyx[::-1]) * options.spacing_mm / 2
     free = np.maximum(half - np.array(options.margin_zyx[::-1]) * options.spacing_mm, 0.0)
     center = seed - matrix @ rng.uniform(-free, free)
@@ -157,13 +157,6 @@ def draw_pose(entry: Entry, seed: np.ndarray, rng: np.random.Generator, options:
     length = (np.array(entry.shape_zyx[::-1]) - 1) * LATTICE_MM
     inside = np.clip(center, np.minimum(reach, length / 2), np.maximum(length - reach, length / 2))
     return Pose(inside, matrix, scale)
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ about_y @ about_x
 
 
 def level_shape(size_zyx: Size3, stride: Size3) -> Size3:
@@ -182,7 +175,7 @@ def level_points(pose: Pose, size_zyx: Size3, stride: Size3, spacing_mm: float) 
     return np.stack([x, y, z], axis=-1).reshape(-1, 3) @ pose.matrix.T + pose.center
 
 
-def make_view(
+def make_patch(
     reader: ScanReader,
     entry: Entry,
     pose: Pose,
@@ -192,7 +185,7 @@ def make_view(
     size_zyx: Size3,
     to_common: Optional[Callable[[np.ndarray], np.ndarray]] = None,
     beyond: Optional[Callable[[np.ndarray], np.ndarray]] = None,
-) -> View:
+) -> Patch:
     """Copy a patch's part of a scan and compute where its voxels lie.
 
     :param to_common: (N, 3) LPS of the scan to the frame shared by the pair; None: LPS itself.
@@ -216,22 +209,22 @@ def make_view(
         common = lps if to_common is None else to_common(lps)
         levels.append(LevelPlaces(torch.from_numpy(common.astype(np.float32)), torch.from_numpy(valid), outside))
     to_crop = _patch_to_crop(pose, size_zyx, options.spacing_mm, first)
-    return View(
+    return Patch(
         torch.from_numpy(image), body, to_crop, size_zyx, options.spacing_mm * pose.scale, levels[0], levels[1], labels,
         draw, entry.name,
     )  # fmt: skip
 
 
-def draw_pair(
+def draw_patches(
     reader: ScanReader, entry: Entry, rng: np.random.Generator, options: PatchOptions, intensity: IntensityOptions
-) -> Tuple[View, View]:
+) -> Tuple[Patch, Patch]:
     """Two views of one scan, which share a point unless drawn independently."""
     independent = rng.random() < options.independent
     seeds = []
     for _ in range(2 if independent else 1):
         seeds.append(reader.seed(entry, rng, entry.body if rng.random() < options.body_seed else None))
     poses = [draw_pose(entry, seeds[k % len(seeds)], rng, options, options.size_zyx) for k in range(2)]
-    a, b = (make_view(reader, entry, pose, rng, options, intensity, options.size_zyx) for pose in poses)
+    a, b = (make_patch(reader, entry, pose, rng, options, intensity, options.size_zyx) for pose in poses)
     return a, b
 
 
@@ -260,7 +253,7 @@ def _patch_to_crop(pose: Pose, size_zyx: Size3, spacing_mm: float, first: np.nda
     return torch.from_numpy(np.column_stack([linear, shift]).astype(np.float32))
 
 
-def render(views: Sequence[View]) -> torch.Tensor:
+def render(views: Sequence[Patch]) -> torch.Tensor:
     """The patches as the network sees them, (N, 1, D, H, W) float32 in [-50, 205], on the device of the views."""
     patches = torch.cat([_resample(to_network(view.image.float()), view) for view in views])
     body = None
@@ -270,7 +263,7 @@ def render(views: Sequence[View]) -> torch.Tensor:
     return apply_intensity(patches, body, [view.intensity for view in views], [view.spacing_mm for view in views])
 
 
-def _resample(values: torch.Tensor, view: View) -> torch.Tensor:
+def _resample(values: torch.Tensor, view: Patch) -> torch.Tensor:
     """(1, 1, D, H, W): linear samples of the crop at the patch's voxels."""
     size = torch.tensor(values.shape[::-1], device=values.device, dtype=torch.float32)
     axes = [torch.arange(n, device=values.device, dtype=torch.float32) for n in view.size_zyx]
@@ -288,6 +281,6 @@ def moved(content: Any, device: torch.device) -> Any:
         return {key: moved(value, device) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return type(content)(moved(value, device) for value in content)
-    if isinstance(content, (View, LevelPlaces)):
+    if isinstance(content, (Patch, LevelPlaces)):
         return type(content)(**{key: moved(value, device) for key, value in vars(content).items()})
     return content

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Tuple
 import numpy as np
 
 from SAMv2Core.geometry.grid import transform_points
-from Training.data.index import Entry, partner_points
-from Training.views.patches import LATTICE_MM, Pose, ScanReader, View, draw_pose, make_view
+from Training.data.index import LATTICE_MM, Entry, partner_points
+from Training.views.patches import Patch, Pose, ScanReader, draw_pose, make_patch
 
 if TYPE_CHECKING:
     from Training.engine.recipe import Recipe
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def draw_registered_pair(
     reader: ScanReader, ct: Entry, mr: Entry, rng: np.random.Generator, recipe: Recipe
-) -> Tuple[View, View]:
+) -> Tuple[Patch, Patch]:
     """(MR view, CT view) about one point of the MR's body; their points are LPS mm of the CT."""
     size = recipe.registered.size_zyx
     options = replace(recipe.patch, size_zyx=size)
@@ -34,12 +34,12 @@ def draw_registered_pair(
         jitter = rng.uniform(-1, 1, 3) * recipe.registered.jitter_voxels * LATTICE_MM
         poses.append(Pose(pose.center + jitter, pose.matrix, pose.scale))
     # Code: positives are places of the MR's body; what surrounds a limb is the same everywhere.
-    mr_view = make_view(
+    mr_view = make_patch(
         reader, mr, poses[0], rng, replace(options, voxels="body"), recipe.intensity, size,
         to_common=lambda lps: mr_to_ct(reader, ct, mr, lps),
         beyond=lambda lps: ~ct.grid.contains(mr_to_ct(reader, ct, mr, lps)),
     )  # fmt: skip
-    ct_view = make_view(
+    ct_view = make_patch(
         reader, ct, poses[1], rng, options, recipe.intensity, size,
         beyond=lambda lps: ~mr.grid.contains(ct_to_mr(reader, ct, mr, lps)),
     )  # fmt: skip

@@ -24,7 +24,7 @@ class Scan:
     :param group: first part of the name; labels and cross-subject maps only exist within a group.
     :param weight: probability of being drawn.
     :param modality: "ct", or "mr": then ``hu`` holds what the network sees on the scale of CT
-        (:func:`Training.views.augment. to_network_scale` gives the preprocessed MR back), -1024 where there is no
+        (:func:`Training.data.index.to_network` gives the preprocessed MR back), -1024 where there is no
         signal.
     :param origin: (3,) LPS mm of voxel 0 of ``hu``, or None.
     :param exact: points that are the same place in every patient, (3,) mm by name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, List, Sequence
 import numpy as np
 
 from Training.data.index import Entry
-from Training.views.patches import ScanReader, View, draw_pose, make_view
+from Training.views.patches import Patch, ScanReader, draw_pose, make_patch
 
 if TYPE_CHECKING:
     from Training.engine.recipe import Recipe
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def draw_labelled_scans(
     reader: ScanReader, entries: Sequence[Entry], rng: np.random.Generator, recipe: Recipe
-) -> List[View]:
+) -> List[Patch]:
     """Crops of scans of one group, whose label ids mean the same; each about a labelled voxel.
 
     :param entries: with labels.
@@ -32,5 +32,5 @@ def draw_labelled_scans(
     views = []
     for entry in (first, *others):
         pose = draw_pose(entry, reader.seed(entry, rng, entry.labels), rng, options, options.size_zyx)
-        views.append(make_view(reader, entry, pose, rng, options, recipe.intensity, options.size_zyx))
+        views.append(make_patch(reader, entry, pose, rng, options, recipe.intensity, options.size_zyx))
     return views

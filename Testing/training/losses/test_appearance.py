@@ -6,8 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from Training.losses import coarse_appearance_loss, fine_appearance_loss
-from Training.losses.appearance import CoarseSampling, FineSampling, ViewLevel
+from Training.losses.appearance import (
+    CoarseSampling,
+    FineSampling,
+    ViewLevel,
+    coarse_appearance_loss,
+    fine_appearance_loss,
+)
 
 FINE = FineSampling(temperature=0.5)
 COARSE = CoarseSampling(temperature=0.5)

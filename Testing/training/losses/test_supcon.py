@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from Training.losses import prototypical_supcon
 from Training.losses.infonce import info_nce
+from Training.losses.supcon import prototypical_supcon
 
 
 def test_info_nce_by_hand():

@@ -1,8 +1,4 @@
-"""The light recipe learns: after a short run on two phantoms it finds voxels of a third one that an untrained net does not.
-
-A loss that reads its positives elsewhere, takes them from the anchor's own map, compares with neighbors only or draws
-anchors to the least similar candidate stays below (each was tried).
-"""
+"""The light recipe learns: a short run on two phantoms, and it finds the places of a third one."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from Training.engine.pictures import FOUND, TRUTH, joint_colors, picture_of
 from Training.engine.recipe import load_recipe
 from Training.tasks.networks import build
 from Training.tasks.retrieval import look_up, validate
-from Training.views.patch_intensity import IntensityOptions
-from Training.views.patches import PatchOptions, ScanReader, draw_pair, level_shape, render
+from Training.views.intensity import IntensityOptions
+from Training.views.patches import PatchOptions, ScanReader, draw_patches, level_shape, render
 
 SIZE = (16, 48, 48)
 
@@ -25,7 +25,7 @@ def reader(tmp_path_factory):
 def views_of(reader):
     options = PatchOptions(SIZE, independent=0.0, body_seed=1.0, margin_zyx=(4, 12, 12), voxels="body")
     entry = reader.index.select(None, "val", "ct")[0]
-    return draw_pair(reader, entry, np.random.default_rng(0), options, IntensityOptions())
+    return draw_patches(reader, entry, np.random.default_rng(0), options, IntensityOptions())
 
 
 def place_vectors(points, scale=30.0):

@@ -79,7 +79,7 @@ def test_detail_box_is_aligned_to_the_coarse_lattice_and_inside_the_context():
 
 
 def test_the_same_anatomy_has_the_same_intensity_in_both_views(monkeypatch):
-    monkeypatch.setattr("Training.views.pairs.apply_intensity", lambda hu, *_: hu)
+    monkeypatch.setattr("Training.views.pairs.apply_look", lambda hu, *_: hu)
     scan = smooth_scan()
     pair = draw_self_pair(scan, np.random.default_rng(3), torch.Generator().manual_seed(3), SMALL)
     a, b = pair.views

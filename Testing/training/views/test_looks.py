@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from Training.data.index import AIR
 from Training.losses.infonce import LevelOptions, _tolerance
-from Training.views.augment import AIR_HU, apply_intensity, draw_intensity
 from Training.views.geometry import DETAIL_MM, ViewOptions
-from Training.views.looks import BRIGHTEST_HU, draw_look
+from Training.views.intensity import BRIGHTEST, apply_look, draw_ct_look, draw_look
 from Training.views.pairs import draw_cross_pair
 from Training.views.scans import RegisteredLink, Scan
 
@@ -24,10 +24,10 @@ def tissues():
 def test_a_ct_shown_as_mr_keeps_air_dark_and_cortex_darker_than_marrow_and_fat(seed):
     draw = draw_look("ct", 1.0, np.random.default_rng(seed))
     levels = np.interp([-1024, -105, 50, 300, 1100], draw.knots, draw.values)
-    assert levels[0] == AIR_HU and np.all(levels <= BRIGHTEST_HU)
-    assert levels[4] <= AIR_HU + 0.16 * (BRIGHTEST_HU - AIR_HU)
+    assert levels[0] == AIR and np.all(levels <= BRIGHTEST)
+    assert levels[4] <= AIR + 0.16 * (BRIGHTEST - AIR)
     assert np.all(np.diff(draw.knots) > 0)
-    shown = apply_intensity(tissues(), draw, 1.0, torch.Generator().manual_seed(seed))
+    shown = apply_look(tissues(), draw, 1.0, torch.Generator().manual_seed(seed))
     assert torch.isfinite(shown).all() and shown.shape == (16, 16, 32)
 
 
@@ -44,13 +44,13 @@ def test_contrasts_of_fat_and_muscle_come_in_both_orders():
 def test_an_mr_keeps_its_background_dark_and_its_curve_single_valued(strong):
     for seed in range(30):
         draw = draw_look("mr", strong, np.random.default_rng(seed))
-        assert draw.values[0] == AIR_HU and np.all(np.diff(draw.knots) >= 0)
-        assert draw.values.max() <= BRIGHTEST_HU + 1e-6
+        assert draw.values[0] == AIR and np.all(np.diff(draw.knots) >= 0)
+        assert draw.values.max() <= BRIGHTEST + 1e-6
 
 
 def test_without_other_contrasts_a_ct_looks_as_before():
     one = draw_look("ct", 0.0, np.random.default_rng(5))
-    other = draw_intensity(np.random.default_rng(5))
+    other = draw_ct_look(np.random.default_rng(5))
     np.testing.assert_array_equal(one.values, other.values)
     assert one.noise_hu == other.noise_hu and one.bias == 0
 

@@ -12,7 +12,7 @@ from Testing.samples.training_samples import MR_SHIFT_LPS, TINY, write_phantom_i
 from Training.data.index import AIR, Entry, Index, read_index, to_network
 from Training.engine.recipe import load_recipe
 from Training.tasks.maps import heads
-from Training.views.patch_intensity import (
+from Training.views.intensity import (
     LEVELS,
     IntensityOptions,
     apply_intensity,
@@ -25,7 +25,7 @@ from Training.views.patches import (
     FINE_STRIDE,
     PatchOptions,
     ScanReader,
-    draw_pair,
+    draw_patches,
     level_shape,
     render,
 )
@@ -61,7 +61,7 @@ def fine_means(patch):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_voxels_value_is_that_of_its_place(ramp, seed):
     reader, entry = ramp
-    for view in draw_pair(reader, entry, np.random.default_rng(seed), TURNED, PLAIN):
+    for view in draw_patches(reader, entry, np.random.default_rng(seed), TURNED, PLAIN):
         patch = render([view])
         assert patch.shape == (1, 1, 16, 40, 48)
         expected = to_network(view.fine.points.double().numpy() @ SLOPE - 1500)
@@ -88,14 +88,14 @@ def test_views_share_a_point_unless_drawn_independently(ramp):
     reader, entry = ramp
     small = replace(TURNED, size_zyx=(8, 32, 32), margin_zyx=(1, 2, 2), independent=0.0)
     for seed in range(10):
-        a, b = draw_pair(reader, entry, np.random.default_rng(seed), small, PLAIN)
+        a, b = draw_patches(reader, entry, np.random.default_rng(seed), small, PLAIN)
         assert float(torch.cdist(a.fine.points, b.fine.points).min()) < 4.0
 
 
 def test_what_lies_outside_the_scan_is_air_and_not_valid(ramp):
     reader, entry = ramp
     large = PatchOptions((160, 160, 160), independent=0.0)
-    view, _ = draw_pair(reader, entry, np.random.default_rng(0), large, PLAIN)
+    view, _ = draw_patches(reader, entry, np.random.default_rng(0), large, PLAIN)
     lattice = entry.grid.to_ijk(view.fine.points.numpy())
     outside = np.any((lattice < -2) | (lattice > entry.grid.size_ijk + 1), axis=1)
     assert outside.mean() > 0.5
@@ -180,5 +180,5 @@ def test_blur_is_in_millimeters_of_the_scan():
 def test_a_draw_looks_the_same_every_time(ramp):
     reader, entry = ramp
     options = load_recipe("aggsam").intensity
-    views = [draw_pair(reader, entry, np.random.default_rng(5), TURNED, options) for _ in range(2)]
+    views = [draw_patches(reader, entry, np.random.default_rng(5), TURNED, options) for _ in range(2)]
     assert torch.equal(render(views[0]), render(views[1]))
