@@ -47,7 +47,7 @@ def test_a_held_out_phantom_is_found_better_than_by_an_untrained_network(phantom
             sum(losses.values()).backward()
             optimizer.step()
     trained = retrieval_mm(task, net)
-    # Seen: 27.8 mm untrained, 8.0 trained; with positives read 40 mm off 12.8, from the anchor's own map 21.5, with near
+    # Seen: 27.8 mm untrained, 8.0 trained; with positives read 40 mm off 12.8, from the own map 21.5, with near
     # negatives only 11.5.
     assert untrained > 20.0 and trained < 10.0
 
