@@ -25,6 +25,7 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid, canonical_axes
 from SAMv2Core.io.files import PathLike, suffix_of
 from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
+from SAMv2Core.io.segments import Segment, read_segments
 from SAMv2Core.io.tables import number_of
 from SAMv2Core.io.volume import Volume, read_volume
 
@@ -39,6 +40,12 @@ UNKNOWN_RADIUS_MM, MAX_SAMPLE_RADIUS_MM = 5.0, 12.0
 
 MAX_LESIONS = 2000
 """A segmentation with more separate parts is noise or an organ map, not lesions."""
+
+
+# What a scan has and a segmentation of lesions has not: most voxels labelled, or many labels strewn over the volume.
+_MAX_SHARE, _MANY, _SCATTERED = 0.5, 20, 0.02
+_ROUNDING = 1e-3
+_LABELS_NEEDED = "Choose a label volume: 0 outside, a whole number per lesion."
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +138,7 @@ def lesions_from_segmentation(volume: Volume) -> List[Lesion]:
 
     Labels are named ``lesion 1``, ``lesion 2``, ... by their value, parts by their order from the first voxel on.
 
-    :raises InputError: nothing but 0 in it, values that are no labels, or thousands of parts.
+    :raises InputError: nothing but 0 in it, values that are no labels (a scan's), or thousands of parts.
     """
     return [
         lesion_of_samples(f"lesion {number}", volume.grid.to_lps(ijk), _longest_in_slice_mm(ijk, volume.grid))
@@ -139,14 +146,48 @@ def lesions_from_segmentation(volume: Volume) -> List[Lesion]:
     ]
 
 
+def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List[Lesion]:
+    """Each named segment, or each separate part when there is one segment only, as a lesion of its name.
+
+    :raises InputError: no segment has a voxel, or thousands of parts.
+    """
+    if len(segments) == 1:
+        name, ijk, grid = segments[0]
+        low = ijk.min(axis=0)
+        mask = np.zeros((ijk.max(axis=0) - low + 1)[::-1], bool)
+        mask[tuple((ijk - low)[:, ::-1].T)] = True
+        parts, n_parts = ndimage.label(mask, np.ones((3, 3, 3)))
+        if n_parts > MAX_LESIONS:
+            raise InputError(f"{source} holds {n_parts} separate parts.", "Choose a segmentation of lesions.")
+        numbers = range(1, n_parts + 1)
+        segments = [
+            Segment(name if n_parts == 1 else f"{name} {n}", np.argwhere(parts == n)[:, ::-1] + low, grid)
+            for n in numbers
+        ]
+    if not segments:
+        raise InputError(f"{source} holds no lesion: all its segments are empty.", "Choose a segmentation.")
+    names = [segment.name for segment in segments]
+    return [
+        lesion_of_samples(
+            name if names.count(name) == 1 else f"{name} ({names[: n + 1].count(name)})",
+            grid.to_lps(ijk),
+            _longest_in_slice_mm(ijk, grid),
+        )
+        for n, (name, ijk, grid) in enumerate(segments)
+    ]
+
+
 def read_lesions(path: PathLike) -> List[Lesion]:
     """Lesions from a file: points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with an optional column
-    ``diameter_mm``), or a segmentation volume.
+    ``diameter_mm``), named segments (``.seg.nrrd``, DICOM SEG), or a label volume.
 
     :raises InputError: not readable, without lesions, or one of them makes no sense.
     """
     if Path(path).suffix.lower() == ".json" or suffix_of(path) in SUFFIXES:
         return lesions_from_points(read_points(path))
+    segments = read_segments(path)
+    if segments is not None:
+        return lesions_from_segments(segments, path)
     return lesions_from_segmentation(read_volume(path))
 
 
@@ -173,11 +214,21 @@ def _diameter_of(point: Point) -> Optional[float]:
 def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:
     """(number, (n, 3) int voxel indices (x, y, z)) of every lesion of a segmentation."""
     array = volume.array
+    if volume.modality is not None:
+        raise InputError(f"{volume.source} is a {volume.modality.upper()} scan, not a segmentation.", _LABELS_NEEDED)
     if array.dtype.kind == "f":
-        if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
-            raise InputError(f"{volume.source} is no segmentation: it holds fractions.", "Choose a label volume.")
-        array = array.astype(np.int64)
+        whole = np.round(array)
+        # Resampling and float32 leave 0.9999999 of a label.
+        if not np.all(np.isfinite(array)) or np.abs(array - whole).max() > _ROUNDING:
+            raise InputError(f"{volume.source} is no segmentation: it holds fractions.", _LABELS_NEEDED)
+        array = whole.astype(np.int64)
     labels = np.unique(array[array != 0])
+    if len(labels) and labels[0] < 0:
+        raise InputError(f"{volume.source} is no segmentation: it holds negative values (a CT scan?).", _LABELS_NEEDED)
+    if np.count_nonzero(array) > _MAX_SHARE * array.size:
+        raise InputError(
+            f"{volume.source} is no segmentation of lesions: most of its voxels have a label (a scan?).", _LABELS_NEEDED
+        )
     if not len(labels):
         raise InputError(f"{volume.source} holds no lesion: all its voxels are 0.", "Choose a segmentation.")
     if len(labels) == 1:
@@ -185,7 +236,14 @@ def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:
         labels = np.arange(1, n_parts + 1)
     if len(labels) > MAX_LESIONS:
         raise InputError(f"{volume.source} holds {len(labels)} separate parts.", "Choose a segmentation of lesions.")
-    boxes = ndimage.find_objects(array) if labels[0] > 0 and labels[-1] <= MAX_LESIONS else None
+    boxes = ndimage.find_objects(array) if labels[-1] <= MAX_LESIONS else None
+    if boxes is not None and len(labels) > _MANY:
+        filled = [float(np.mean(array[boxes[int(label) - 1]] == label)) for label in labels]
+        if np.median(filled) < _SCATTERED:
+            raise InputError(
+                f"{volume.source} is no segmentation: its {len(labels)} labels are scattered all over (a scan?).",
+                _LABELS_NEEDED,
+            )
     for label in labels:
         box = boxes[int(label) - 1] if boxes is not None else (slice(None),) * 3
         zyx = np.argwhere(array[box] == label) + [part.start or 0 for part in box]

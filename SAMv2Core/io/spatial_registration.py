@@ -42,10 +42,10 @@ def write_spatial_registration(
     :param transform: ``"rigid"``, ``"similarity"`` or ``"affine"``.
     :param fixed: read from a DICOM folder, like the moving volume.
     :raises UsageError: ``pydicom`` is not installed.
-    :raises InputError: a volume that is not from a DICOM folder, or without a frame of reference.
+    :raises InputError: a volume that is not from a DICOM folder, without a frame of reference, or both in one.
     """
     pydicom = _pydicom()
-    tags = [_tags_of(volume) for volume in (fixed, moving)]
+    tags = _tags_of_both(fixed, moving)
     series = [_headers(pydicom, volume, its.series_instance_uid) for volume, its in zip((fixed, moving), tags)]
     dataset = _object(pydicom, series[0][0], tags[0])
     dataset.RegistrationSequence = pydicom.Sequence(
@@ -68,11 +68,10 @@ def check_sources(fixed: Volume, moving: Volume) -> None:
     """Refuse now what :func:`write_spatial_registration` would refuse after the work.
 
     :raises UsageError: ``pydicom`` is not installed.
-    :raises InputError: a volume that is not from a DICOM folder, or without a frame of reference.
+    :raises InputError: a volume that is not from a DICOM folder, without a frame of reference, or both in one.
     """
     _pydicom()
-    for volume in (fixed, moving):
-        _tags_of(volume)
+    _tags_of_both(fixed, moving)
 
 
 def _pydicom() -> Any:
@@ -91,6 +90,17 @@ def _tags_of(volume: Volume) -> DicomTags:
         )
     if not tags.frame_of_reference_uid:
         raise InputError(f"{volume.source} has no frame of reference UID.", "Leave out the DICOM output.")
+    return tags
+
+
+def _tags_of_both(fixed: Volume, moving: Volume) -> List[DicomTags]:
+    tags = [_tags_of(fixed), _tags_of(moving)]
+    if tags[0].frame_of_reference_uid == tags[1].frame_of_reference_uid:
+        raise InputError(
+            f"{fixed.source} and {moving.source} lie in one frame of reference: a Spatial Registration would map it to "
+            "itself in two ways.",
+            "Leave --sro out; the transform of --output says it.",
+        )
     return tags
 
 

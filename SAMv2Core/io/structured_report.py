@@ -40,6 +40,11 @@ STATUS_WORDS = {
 }
 DECISION_WORDS = {"": "Not reviewed", "accepted": "Accepted", "moved": "Corrected by hand", "rejected": "Rejected"}
 SERIES_NUMBER = 9127
+#: Of patient and study: must be there, may be empty (type 2 of the standard).
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 CODE_LENGTH = 16
 """DICOM's value representation SH, of which code values are."""
 
@@ -115,15 +120,23 @@ def _read_evidence(files: Sequence[str]) -> List[Any]:
     headers = []
     for file in files:
         try:
-            headers.append(pydicom.dcmread(file, stop_before_pixels=True))
+            headers.append(_completed(pydicom.dcmread(file, stop_before_pixels=True)))
         except Exception as error:
             raise InputError(f"{Path(file).name} is not readable DICOM: {error}.", "Load the scan again.") from error
     if not headers:
         raise InputError("The scan was not loaded from DICOM files.", "Export the lesions as CSV instead.")
-    for name in ("SeriesInstanceUID", "FrameOfReferenceUID"):
+    for name in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
         if len({str(getattr(header, name, "")) for header in headers}) != 1 or not getattr(headers[0], name, ""):
             raise InputError(f"The DICOM files of the scan have no common {name}.", "Load one series only.")
     return sorted(headers, key=lambda header: str(header.SOPInstanceUID))
+
+
+def _completed(header: Any) -> Any:
+    """A header with the attributes that a report copies from it: empty where de-identification took them away."""
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
 
 
 def _document(
@@ -144,12 +157,12 @@ def _document(
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion
-        if str(evidence[0].Modality) == "CT"
+        if str(evidence[0].get("Modality", "")) == "CT"
         else codes.LN.MRUnspecifiedBodyRegion,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    return sr.Comprehensive3DSR(
+    document = sr.Comprehensive3DSR(
         evidence=evidence,
         content=report,
         series_number=SERIES_NUMBER,
@@ -161,6 +174,9 @@ def _document(
         is_verified=False,
         series_description="SAMv2 lesions (research use)",
     )
+    # Labels are of any language, whatever the scan's character set.
+    document.SpecificCharacterSet = "ISO_IR 192"
+    return document
 
 
 def _group(lesion: ReportedLesion, study: Study, frame_of_reference: str, identification: Any) -> Any:

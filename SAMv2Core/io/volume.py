@@ -15,7 +15,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -46,6 +46,7 @@ _ANATOMICAL_SPACES = frozenset(
     )
     for time in ("", "-time", "t")
 )  # fmt: skip
+_MAX_NRRD_HEADER = 1 << 20  # a segmentation of a hundred segments has 50 kB
 _MILLIMETERS = frozenset(("mm", "millimeter", "millimeters", "millimetre", "millimetres", ""))
 
 # Formats that have no place for directions and, most of them, none for an origin.
@@ -148,15 +149,26 @@ def _detached_size(path: Path) -> int:
     return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
 
 
-def _nrrd_fields(path: Path) -> Dict[str, str]:
-    """Fields of the text header of a ``.nrrd`` or ``.nhdr``, names in lower case; empty for other files."""
+def _nrrd_lines(path: Path) -> Iterator[Tuple[str, str]]:
+    """Name and value (with ``=`` before it for a ``key:=value`` pair) of each line of a ``.nrrd`` or ``.nhdr``."""
     if path.suffix.lower() not in (".nrrd", ".nhdr"):
-        return {}
+        return
     with open(path, "rb") as stream:
-        head = stream.read(1 << 16)
-    head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]
-    pairs = (line.partition(":") for line in head.decode("latin-1").splitlines() if not line.startswith("#"))
-    return {name.strip().lower(): value.strip() for name, _, value in pairs if not value.startswith("=")}
+        head = stream.read(_MAX_NRRD_HEADER)
+    for line in re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("utf-8", "replace").splitlines():
+        name, colon, value = line.partition(":")
+        if colon and not line.startswith("#"):
+            yield name.strip(), value
+
+
+def _nrrd_fields(path: Path) -> Dict[str, str]:
+    """Fields of the text header, names in lower case; empty for other files."""
+    return {name.lower(): value.strip() for name, value in _nrrd_lines(path) if not value.startswith("=")}
+
+
+def nrrd_pairs(path: Path) -> Dict[str, str]:
+    """``key:=value`` pairs of the text header; empty for other files."""
+    return {name: value[1:].strip() for name, value in _nrrd_lines(path) if value.startswith("=")}
 
 
 def _metaimage_fields(path: Path) -> Dict[bytes, bytes]:
@@ -215,11 +227,12 @@ def _bytes_per_voxel(reader: sitk.ImageFileReader) -> int:
     return int(bits.group(1)) // 8 if bits else 1
 
 
-def _check_itk_header(reader: sitk.ImageFileReader, path: Path) -> None:
+def _check_itk_header(reader: sitk.ImageFileReader, path: Path, has_layers: bool = False) -> None:
     """Refuse what is no scalar volume, or larger than its file can hold, before it is read."""
     size = list(reader.GetSize())
-    n_pixels = int(np.prod([float(n) for n in size]))
-    if reader.GetNumberOfComponents() != 1:
+    n_components = reader.GetNumberOfComponents()
+    n_pixels = int(np.prod([float(n) for n in size])) * n_components
+    if n_components != 1 and not has_layers:
         raise InputError(
             f"{path} holds colors or vectors, not gray values.", "Choose a volume of one scalar per voxel."
         )
@@ -254,7 +267,11 @@ def _check_metaimage_length(path: Path) -> None:
         raise InputError(f"{path} is truncated.", "Copy or export it again.")
 
 
-def _read_itk(path: Path) -> Volume:
+def _image_in(path: Path, has_layers: bool = False) -> sitk.Image:
+    """A file as ITK reads it, checked before its voxels are.
+
+    :param has_layers: several values per voxel are meant (a segmentation with layers).
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -262,18 +279,35 @@ def _read_itk(path: Path) -> Volume:
             _check_metaimage_length(path)
         with quiet_itk():
             reader.ReadImageInformation()
-            _check_itk_header(reader, path)
-            image = reader.Execute()
+            _check_itk_header(reader, path, has_layers)
+            return reader.Execute()
     except (RuntimeError, ValueError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else "unknown reason"
         raise InputError(
             f"{path} cannot be read as a volume ({reason[:160]}).",
             "Check that the file is complete and of a format that its suffix names.",
         ) from error
+
+
+def _read_itk(path: Path) -> Volume:
+    image = _image_in(path)
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
     matrix, warnings = _understood(path, matrix_of(image))
     return Volume(sitk.GetArrayFromImage(image), matrix, str(path), None, tuple(warnings))
+
+
+def read_layers(path: PathLike) -> Tuple[List[Volume], Dict[str, str]]:
+    """The layers of an NRRD file, one volume each (one for a scalar file), and its ``key:=value`` pairs.
+
+    :raises InputError: unreadable, truncated, geometry without sense.
+    """
+    path = Path(path)
+    image = _image_in(path, has_layers=True)
+    matrix, warnings = _understood(path, matrix_of(image))
+    array = sitk.GetArrayFromImage(image)
+    layers = [array] if array.ndim == 3 else [array[..., n] for n in range(array.shape[3])]
+    return [Volume(layer, matrix, str(path), None, tuple(warnings)) for layer in layers], nrrd_pairs(path)
 
 
 def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:

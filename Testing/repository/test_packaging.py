@@ -77,7 +77,7 @@ def test_wheel_metadata(wheel):
     assert f"\nVersion: {SAMv2Core.__version__}\n" in metadata
     assert "\nRequires-Python: >=3.9\n" in metadata
     required = re.findall(r"^Requires-Dist: ([A-Za-z0-9]+)[^;\n]*$", metadata, re.MULTILINE)
-    assert {name.lower() for name in required} == {"numpy", "scipy", "simpleitk", "torch"}
+    assert {name.lower() for name in required} == {"numpy", "pydicom", "scipy", "simpleitk", "torch"}
     assert "samv2 = SAMv2Core.__main__:main" in entry_points
     assert len(licences) == 1
 

@@ -230,7 +230,7 @@ def _series_below(root: Path) -> List[Job]:
     jobs = []
     for folder in folders:
         try:
-            series = read_headers([p for p in files_of(folder) if p.parent == folder])
+            series = read_headers([p for p in files_of(folder) if p.parent == folder]).series
         except SAMv2Error:
             # One damaged file: let reading the folder fail, and be listed with the reason.
             jobs.append(Job(safe_name(str(folder.relative_to(root))), root.name, folder))

@@ -113,9 +113,12 @@ def test_missing_slices_are_filled_with_a_warning(tmp_path):
 def test_uneven_slices_are_interpolated_with_a_warning(tmp_path):
     depths = np.array([0, 3, 6.4, 9, 12, 15])
     volume = read_volume(write_series(tmp_path / "s", depths=depths))
-    assert any("unevenly spaced" in warning for warning in volume.warnings)
-    assert volume.array.shape[0] == 6
-    np.testing.assert_allclose(volume.array[2], HU[1] + (3 / 3.4) * (HU[2].astype(float) - HU[1]), atol=0.51)
+    assert any("unevenly spaced (2.60 to 3.40 mm)" in warning for warning in volume.warnings)
+    # To the finest distance, stretched so that the last slice stays where it is: 15 mm in six steps.
+    assert volume.array.shape[0] == 7
+    np.testing.assert_allclose(volume.grid.spacing_ijk_mm[2], 2.5)
+    at_5_mm = HU[1] + (2 / 3.4) * (HU[2].astype(float) - HU[1])
+    np.testing.assert_allclose(volume.array[2], at_5_mm, atol=0.51)
 
 
 def test_several_series_are_listed_and_chosen(tmp_path):
@@ -144,8 +147,9 @@ def test_a_scout_within_the_series_is_left_out(tmp_path):
 def test_phases_in_one_series_are_refused(tmp_path):
     folder = write_series(tmp_path / "s")
     write_series(folder / "phase2")
-    with pytest.raises(InputError, match="2 images at each position"):
+    with pytest.raises(InputError, match=r"2 volumes: :1 \(first image at each position"):
         read_volume(folder)
+    assert np.array_equal(read_volume(folder, ":2").array, HU)
 
 
 def test_a_doubled_slice_is_dropped(tmp_path):

@@ -10,7 +10,10 @@ import pydicom
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io import structured_report
+from SAMv2Core.io.spatial_registration import check_sources
 from SAMv2Core.io.structured_report import ReportedLesion, Study, new_tracking_uid, write_report
+from SAMv2Core.io.volume import read_volume
+from Testing.files import dicom
 from Testing.samples.dicom_series import writeSeries
 
 LONG_AXIS = highdicom.sr.CodedConcept("103339001", "SCT", "Long axis")
@@ -100,3 +103,35 @@ def test_what_cannot_be_reported_is_an_error_and_leaves_no_file(series, tmp_path
     with pytest.raises(InputError, match="highdicom"):
         write_report(str(path), Study(series, "A", 0), [lesion], "m", "1")
     assert not path.exists()
+
+
+def de_identified(image, k):
+    for keyword in ("PatientName", "PatientID", "StudyID", "StudyDate", "StudyTime"):
+        if keyword in image:
+            delattr(image, keyword)
+
+
+def test_a_report_of_a_de_identified_series_with_labels_of_any_language(tmp_path):
+    files = tuple(str(path) for path in sorted(dicom.write_slices(tmp_path / "ct", de_identified).iterdir()))
+    labels = ["肝転移 1", "Läsion ß", "Очаг 2"]
+    lesions = [ReportedLesion(label, new_tracking_uid(), (0.0, 1.0, 2.0), "matched") for label in labels]
+    write_report(str(tmp_path / "r.dcm"), Study(files, "Baseline", 0), lesions, "lite-ct", "0.1.0")
+    report = pydicom.dcmread(tmp_path / "r.dcm")
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    found = [
+        item.TextValue
+        for group in report.ContentSequence[-1].ContentSequence
+        for item in group.ContentSequence
+        if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "112039"  # tracking identifier
+    ]
+    assert found == labels
+    assert report.PatientName == "" and report.StudyID == ""
+
+
+def test_two_scans_of_one_frame_of_reference_are_not_registered_to_each_other(tmp_path):
+    fixed, moving = (
+        read_volume(dicom.write_slices(tmp_path / name, series=series))
+        for name, series in (("a", dicom.SERIES), ("b", dicom.OTHER_SERIES))
+    )
+    with pytest.raises(InputError, match="one frame of reference"):
+        check_sources(fixed, moving)
