@@ -9,7 +9,7 @@ names and DICOM headers is read here. Known layouts:
 * ``deeplesion``: NIfTI volumes ``PPPPPP_SS_RR_AAA-BBB.nii.gz`` around the lesions; split of ``DL_info.csv``;
 * ``ctmr-pairs``: a CSV with the columns ``ct,mr`` and, if wanted, ``matrix`` (16 numbers) or ``transform`` (ITK file),
   ``split``, ``ct_labels``, ``mr_labels``; paths relative to the CSV; transforms map CT points to MR points, LPS mm;
-* ``samv2``: folders ``ct``, ``hn``, ``ctmr`` with ``train`` and ``val`` and one ``labels.json``;
+* ``samv2``: folders ``ct``, ``hn``, ``ctmr``, ``mr`` with ``train`` and ``val`` and one ``labels.json``;
 * ``folder``: anything else: every volume file and every DICOM series below; ``X_labels``, ``X_label``, ``X_seg`` or
   ``X_mask`` beside ``X`` is its label map, ``X_ct`` and ``X_mr`` are a pair.
 """
@@ -155,14 +155,15 @@ def _matrix_of(row: Dict[str, str], folder: Path, where: str) -> Optional[np.nda
 
 
 def samv2_data(root: Path) -> List[Job]:
-    """``ct``, ``hn``, ``ctmr`` with ``train`` and ``val``; pairs of ``ctmr`` are aligned by their authors."""
+    """``ct``, ``hn``, ``ctmr``, ``mr`` with ``train`` and ``val``; pairs of ``ctmr`` are aligned by their authors."""
     names = _label_names(root)
+    torso = {**names.get("torso", {}), **names.get("further", {})} or None
     jobs = []
-    for group in ("ct", "hn", "ctmr"):
+    for group in ("ct", "hn", "ctmr", "mr"):
         for split in ("train", "val"):
             found = _scans_of(volumes_below(root / group / split), root, group)
             for job in found:
-                ids = names.get("torso" if group == "ct" else group)
+                ids = torso if group in ("ct", "mr") else names.get(group)
                 matrix = IDENTITY_4 if job.partner else None
                 names_used, modality = ids if job.labels else None, "mr" if job.modality == "mr" else "ct"
                 jobs.append(replace(job, split=split, modality=modality, label_names=names_used, partner_matrix=matrix))

@@ -117,13 +117,16 @@ def test_a_bad_list_of_pairs_is_refused_with_its_line(tmp_path, content, said):
 def test_this_projects_own_layout(tmp_path):
     touch(
         tmp_path, "ct/train/x.nii.gz", "ct/train/x_labels.nii.gz", "ct/train/x.landmarks.json", "hn/val/y.nii.gz",
-        "ctmr/train/p_ct.nii.gz", "ctmr/train/p_mr.nii.gz",
+        "ctmr/train/p_ct.nii.gz", "ctmr/train/p_mr.nii.gz", "mr/train/z_mr.nii.gz", "mr/train/z_mr_labels.nii.gz",
     )  # fmt: skip
-    (tmp_path / "labels.json").write_text(json.dumps({"torso": {"1": "spleen"}, "hn": {"1": "brainstem"}}))
+    names = {"torso": {"1": "spleen"}, "hn": {"1": "brainstem"}, "further": {"210": "tumour"}}
+    (tmp_path / "labels.json").write_text(json.dumps(names))
     assert detect_layout(tmp_path) == "samv2"
     jobs = by_name(find_jobs(tmp_path))
-    assert sorted(jobs) == ["ct__train__x", "ctmr__train__p_ct", "ctmr__train__p_mr", "hn__val__y"]
-    assert jobs["ct__train__x"].label_names == {"1": "spleen"}
+    alone = "mr__train__z_mr"  # MR without a CT of the same patient
+    assert sorted(jobs) == ["ct__train__x", "ctmr__train__p_ct", "ctmr__train__p_mr", "hn__val__y", alone]
+    assert jobs["ct__train__x"].label_names == jobs[alone].label_names == {"1": "spleen", "210": "tumour"}
+    assert (jobs[alone].modality, jobs[alone].partner) == ("mr", None)
     assert jobs["hn__val__y"].split == "val"
     assert np.allclose(np.reshape(jobs["ctmr__train__p_mr"].partner_matrix, (4, 4)), np.eye(4))
 
