@@ -8,6 +8,7 @@ semantic) with what matching needs besides: the body mask and both geometries.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from SAMv2Core.geometry.grid import Grid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureMap:
     """One head's output for a volume.
 
@@ -29,12 +30,15 @@ class FeatureMap:
     vectors: torch.Tensor
     grid: Grid
 
+    def __repr__(self) -> str:
+        return f"<FeatureMap {self.name}: {len(self.vectors)} channels, {self.grid.size_text}>"
+
     @property
     def nbytes(self) -> int:
         return self.vectors.numel() * self.vectors.element_size()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """All that matching needs of one volume.
 
@@ -65,6 +69,12 @@ class Embedding:
     source: str = ""
     warnings: Tuple[str, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        heads = ", ".join(head.name for head in self.heads)
+        name = Path(self.source).name or "a volume"
+        size = f"{self.fine.grid.size_text}, {self.nbytes / 1e6:.1f} MB"
+        return f"<Embedding of {name}: {self.modality.upper()}, {self.model} ({heads}), {size}>"
 
     @property
     def heads(self) -> Tuple[FeatureMap, ...]:

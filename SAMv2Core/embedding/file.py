@@ -54,9 +54,26 @@ _HEADS = ("fine", "coarse", "semantic")
 def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, str]] = None) -> None:
     """Write an embedding; atomically, so that the file is whole or absent.
 
-    :param path: usually ``*.safetensors``.
-    :param extra: more metadata; must not use the keys of the format.
-    :raises OutputError: the file cannot be written.
+    Parameters
+    ----------
+    emb : Embedding
+    path : path
+        Usually ``*.safetensors``; the layout stands at the top of this module and is readable with numpy alone.
+    extra : mapping of str to str, optional
+        More metadata; must not use the keys of the format.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> template = s.load_model("lite-ct", "cpu").embed(volume)
+    >>> s.save_embedding(template, "template.safetensors")
+    >>> bool((s.load_embedding("template.safetensors").fine.vectors == template.fine.vectors).all())
+    True
     """
     tensors = {head.name: head.vectors.detach().cpu().contiguous().numpy() for head in emb.heads}
     tensors["body"] = np.ascontiguousarray(emb.body).view(np.uint8)
@@ -83,10 +100,26 @@ def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, 
 
 
 def load_embedding(path: PathLike, verify: bool = True) -> Embedding:
-    """Read an embedding that :func:`save_embedding` wrote.
+    """Read an embedding that :func:`save_embedding` (or ``samv2 embed``) wrote.
 
-    :param verify: compare the checksum (some 0.3 s for a torso CT).
-    :raises InputError: missing, damaged, of another kind or of a newer format.
+    Parameters
+    ----------
+    path : path
+    verify : bool
+        Compare the checksum (some 0.3 s for a torso CT).
+
+    Returns
+    -------
+    Embedding
+
+    Raises
+    ------
+    InputError
+        Missing, damaged, of another kind or of a newer format.
+
+    Examples
+    --------
+    See :func:`save_embedding`.
     """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:

@@ -16,10 +16,28 @@ from SAMv2Core.network.fuse import fuse_for_inference
 def load_model(name_or_file: PathLike, device: str = "auto") -> Model:
     """A model, ready to embed volumes.
 
-    :param name_or_file: a name of :func:`list_models`, or a weights file (``.safetensors``, ``.pth``).
-    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-    :raises ModelError: not here, damaged, of another architecture, not trustworthy.
-    :raises UsageError: no such device.
+    Parameters
+    ----------
+    name_or_file : str or path
+        A name that ``samv2 models list`` shows, or a weights file (``.safetensors``, ``.pth``).
+    device : {"auto", "cpu", "cuda", "cuda:1", "mps"}
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        Not here, damaged, of another architecture, not trustworthy.
+    UsageError
+        No such device.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> s.load_model("lite-ct", "cpu")
+    <Model lite-ct: CT, on cpu>
     """
     place = resolve_device(device)
     info = verify(name_or_file)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from SAMv2Core.embedding import memory
 from SAMv2Core.embedding.cache import Cache, cache_key, with_names, without_names
 from SAMv2Core.embedding.embedding import Embedding, FeatureMap
 from SAMv2Core.errors import InputError, ModelError
-from SAMv2Core.io.volume import Volume
+from SAMv2Core.io.files import PathLike
+from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.network.device import number_format, resolve_precision
 from SAMv2Core.preprocessing.body import body_on_features
 from SAMv2Core.preprocessing.preprocess import PREPROCESSING_VERSION, Preprocessed, preprocess_report
@@ -70,32 +72,62 @@ class Model:
         self.net = net.to(self.device, memory_format=torch.channels_last_3d).eval()
         self.info = info
 
+    def __repr__(self) -> str:
+        trained = " and ".join(modality.upper() for modality in getattr(self.info, "modalities", None) or ())
+        return f"<Model {self.info.name}: {trained or 'unknown modality'}, on {self.device}>"
+
     def embed(
         self,
-        volume: Volume,
+        volume: Union[Volume, PathLike],
         modality: str = "auto",
         progress: Optional[Progress] = None,
         *,
         precision: str = "auto",
         max_memory_gib: Optional[float] = None,
-        cache: Optional[Cache] = None,
+        cache: Union[Cache, PathLike, bool, None] = None,
     ) -> Embedding:
         """Embed a volume, or take its embedding from the cache.
 
-        :param volume: any orientation and spacing.
-        :param modality: ``ct``, ``mr`` or ``auto`` (from the DICOM tag or the values).
-        :param progress: called with (fraction 0..1, text); may raise :class:`~SAMv2Core.errors.Cancelled`,
-            which passes through and leaves nothing behind.
-        :param precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``, see :mod:`SAMv2Core.network.device`.
-        :param max_memory_gib: limit on the resident memory of the whole process (CPU) or on what it holds on
-            the GPU; None: 80 % of what is free, and if possible no more than a process of 3.5 GiB.
-        :param cache: where embeddings are kept, None for nowhere.
-        :returns: vectors float16 in main memory, whatever the device.
-        :raises InputError: a volume that makes no sense, see
+        Parameters
+        ----------
+        volume : Volume or path
+            Any orientation and spacing; a path is read with :func:`SAMv2Core.read_volume`.
+        modality : {"auto", "ct", "mr"}
+            ``auto``: from the DICOM tag or the values.
+        progress : callable, optional
+            Called with (fraction 0..1, text); may raise :class:`~SAMv2Core.errors.Cancelled`, which passes through and
+            leaves nothing behind.
+        precision : {"auto", "fp32", "fp16", "bf16"}
+            See :mod:`SAMv2Core.network.device`.
+        max_memory_gib : float, optional
+            Limit on the resident memory of the whole process (CPU) or on what it holds on the GPU; None: 80 % of what
+            is free, and if possible no more than a process of 3.5 GiB.
+        cache : Cache, path or bool, optional
+            Where embeddings are kept: True for the command line's cache, a folder, None or False for nowhere.
+
+        Returns
+        -------
+        Embedding
+            Vectors float16 in main memory, whatever the device.
+
+        Raises
+        ------
+        InputError
+            No volume, or one that makes no sense, see
             :func:`~SAMv2Core.preprocessing.preprocess.preprocess_report`.
-        :raises UsageError: a modality, precision or limit that makes no sense.
-        :raises MemoryLimitError: not even the thinnest slab fits.
+        UsageError
+            A modality, precision or limit that makes no sense.
+        MemoryLimitError
+            Not even the thinnest slab fits.
+
+        Examples
+        --------
+        >>> import SAMv2Core as s
+        >>> model = s.load_model("lite-ct", "cpu")
+        >>> model.embed(volume)  # the doctests' phantom; a path is as good
+        <Embedding of phantom: CT, lite-ct (fine, coarse, semantic), 24 x 24 x 20 voxels of 4 x 4 x 4 mm, 3.1 MB>
         """
+        volume, cache = _as_volume(volume), _as_cache(cache)
         precision = resolve_precision(precision, self.device)
         memory.limit_bytes(max_memory_gib)  # a nonsensical limit is refused before the cache is asked
         if not self.info.sha256:  # weights that nobody hashed: another model's entries could be found
@@ -247,6 +279,23 @@ class Model:
                 "Use --precision fp32; if that does not help, import the model again.",
             )
         return heads
+
+
+def _as_volume(given: Any) -> Volume:
+    if isinstance(given, (str, os.PathLike)):
+        return read_volume(given)
+    # By its name: Slicer reloads modules, and a volume made before is still one.
+    if type(given).__name__ != "Volume":
+        raise InputError(
+            f"{type(given).__name__} is no volume.", "Give read_volume(path), a path, or Volume(array, ijk_to_lps)."
+        )
+    return given
+
+
+def _as_cache(given: Union[Cache, PathLike, bool, None]) -> Optional[Cache]:
+    if isinstance(given, bool) or given is None:
+        return Cache() if given else None
+    return Cache(given) if isinstance(given, (str, os.PathLike)) else given
 
 
 def _stored(head: torch.Tensor, renormalize: bool) -> torch.Tensor:

@@ -76,7 +76,7 @@ def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """A regular lattice of voxel centres in LPS space.
 
@@ -99,6 +99,23 @@ class Grid:
         matrix.setflags(write=False)
         object.__setattr__(self, "ijk_to_lps", matrix)
         object.__setattr__(self, "shape_zyx", tuple(int(n) for n in self.shape_zyx))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grid):
+            return NotImplemented
+        return self.shape_zyx == other.shape_zyx and np.array_equal(self.ijk_to_lps, other.ijk_to_lps)
+
+    def __hash__(self) -> int:
+        return hash((self.shape_zyx, self.ijk_to_lps.tobytes()))
+
+    def __repr__(self) -> str:
+        return f"<Grid: {self.size_text}>"
+
+    @property
+    def size_text(self) -> str:
+        """Voxels and spacing in words, ``512 x 512 x 300 voxels of 0.7 x 0.7 x 1.25 mm``, along i, j, k."""
+        voxels = " x ".join(str(n) for n in self.size_ijk)
+        return f"{voxels} voxels of {' x '.join(f'{mm:.3g}' for mm in self.spacing_ijk_mm)} mm"
 
     @property
     def lps_to_ijk(self) -> np.ndarray:

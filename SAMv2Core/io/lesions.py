@@ -178,10 +178,29 @@ def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List
 
 
 def read_lesions(path: PathLike) -> List[Lesion]:
-    """Lesions from a file: points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with an optional column
-    ``diameter_mm``), named segments (``.seg.nrrd``, DICOM SEG), or a label volume.
+    """Lesions from a file.
 
-    :raises InputError: not readable, without lesions, or one of them makes no sense.
+    Parameters
+    ----------
+    path : path
+        Points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with an optional column ``diameter_mm``), named segments
+        (``.seg.nrrd``, DICOM SEG), or a label volume.
+
+    Returns
+    -------
+    list of Lesion
+
+    Raises
+    ------
+    InputError
+        Not readable, without lesions, or one of them makes no sense.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> s.write_points(s.PointList((s.Point("L1", (0.0, 10.0, 0.0), extra={"diameter_mm": "12"}),)), "lesions.csv")
+    >>> [(lesion.label, lesion.diameter_mm) for lesion in s.read_lesions("lesions.csv")]
+    [('L1', 12.0)]
     """
     if Path(path).suffix.lower() == ".json" or suffix_of(path) in SUFFIXES:
         return lesions_from_points(read_points(path))

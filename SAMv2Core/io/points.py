@@ -281,12 +281,29 @@ def _csv_text(points: PointList) -> str:
 
 
 def read_points(path: PathLike) -> PointList:
-    """Read a point list: ``.mrk.json`` (one Fiducial markup), ``.fcsv`` or ``.csv`` with header
-    ``label,l,p,s`` (or Slicer's, which may have ``r,a,s``), as any program writes it (see
-    :mod:`SAMv2Core.io.tables`).
+    """Read a point list.
 
-    :returns: positions in LPS mm, in file order; points without a position included.
-    :raises InputError: missing, another format or markup type, no points, coordinates that are no numbers.
+    Parameters
+    ----------
+    path : path
+        ``.mrk.json`` (one Fiducial markup), ``.fcsv`` or ``.csv`` with header ``label,l,p,s``.
+
+    Returns
+    -------
+    PointList
+        Positions in LPS mm, in file order; points without a position included. ``.positions_lps`` is the (N, 3) array.
+
+    Raises
+    ------
+    InputError
+        Missing, another format or markup type, no points, coordinates that are no numbers.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> s.write_points(s.PointList((s.Point("carina", (1.5, -20.0, 310.0)), s.Point("lost", None))), "points.mrk.json")
+    >>> s.read_points("points.mrk.json").positions_lps.tolist()
+    [[1.5, -20.0, 310.0], [nan, nan, nan]]
     """
     path = Path(path)
     suffix = suffix_of(path)
@@ -306,8 +323,21 @@ def read_points(path: PathLike) -> PointList:
 def write_points(points: PointList, path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
     """Write a point list as ``.mrk.json``, ``.fcsv`` or ``.csv`` (by the suffix), LPS mm, atomically.
 
-    :param inputs: files that were read; overwriting one is refused.
-    :raises OutputError: another suffix, or see :func:`SAMv2Core.io.files.check_output`.
+    Parameters
+    ----------
+    points : PointList
+    path : path
+    inputs : iterable of paths, optional
+        Files that were read; overwriting one is refused.
+
+    Raises
+    ------
+    OutputError
+        Another suffix, or see :func:`SAMv2Core.io.files.check_output`.
+
+    Examples
+    --------
+    See :func:`read_points`.
     """
     suffix = suffix_of(path)
     if suffix == ".mrk.json":

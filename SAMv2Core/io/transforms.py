@@ -63,10 +63,30 @@ def _hdf5_content(matrix: np.ndarray, path: PathLike) -> bytes:
 
 
 def write_transform(matrix: np.ndarray, path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
-    """Write a 4x4 LPS matrix (fixed -> moving, mm) as ``.h5``, ``.tfm`` or ``.txt``, atomically.
+    """Write a matrix as an ITK transform (``.h5``, ``.tfm`` or ``.txt``), atomically.
 
-    :param inputs: files that were read; overwriting one is refused.
-    :raises OutputError: another suffix, or see :func:`SAMv2Core.io.files.check_output`.
+    Parameters
+    ----------
+    matrix : (4, 4) array
+        LPS mm, fixed to moving, the convention of resampling: Slicer loads the file as a transform that, applied to the
+        moving volume, aligns it to the fixed one.
+    path : path
+    inputs : iterable of paths, optional
+        Files that were read; overwriting one is refused.
+
+    Raises
+    ------
+    OutputError
+        Another suffix, or see :func:`SAMv2Core.io.files.check_output`.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> shift = np.eye(4)
+    >>> shift[:3, 3] = (1.0, 2.0, 3.0)
+    >>> s.write_transform(shift, "shift.tfm")
+    >>> bool(np.array_equal(s.read_transform("shift.tfm"), shift))
+    True
     """
     check_transform_name(path)
     path = check_output(path, inputs)
@@ -75,11 +95,25 @@ def write_transform(matrix: np.ndarray, path: PathLike, inputs: Iterable[PathLik
 
 
 def read_transform(path: PathLike) -> np.ndarray:
-    """(4, 4) float64 LPS matrix of a linear ITK transform file of any type, fixed -> moving.
+    """The matrix of a linear ITK transform file.
 
-    A composite of linear transforms is read as the one that it amounts to.
+    Parameters
+    ----------
+    path : path
 
-    :raises InputError: missing, unreadable, not linear, not finite, not invertible.
+    Returns
+    -------
+    (4, 4) float64 array
+        LPS mm, fixed to moving.
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable, not linear.
+
+    Examples
+    --------
+    See :func:`write_transform`.
     """
     path = Path(path)
     if not path.exists():

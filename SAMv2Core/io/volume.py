@@ -129,6 +129,10 @@ class Volume:
         if abs(np.linalg.det(matrix[:3, :3] / spacing)) < 0.01:
             raise InputError(f"{self.source}: two of its axes are parallel.", "Correct the file's directions.")
 
+    def __repr__(self) -> str:
+        known = f", {self.modality.upper()}" if self.modality else ""
+        return f"<Volume {Path(self.source).name}: {self.grid.size_text}, {self.array.dtype}{known}>"
+
     @property
     def grid(self) -> Grid:
         """Its lattice: size and full geometry."""
@@ -313,10 +317,29 @@ def read_layers(path: PathLike) -> Tuple[List[Volume], Dict[str, str]]:
 def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
     """Read a volume file, or a folder (or zip file) that holds one DICOM series.
 
-    :param path: NIfTI, NRRD, MetaImage, or whatever else SimpleITK reads; a folder; a zip of DICOM files.
-    :param series: SeriesInstanceUID, when the folder holds several.
-    :returns: array (z, y, x) in the file's scalar type; 4-D files with one volume are squeezed.
-    :raises InputError: missing, unreadable, truncated, not one scalar 3-D volume, geometry without sense.
+    Parameters
+    ----------
+    path : path
+        NIfTI, NRRD, MetaImage, or whatever else SimpleITK reads; a folder; a zip of DICOM files.
+    series : str, optional
+        SeriesInstanceUID, when the folder holds several.
+
+    Returns
+    -------
+    Volume
+        Array (z, y, x) in the file's scalar type; 4-D files with one volume are squeezed.
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable, truncated, not one scalar 3-D volume, geometry without sense.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> s.write_volume(volume, "scan.nii.gz")
+    >>> s.read_volume("scan.nii.gz")
+    <Volume scan.nii.gz: 48 x 48 x 40 voxels of 2 x 2 x 2 mm, int16>
     """
     path = Path(path)
     if not path.exists():
@@ -351,8 +374,21 @@ def to_itk(volume: Volume) -> sitk.Image:
 def write_volume(volume: Volume, path: PathLike, inputs: Tuple[PathLike, ...] = ()) -> None:
     """Write a volume as ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha`` (compressed), atomically.
 
-    :param inputs: files that were read; overwriting one is refused.
-    :raises OutputError: another suffix, folder missing, not writable, disk full, an input.
+    Parameters
+    ----------
+    volume : Volume
+    path : path
+    inputs : tuple of paths, optional
+        Files that were read; overwriting one is refused.
+
+    Raises
+    ------
+    OutputError
+        Another suffix, folder missing, not writable, disk full, an input.
+
+    Examples
+    --------
+    See :func:`read_volume`.
     """
     path = Path(path)
     suffix = suffix_of(path)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io.points import PointList
 from SAMv2Core.matching.body_map import body_maps, expectation_of
 from SAMv2Core.matching.confidence import (
     EDGE_MM,
@@ -37,6 +38,8 @@ from SAMv2Core.matching.subvoxel import refine
 from SAMv2Core.progress import Progress, part, silent
 
 METHODS = ("fixed-point", "nearest")
+
+Points = Union[np.ndarray, Sequence[Sequence[float]], Sequence[float], PointList]
 
 LOCATE_RETURN_MM, LOCATE_SIMILARITY = 15.0, 0.5
 """A quick match that comes back further from its start, or is less similar, is none. Rules of thumb, not calibrated;
@@ -70,11 +73,44 @@ class Match:
     candidate_lps: Optional[np.ndarray] = None
     evidence: Optional[Evidence] = None
 
+    def __repr__(self) -> str:
+        place = "nothing" if self.query_lps is None else _in_words(self.query_lps)
+        return f"<Match: {_in_words(self.template_lps)} -> {place}, {self.status}, confidence {self.confidence:.2f}>"
+
+
+def _in_words(place_lps: np.ndarray) -> str:
+    return f"({', '.join(f'{value:.1f}' for value in place_lps)})"
+
+
+def positions(matches: Iterable[Match]) -> np.ndarray:
+    """The places found, as one array.
+
+    Parameters
+    ----------
+    matches : iterable of Match
+        As :func:`match` returns them.
+
+    Returns
+    -------
+    (N, 3) float64 array
+        LPS mm in the query's world, in the order of the matches; NaN where nothing was found.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> template = s.load_model("lite-ct", "cpu").embed(volume)
+    >>> found = s.positions(s.match(template, template, [[0, 10, 0], [0, 0, 900]]))
+    >>> found.shape, np.isnan(found).any(axis=1).tolist()  # the second point lies outside the scan
+    ((2, 3), [False, True])
+    """
+    nothing = np.full(3, np.nan)
+    return np.array([nothing if m.query_lps is None else m.query_lps for m in matches], dtype=np.float64).reshape(-1, 3)
+
 
 def match(
     emb_template: Embedding,
     emb_query: Embedding,
-    points_lps: Sequence[Sequence[float]],
+    points_lps: Points,
     method: str = "fixed-point",
     progress: Optional[Progress] = None,
     *,
@@ -84,24 +120,55 @@ def match(
 ) -> List[Match]:
     """Find template points in the query.
 
-    :param points_lps: (N, 3) LPS mm in the template's world.
-    :param method: ``"fixed-point"`` or ``"nearest"``.
-    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
-    :param options: knobs of the fixed-point method; None for the defaults.
-    :param uncertainty: coefficients of the confidence; None for those that came with the model.
-    :param expect: whether to weigh where the whole body's matches expect the point (:mod:`SAMv2Core.matching.body_map`,
-        not in the paper); None does so with fixed points and leaves the nearest neighbor plain.
-    :returns: one match per point, in input order.
-    :raises UsageError: unknown method.
-    :raises InputError: points that are no finite (N, 3) numbers, or an embedding without a body.
-    :raises ModelError: embeddings of different models.
+    Parameters
+    ----------
+    emb_template, emb_query : Embedding
+        Of one model, see :meth:`SAMv2Core.Model.embed`.
+    points_lps : (N, 3) or (3,) array, or PointList
+        LPS mm in the template's world.
+    method : {"fixed-point", "nearest"}
+    progress : callable, optional
+        Called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    options : FixedPointOptions, optional
+        Knobs of the fixed-point method (paper sec. 3.2).
+    uncertainty : UncertaintyModel, optional
+        Coefficients of the confidence; None for those that came with the model.
+    expect : bool, optional
+        Whether to weigh where the whole body's matches expect the point (:mod:`SAMv2Core.matching.body_map`, not in the
+        paper); None does so with fixed points and leaves the nearest neighbor plain.
+
+    Returns
+    -------
+    list of Match
+        One per point, in input order; :func:`positions` makes an array of them.
+
+    Raises
+    ------
+    UsageError
+        Unknown method, or something else than embeddings.
+    InputError
+        Points that are no finite (N, 3) numbers, or an embedding without a body.
+    ModelError
+        Embeddings of different models.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> model = s.load_model("lite-ct", "cpu")
+    >>> template, query = model.embed(volume), model.embed(s.simulate_follow_up(volume, seed=1).volume)
+    >>> s.match(template, query, [0, 10, 0])[0].status in ("matched", "uncertain", "not_found")
+    True
+    >>> s.match(volume, query, [0, 10, 0])
+    Traceback (most recent call last):
+        ...
+    SAMv2Core.errors.UsageError: A Volume is no embedding. Embed it first: model.embed(volume), once per scan.
     """
     if method not in METHODS:
         raise UsageError(f"There is no matching method {method!r}.", f"Choose one of: {', '.join(METHODS)}.")
     options = options or FixedPointOptions()
+    check_comparable(emb_template, emb_query)
     uncertainty = uncertainty or UncertaintyModel.from_metadata(emb_query.calibration)
     points = _checked_points(points_lps)
-    check_comparable(emb_template, emb_query)
     tell = progress or silent
     tell(0.0, "Preparing the search")
     template = search_index(emb_template)
@@ -117,16 +184,37 @@ def match(
     return [Match(p, *nothing, refusal) if refusal else next(answers) for p, refusal in zip(points, refusals)]
 
 
-def locate(emb_template: Embedding, emb_query: Embedding, points_lps: Sequence[Sequence[float]]) -> np.ndarray:
+def locate(emb_template: Embedding, emb_query: Embedding, points_lps: Points) -> np.ndarray:
     """Where template points lie in the query, as fast as it goes: for places that follow a cursor.
 
     The nearest neighbor near where the whole body's matches expect it, if it leads back to the point. Fixed points and
     the rival, on which a confidence rests, are left out: the next place is asked for before anyone could read it.
 
-    :param points_lps: (N, 3) LPS mm in the template's world.
-    :returns: (N, 3) LPS mm in the query's world, NaN where nothing was found.
-    :raises InputError: points that are no finite (N, 3) numbers, or an embedding without a body.
-    :raises ModelError: embeddings of different models.
+    Parameters
+    ----------
+    emb_template, emb_query : Embedding
+        Of one model.
+    points_lps : (N, 3) or (3,) array, or PointList
+        LPS mm in the template's world.
+
+    Returns
+    -------
+    (N, 3) float64 array
+        LPS mm in the query's world, NaN where nothing was found.
+
+    Raises
+    ------
+    InputError
+        Points that are no finite (N, 3) numbers, or an embedding without a body.
+    ModelError
+        Embeddings of different models.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> template = s.load_model("lite-ct", "cpu").embed(volume)
+    >>> s.locate(template, template, [0, 10, 0]).shape
+    (1, 3)
     """
     points = _checked_points(points_lps)
     check_comparable(emb_template, emb_query)
@@ -224,7 +312,35 @@ def similarity_map(
 ) -> Tuple[np.ndarray, Grid]:
     """Similarity of one template point to every place of the query's body.
 
-    :returns: (d, h, w) float32 in -1..1 on the query's fine lattice, -1 outside the body, and that lattice.
+    Parameters
+    ----------
+    emb_template, emb_query : Embedding
+        Of one model.
+    point_lps : (3,) array
+        LPS mm in the template's world.
+
+    Returns
+    -------
+    similarities : (d, h, w) float32 array
+        In -1..1 on the query's fine lattice, axes (z, y, x); -1 outside the body.
+    grid : Grid
+        That lattice: ``Volume(similarities, grid.ijk_to_lps)`` can be written and shown.
+
+    Raises
+    ------
+    InputError
+        The point is not three finite numbers.
+    ModelError
+        Embeddings of different models.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> template = s.load_model("lite-ct", "cpu").embed(volume)
+    >>> similarities, grid = s.similarity_map(template, template, [0, 10, 0])
+    >>> k, j, i = np.unravel_index(similarities.argmax(), similarities.shape)
+    >>> bool(np.linalg.norm(grid.to_lps([i, j, k]) - [0, 10, 0]) < 4)  # the point itself, within a voxel
+    True
     """
     check_comparable(emb_template, emb_query)
     vector = joint_vectors(emb_template, _checked_points([point_lps]))[0].cpu()
@@ -236,12 +352,14 @@ def similarity_map(
     return similarities.reshape(index.grid.shape_zyx), index.grid
 
 
-def _checked_points(points_lps: Sequence[Sequence[float]]) -> np.ndarray:
+def _checked_points(points_lps: Any) -> np.ndarray:
+    """(N, 3) float64 of (N, 3) or (3,) numbers or of a point list."""
+    given = getattr(points_lps, "positions_lps", points_lps)
     try:
-        points = np.array(points_lps, dtype=np.float64)
+        points = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         points = np.full((1, 3), np.nan)
-    points = points.reshape(0, 3) if points.size == 0 else points
+    points = points.reshape(-1, 3) if points.size == 0 or points.shape == (3,) else points
     if points.ndim != 2 or points.shape[1] != 3 or not np.all(np.isfinite(points)):
         raise InputError("The points are not finite (N, 3) coordinates.", "Give x, y, z in mm (LPS) for each point.")
     return points

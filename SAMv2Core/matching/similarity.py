@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from SAMv2Core.embedding.embedding import Embedding, FeatureMap
-from SAMv2Core.errors import ModelError
+from SAMv2Core.errors import ModelError, UsageError
 from SAMv2Core.geometry.grid import Grid
 
 ROWS_PER_CHUNK = 16384
@@ -46,8 +46,13 @@ def weighted_heads(emb: Embedding) -> List[Tuple[FeatureMap, float]]:
 def check_comparable(emb_template: Embedding, emb_query: Embedding) -> None:
     """Refuse to compare vectors that two different networks made.
 
+    :raises UsageError: something else than an embedding.
     :raises ModelError: when model, weights file or heads differ.
     """
+    for given in (emb_template, emb_query):
+        if not hasattr(given, "fine"):
+            what = f"A {type(given).__name__}" if type(given).__name__ == "Volume" else f"{given!r:.60}"
+            raise UsageError(f"{what} is no embedding.", "Embed it first: model.embed(volume), once per scan.")
     a, b = emb_template, emb_query
     if (a.model, a.model_sha256) != (b.model, b.model_sha256):
         same_name = f" (weights {a.model_sha256[:12]} and {b.model_sha256[:12]})" if a.model == b.model else ""

@@ -23,9 +23,27 @@ ARCHITECTURES = ("sam", "sampp", "crosssam", "lite")
 def build_network(name: str, config: Optional[LiteConfig] = None) -> nn.Module:
     """A network with fresh (random) weights, in evaluation mode.
 
-    :param name: ``sam``, ``sampp`` or ``crosssam`` (layout of the released checkpoints), or ``lite``.
-    :param config: of the light network only; None for its defaults.
-    :raises ModelError: no architecture of that name.
+    Parameters
+    ----------
+    name : {"sam", "sampp", "crosssam", "lite"}
+        The first three have the layout of the released checkpoints.
+    config : LiteConfig, optional
+        Of the light network only.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    ModelError
+        No architecture of that name.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> s.build_network("lite").heads
+    ('fine', 'coarse', 'semantic')
     """
     if name not in ARCHITECTURES:
         raise ModelError(f"There is no network named {name!r}.", f"Use one of {', '.join(ARCHITECTURES)}.")

@@ -197,9 +197,34 @@ def preprocess_report(volume: Volume, modality: str = "auto") -> Preprocessed:
 
 
 def preprocess(volume: Volume, modality: str = "auto") -> Tuple[torch.Tensor, Grid]:
-    """The tensor as the network sees it, (1, 1, D, H, W) float32 in [-50, 205], and its 2 mm lattice (LPS).
+    """The tensor as the network sees it.
 
-    :raises InputError: see :func:`preprocess_report`.
+    Parameters
+    ----------
+    volume : Volume
+        Array (z, y, x) in HU (CT) or any units (MR).
+    modality : {"auto", "ct", "mr"}
+
+    Returns
+    -------
+    x : torch.Tensor
+        (1, 1, D, H, W) float32 in [-50, 205].
+    grid : Grid
+        Its 2 mm lattice, LPS.
+
+    Raises
+    ------
+    InputError
+        Constant volume, no finite voxel.
+    UsageError
+        Another modality.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> x, grid = s.preprocess(volume, "ct")
+    >>> tuple(x.shape), grid
+    ((1, 1, 40, 48, 48), <Grid: 48 x 48 x 40 voxels of 2 x 2 x 2 mm>)
     """
     result = preprocess_report(volume, modality)
     return result.x, result.grid

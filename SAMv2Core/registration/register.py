@@ -78,16 +78,46 @@ def register(
 ) -> Registration:
     """The transform from the fixed to the moving image.
 
-    :param transform: ``"rigid"``, ``"similarity"`` or ``"affine"``.
-    :param seed: of sampling; the same embeddings and seed give the same result.
-    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
-    :param fixed_volume: what the embeddings were computed from; both are needed to use intensities.
-    :param moving_volume: the other one.
-    :param refine: use the volumes' intensities: ``"auto"`` when the modalities differ, ``"on"``, ``"off"``.
-    :param initial: (4, 4) fixed to moving, a guess that competes with the others.
-    :raises UsageError: unknown transform or refinement, a guess that is no affine matrix, no volumes for ``"on"``.
-    :raises ModelError: embeddings of different models.
-    :raises InputError: a volume without a body.
+    Parameters
+    ----------
+    emb_fixed, emb_moving : Embedding
+        Of one model.
+    transform : {"rigid", "similarity", "affine"}
+    seed : int
+        Of sampling; the same embeddings and seed give the same result.
+    progress : callable, optional
+        Called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    settings : Settings
+        Every number that a registration depends on.
+    fixed_volume, moving_volume : Volume, optional
+        What the embeddings were computed from; both are needed to use intensities.
+    refine : {"auto", "on", "off"}
+        Use the volumes' intensities; ``auto`` when the modalities differ.
+    initial : (4, 4) array, optional
+        Fixed to moving, a guess that competes with the others.
+
+    Returns
+    -------
+    Registration
+        ``.matrix`` is (4, 4) LPS mm, fixed to moving; ``.status`` says how far to trust it.
+
+    Raises
+    ------
+    UsageError
+        Unknown transform or refinement, a guess that is no affine matrix, no volumes for ``"on"``, no embeddings.
+    ModelError
+        Embeddings of different models.
+    InputError
+        A volume without a body.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> template = s.load_model("lite-ct", "cpu").embed(volume)
+    >>> result = s.register(template, template)
+    >>> bool(np.allclose(result.matrix, np.eye(4), atol=0.5))
+    True
+    >>> moved = s.resample_to(volume.grid, volume, result.matrix)
     """
     _check_arguments(transform, refine, initial, fixed_volume is not None and moving_volume is not None)
     check_comparable(emb_fixed, emb_moving)

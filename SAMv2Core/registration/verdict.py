@@ -117,6 +117,10 @@ class Registration:
     warnings: Tuple[str, ...] = ()
     intensity: Optional[Choice] = None
 
+    def __repr__(self) -> str:
+        agree = f"{self.inliers} of {self.consistent} matches agree, overlap {self.overlap:.0%}"
+        return f"<Registration: {self.transform}, {self.status}, {agree}>"
+
     def to_report(self) -> Dict[str, Any]:
         """Plain numbers for JSON; what does not exist is None, never NaN."""
         return {

@@ -158,14 +158,37 @@ def simulate_follow_up(
     lesions: Sequence[Lesion] = (),
     lesion_options: Optional[LesionOptions] = None,
 ) -> SimulatedFollowUp:
-    """A second time point of ``volume``.
+    """A second time point of a volume, with the truth: where every point went.
 
-    :param volume: the baseline; any geometry, CT or MR.
-    :param options: what changes, see :class:`SimulationOptions`.
-    :param seed: of everything random. Each component has its own stream: switching one off leaves the others
-        alone.
-    :param lesions: of the baseline; those of known diameter change as ``lesion_options`` says
-        (None: they stay as they are).
+    Parameters
+    ----------
+    volume : Volume
+        The baseline; any geometry, CT or MR.
+    options : SimulationOptions
+        What changes.
+    seed : int
+        Of everything random. Each component has its own stream: switching one off leaves the others alone.
+    lesions : sequence of Lesion, optional
+        Of the baseline; those of known diameter change as ``lesion_options`` says (None: they stay as they are).
+    lesion_options : LesionOptions, optional
+
+    Returns
+    -------
+    SimulatedFollowUp
+        ``.volume``, and ``.map_points(points_lps)`` from the baseline to it.
+
+    Raises
+    ------
+    UsageError
+        Options that make no sense.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> follow_up = s.simulate_follow_up(volume, seed=1)
+    >>> moved, is_inside = follow_up.map_points(np.array([[0.0, 10.0, 0.0]]))
+    >>> moved.shape, is_inside.tolist()
+    ((1, 3), [True])
     """
     scale = acquisition.intensity_scale(volume.array, volume.modality)
     baseline = np.where(np.isfinite(volume.array), volume.array, scale.air).astype(np.float32)

@@ -62,6 +62,10 @@ class Finding:
     candidate_lps: Optional[np.ndarray] = None
     evidence: Optional[TrackEvidence] = None
 
+    def __repr__(self) -> str:
+        place = "nowhere" if self.lps is None else f"({', '.join(f'{value:.1f}' for value in self.lps)})"
+        return f"<Finding {self.label!r} in study {self.study}: {place}, {self.status}, {self.confidence:.2f}>"
+
 
 @dataclass(frozen=True, eq=False)
 class Verified:
@@ -86,17 +90,47 @@ def track(
 ) -> List[Finding]:
     """Find every lesion of the baseline in every follow-up.
 
-    :param emb_follow_ups: in order of time; each is matched with the baseline and with the one before.
-    :param lesions: of the baseline, each with a label of its own (:mod:`SAMv2Core.io.lesions`).
-    :param verified: decisions of a person on follow-ups: returned as they are, with confidence 1, and used to find the
-        other lesions of that study and the same lesion in the next one.
-    :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
-    :param seed: of the body landmarks; equal inputs give equal findings.
-    :returns: by lesion in the order given, then by study, the baseline (study 0, as given) included.
-    :raises InputError: no lesion, a label twice, no follow-up, all lesions outside the baseline, a verified
-        finding of an unknown lesion or study.
-    :raises ModelError: embeddings of different models.
+    Parameters
+    ----------
+    emb_baseline : Embedding
+    emb_follow_ups : sequence of Embedding
+        In order of time; each is matched with the baseline and with the one before.
+    lesions : sequence of Lesion
+        Of the baseline, each with a label of its own (:func:`SAMv2Core.read_lesions`).
+    verified : iterable of Verified, optional
+        Decisions of a person on follow-ups: returned as they are, with confidence 1, and used to find the other
+        lesions of that study and the same lesion in the next one.
+    progress : callable, optional
+        Called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    seed : int
+        Of the body landmarks; equal inputs give equal findings.
+
+    Returns
+    -------
+    list of Finding
+        By lesion in the order given, then by study, the baseline (study 0, as given) included.
+
+    Raises
+    ------
+    InputError
+        No lesion, a label twice, no follow-up, all lesions outside the baseline, a verified finding of an unknown
+        lesion or study.
+    UsageError
+        Something else than embeddings.
+    ModelError
+        Embeddings of different models.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> model = s.load_model("lite-ct", "cpu")
+    >>> s.write_points(s.PointList((s.Point("L1", (0.0, 10.0, 0.0)),)), "lesions.csv")
+    >>> findings = s.track(model.embed(volume), [model.embed(volume)], s.read_lesions("lesions.csv"))
+    >>> [(finding.label, finding.study) for finding in findings]
+    [('L1', 0), ('L1', 1)]
     """
+    if hasattr(emb_follow_ups, "fine"):
+        emb_follow_ups = [emb_follow_ups]  # type: ignore[list-item]  # one follow-up is as good as a list of one
     check_labels(lesions)
     if not len(emb_follow_ups):
         raise InputError("There is no follow-up to track the lesions in.", "Give at least one follow-up scan.")

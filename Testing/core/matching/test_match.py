@@ -176,7 +176,7 @@ def test_no_points_no_matches(template, query):
     assert match(template, query, []) == []
 
 
-@pytest.mark.parametrize("points", [[[0.0, 1.0]], [1.0, 2.0, 3.0], [[0, 0, np.nan]], [["a", "b", "c"]], [[[0, 0, 0]]]])
+@pytest.mark.parametrize("points", [[[0.0, 1.0]], [1.0, 2.0], [[0, 0, np.nan]], [["a", "b", "c"]], [[[0, 0, 0]]]])
 def test_points_that_are_none_are_refused(template, query, points):
     with pytest.raises(InputError, match="coordinates"):
         match(template, query, points)
