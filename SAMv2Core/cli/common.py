@@ -49,17 +49,23 @@ def suffixed(text: str, suffixes: Sequence[str]) -> str:
 
 def volume_to_write(text: str) -> str:
     """An argparse type: the name of a volume to be written."""
-    return suffixed(text, (".nii.gz", ".nii", ".nrrd", ".mha"))
+    from SAMv2Core.io.volume import WRITABLE_SUFFIXES
+
+    return suffixed(text, WRITABLE_SUFFIXES)
 
 
 def transform_to_write(text: str) -> str:
     """An argparse type: the name of an ITK transform file to be written."""
-    return suffixed(text, (".h5", ".tfm", ".txt"))
+    from SAMv2Core.io.transforms import SUFFIXES
+
+    return suffixed(text, SUFFIXES)
 
 
 def points_to_write(text: str) -> str:
     """An argparse type: the name of a point list to be written."""
-    return suffixed(text, (".mrk.json", ".fcsv", ".csv"))
+    from SAMv2Core.io.points import SUFFIXES
+
+    return suffixed(text, SUFFIXES)
 
 
 def safetensors_to_write(text: str) -> str:

@@ -119,13 +119,6 @@ class Canvas:
         drawn.set_path_effects([_stroke(width * 72 / DPI + 1.6)])
         self._axes.add_patch(drawn)
 
-    def frame(self, x: float, y: float, width: float, height: float, color: str, line: float = 1.0) -> None:
-        """The outline of a rectangle."""
-        from matplotlib.patches import Rectangle
-
-        box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line * 72 / DPI)
-        self._axes.add_patch(box)
-
     def chip(self, x: float, y: float, status: str, size: float = 15, ha: str = "left") -> None:
         """A status: shape, word and color."""
         glyph, word, color = STATUS_STYLE[status]

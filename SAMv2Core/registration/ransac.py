@@ -43,14 +43,12 @@ class RobustFit:
     :param inliers: (N,) bool, pairs within the threshold of it.
     :param residuals_mm: (N,) of all pairs.
     :param undetermined: what the inliers' positions leave open, in words; empty when nothing is.
-    :param hypotheses: how many minimal samples were tried.
     """
 
     matrix: np.ndarray
     inliers: np.ndarray
     residuals_mm: np.ndarray
     undetermined: Tuple[str, ...]
-    hypotheses: int
 
 
 def refine(
@@ -126,7 +124,7 @@ def ransac(
         return None
     distance = residuals_mm(best_matrix, source, target)
     inliers = distance <= threshold_mm
-    return RobustFit(best_matrix, inliers, distance, undetermined(kind, source[inliers]), tried)
+    return RobustFit(best_matrix, inliers, distance, undetermined(kind, source[inliers]))
 
 
 def _draw_samples(rng: np.random.Generator, weights: np.ndarray, size: int, count: int) -> np.ndarray:
