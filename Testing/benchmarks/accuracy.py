@@ -420,7 +420,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.labels:
         table += "\n\n" + labels_to_markdown(trials)
     if args.against:
-        differences = compare(trials, run(load_model(args.against)))
+        others = run(load_model(args.against))
+        differences = compare([*trials, *by_region(trials)], [*others, *by_region(others)])
         rows += [{**row, "experiment": f"{row['experiment']}, against {args.against}"} for row in differences]
         table += f"\n\n{args.model} minus {args.against}, on the same points:\n\n{comparison_to_markdown(differences)}"
     name = "accuracy-ablation" if args.ablation else "accuracy-oracle" if args.oracle else "accuracy"
