@@ -29,7 +29,7 @@ is what they confuse with places far off. A guess within 12 mm would have a medi
 
 ``--labels`` tells which landmarks of torsos the error of the default comes from.
 
-Embeddings are kept in ``$SAMV2_CACHE_DIR``, where that is set.
+Embeddings are kept in the cache (``$SAMV2_CACHE_DIR``): each is needed once for every pair.
 
 ``found`` is the share of points with a status other than ``not_found``; errors count *all* points (the best candidate
 of a point that was not found is counted too), so that refusing hard points does not flatter. A left-right confusion is
@@ -43,13 +43,12 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from SAMv2Core.embedding.cache import ENVIRONMENT_VARIABLE, Cache
+from SAMv2Core.embedding.cache import Cache
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
@@ -155,9 +154,17 @@ class Scans(Mapping[str, Embedding]):
 
 
 def scan(model: Features, path: Path, modality: str = "ct") -> Embedding:
-    """The embedding of a file, from the cache where there is one."""
-    more = {"cache": Cache()} if isinstance(model, Model) and os.environ.get(ENVIRONMENT_VARIABLE) else {}
+    """The embedding of a file; a model's is kept in the cache, since it is read again for every pair."""
+    more = {"cache": Cache()} if isinstance(model, Model) else {}
     return model.embed(read_volume(path), modality, **more)
+
+
+def unique(values: Iterable[Any]) -> List[Any]:
+    """The different ones, in their order; they need not be hashable."""
+    found: List[Any] = []
+    for value in values:
+        found += [] if value in found else [value]
+    return found
 
 
 class Experiment(NamedTuple):
@@ -168,17 +175,18 @@ class Experiment(NamedTuple):
     asked: List[Asked]
 
     def run(self, variants: Sequence[Variant]) -> List[Trial]:
-        """Every point by every variant."""
-        if all(variant.heads is None for variant in variants):
-            return [trial for asked in self.asked for variant in variants for trial in self._ask(asked, variant)]
-        # One variant after the other: a search index lives as long as its embedding.
-        return [
-            trial
-            for variant in variants
-            for held in [{name: reweighed(self.embeddings[name], variant.heads) for name in self.embeddings}]
-            for asked in self.asked
-            for trial in self._replace(embeddings=held)._ask(asked, variant)
-        ]
+        """Every point by every variant; those with the same weights of heads together: they share search indices."""
+        trials: List[Trial] = []
+        for heads in unique(variant.heads for variant in variants):
+            weighed = Scans({n: functools.partial(self._reweighed, n, heads) for n in self.embeddings})
+            same = [variant for variant in variants if variant.heads == heads]
+            trials += [
+                t for asked in self.asked for v in same for t in self._replace(embeddings=weighed)._ask(asked, v)
+            ]
+        return trials
+
+    def _reweighed(self, name: str, heads: Optional[Mapping[str, float]]) -> Embedding:
+        return reweighed(self.embeddings[name], heads)
 
     def _ask(self, asked: Asked, variant: Variant) -> Iterator[Trial]:
         labels = [label for label in asked.points if label in asked.truth]

@@ -1,10 +1,13 @@
 """The accuracy benchmark's tables: by region, by landmark, and of two sets of weights."""
 
+import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from Testing.benchmarks import accuracy
 from Testing.benchmarks.accuracy import between_torsos, follow_ups, sides_and_levels
 from Testing.benchmarks.accuracy_tables import (
     ALL_BUT_DOMES,
@@ -106,3 +109,29 @@ def test_real_follow_ups_and_torsos_of_the_shared_data_are_asked_for(shared):
         p.name.split(".")[0] for p in (shared / "data/ct/val").glob("*.landmarks.json")
     }
     assert all(patient_of(one.template) != patient_of(one.query) for one in torsos)
+
+
+def test_every_point_is_asked_by_every_method_and_scans_are_made_when_needed(monkeypatch):
+    made = []
+
+    def make(name):
+        made.append(name)
+        return name
+
+    def found(template, query, points, method, expect=True):
+        assert (template, query) == ("a", "b") and len(points) == 2
+        place = points[:, 0] + (3.0 if expect else 4.0)
+        return [
+            SimpleNamespace(candidate_lps=None, query_lps=(x, 0, 0), status="matched", confidence=0.9) for x in place
+        ]
+
+    monkeypatch.setattr(accuracy, "match", found)
+    places = {"carina": np.zeros(3), "sma_origin": np.array([50.0, 0, 0])}
+    scans = accuracy.Scans({name: functools.partial(make, name) for name in "abc"})
+    asked = accuracy.Asked("a", "b", {**places, "umbilicus": np.zeros(3)}, places)
+    trials = accuracy.Experiment(TORSO, scans, [asked]).run(accuracy.METHODS)
+    assert [(t.method, t.label) for t in trials] == [
+        (method, label) for method in ("nearest", "fixed-point", "default") for label in places
+    ]
+    assert [t.error_mm for t in trials] == [3.0, 3.0, 4.0, 4.0, 3.0, 3.0]
+    assert sorted(made) == ["a", "b"]
