@@ -46,3 +46,21 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+@pytest.fixture(scope="session")
+def light_phantoms(tmp_path_factory):
+    """An index of two training phantoms and a held-out one."""
+    from SAMv2Core.io.volume import write_volume
+    from Testing.samples.synthetic import make_body_volume
+    from Testing.samples.training_samples import SHAPE, SPACING
+    from Training.data.index import read_index
+    from Training.prepare import prepare
+
+    source = tmp_path_factory.mktemp("light_phantoms")
+    for seed in range(3):
+        folder = source / "ct" / ("train" if seed < 2 else "val")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_volume(make_body_volume(SHAPE, SPACING, seed=seed), folder / f"p{seed}.nii.gz")
+    prepare([source], source / "out")
+    return read_index(source / "out")

@@ -24,6 +24,13 @@ TINY = (
     "validation.points=200", "validation.pictures=false",
 )  # fmt: skip
 
+#: The same for the light recipe, with a bank of whole scans.
+SMALL_LITE = (
+    "lite.views.context_size=[24, 32, 32]", "lite.views.detail_size=[16, 24, 24]", "lite.views.shift_mm=[16, 16, 16]",
+    "lite.views.cut_probability=0", "lite.views.rotation=8", "lite.wide.share=0", "lite.groups={ct: 1.0}",
+    "lite.coarse.n_negatives=1000", "lite.fine.n_negatives=1000", "lite.refresh=20", "validation.pairs=6",
+)  # fmt: skip
+
 
 def phantom_labels(stored: np.ndarray) -> np.ndarray:
     """Lungs 1, bone 2, soft tissue 3 of a phantom CT (HU), by its values; (z, y, x) uint8."""

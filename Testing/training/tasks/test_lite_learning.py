@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from SAMv2Core.io.volume import write_volume
-from Testing.samples.synthetic import make_body_volume
-from Testing.samples.training_samples import SHAPE, SPACING
-from Training.data.index import read_index
+from Testing.samples.training_samples import SMALL_LITE
 from Training.engine.recipe import load_recipe
-from Training.prepare import prepare
 from Training.tasks.lite import LiteTask
 
 N_STEPS = 60
-CHANGES = (
-    "lite.views.context_size=[24, 32, 32]", "lite.views.detail_size=[16, 24, 24]", "lite.views.shift_mm=[16, 16, 16]",
-    "lite.views.cut_probability=0", "lite.views.rotation=8", "lite.wide.share=0", "lite.groups={ct: 1.0}",
-    "lite.coarse.n_negatives=1000", "lite.fine.n_negatives=1000", "lite.refresh=20", "validation.pairs=6",
-)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    source = tmp_path_factory.mktemp("phantoms")
-    for seed in range(3):
-        folder = source / "ct" / ("train" if seed < 2 else "val")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_volume(make_body_volume(SHAPE, SPACING, seed=seed), folder / f"p{seed}.nii.gz")
-    prepare([source], source / "out")
-    return read_index(source / "out")
-
-
-def test_a_held_out_phantom_is_found_better_than_by_an_untrained_network(phantoms):
+def test_a_held_out_phantom_is_found_better_than_by_an_untrained_network(light_phantoms):
     torch.manual_seed(0)
-    task = LiteTask(load_recipe("lite-ct", CHANGES), phantoms, 0, "fp32")
+    task = LiteTask(load_recipe("lite-ct", SMALL_LITE), light_phantoms, 0, "fp32")
     net = task.build_network().train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     untrained = retrieval_mm(task, net)

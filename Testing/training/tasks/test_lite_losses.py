@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from SAMv2Core.io.volume import Volume, write_volume
 from Testing.samples.synthetic import make_body_volume
-from Testing.samples.training_samples import SHAPE, SPACING, phantom_labels
-from Testing.training.tasks.test_lite_learning import CHANGES, evaluating
+from Testing.samples.training_samples import SHAPE, SMALL_LITE, SPACING, phantom_labels
+from Testing.training.tasks.test_lite_learning import evaluating
 from Training.data.index import Index, read_index
 from Training.engine.recipe import LiteOptions, load_recipe
 from Training.losses.supcon import prototypical_supcon
@@ -42,7 +42,7 @@ def task(tmp_path_factory):
     for entry in index.entries:
         middle = entry.grid.to_lps(np.array([entry.shape_zyx[::-1]]) / 2)[0]
         entries.append(replace(entry, landmarks={"carina": (*middle, 1.0), "dome_left": (*middle, 1.0)}))
-    made = LiteTask(load_recipe("lite-ct", CHANGES), Index(index.folder, tuple(entries)), 0, "fp32")
+    made = LiteTask(load_recipe("lite-ct", SMALL_LITE), Index(index.folder, tuple(entries)), 0, "fp32")
     for a, b in ((A, B), (B, A)):
         made.links[a, b] = same_place(next(scan for scan in made.scans if scan.name == a))
     return made
