@@ -49,6 +49,7 @@ _HOME = {
     "registration.file": ("load_registration", "save_registration"),
     "registration.register": ("Registration", "register"),
     "simulation.simulate": ("SimulatedFollowUp", "simulate_follow_up"),
+    "landmarks.find": ("Landmark", "find_landmarks"),
     "io.lesions": ("Lesion", "read_lesions"),
     "tracking.track": ("Finding", "Verified", "track"),
 }
@@ -85,6 +86,8 @@ if TYPE_CHECKING:
     from SAMv2Core.io.volume import Volume as Volume
     from SAMv2Core.io.volume import read_volume as read_volume
     from SAMv2Core.io.volume import write_volume as write_volume
+    from SAMv2Core.landmarks.find import Landmark as Landmark
+    from SAMv2Core.landmarks.find import find_landmarks as find_landmarks
     from SAMv2Core.matching.match import Match as Match
     from SAMv2Core.matching.match import locate as locate
     from SAMv2Core.matching.match import match as match

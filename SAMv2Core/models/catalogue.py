@@ -21,7 +21,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from SAMv2Core.errors import ModelError
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.safetensors import read_metadata
-from SAMv2Core.models.records import SUFFIXES, bundled_folder, models_folder, read_record
+from SAMv2Core.models.records import ATLAS_SUFFIX, SUFFIXES, bundled_folder, models_folder, read_record
 
 HOST = "https://www.modelscope.cn/models"
 """Of the released models; ``SAMV2_MODELS_URL`` names a mirror with the same paths."""
@@ -209,7 +209,8 @@ def _files() -> Iterator[Path]:
     """Weights files in the models folders, the user's first."""
     for folder in (models_folder(), bundled_folder()):
         if folder.is_dir():
-            yield from sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+            files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+            yield from (path for path in files if not path.name.endswith(ATLAS_SUFFIX))
 
 
 def _existing_file(name_or_file: PathLike) -> Optional[Path]:

@@ -20,6 +20,7 @@ from SAMv2Core.errors import ModelError
 from SAMv2Core.io.files import PathLike, write_json
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+ATLAS_SUFFIX = ".landmarks.safetensors"
 _ZIP_MAGIC = b"PK\x03\x04"
 
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("models", "preprocessing", "simulation"),
     ("embedding",),
     ("matching",),
-    ("tracking", "registration"),
+    ("tracking", "registration", "landmarks"),
     ("evaluation",),
     ("demo", "diagnosis"),
     ("cli",),
