@@ -1,0 +1,99 @@
+"""Driving Slicer's window from a script: waiting in its own event loop, mouse events in slice views, screenshots."""
+
+import time
+
+import numpy as np
+import qt
+import slicer
+import slicer.util
+
+
+def wait(milliseconds):
+    """Let Slicer's event loop run, as it does when nobody runs a script: it then holds Python's lock."""
+    loop = qt.QEventLoop()
+    qt.QTimer.singleShot(int(milliseconds), loop.quit)
+    loop.exec_()
+
+
+def waitUntil(condition, seconds, what):
+    """Seconds until a condition holds; an AssertionError when it does not in time."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"not within {seconds} s: {what}"
+        wait(10)
+    return time.monotonic() - start
+
+
+def settle(widget, seconds=900):
+    """Until the panel has nothing left to do."""
+    panel = widget.panel
+
+    def isIdle():
+        busy = panel.timer.active or panel.refreshTimer.active or widget.logic.worker.isBusy()
+        return not busy and not panel.isImporting()
+
+    waitUntil(isIdle, seconds, "the panel is still busy")
+    wait(50)
+
+
+def sliceWidget(name):
+    found = slicer.app.layoutManager().sliceWidget(name)
+    assert found is not None, f"there is no view {name}"
+    return found
+
+
+def interactorOf(name):
+    return sliceWidget(name).interactorStyle().GetInteractor()
+
+
+def pixelOf(name, world):
+    """Where in a slice view (x, y from below) a world RAS position is."""
+    node = sliceWidget(name).mrmlSliceNode()
+    toXY = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetXYToRAS()))
+    return tuple(round(v) for v in (toXY @ [*world, 1.0])[:2])
+
+
+def move(name, pixel):
+    interactor = interactorOf(name)
+    interactor.SetEventInformation(int(pixel[0]), int(pixel[1]), 0, 0)
+    interactor.MouseMoveEvent()
+
+
+def enterView(name, pixel):
+    interactorOf(name).EnterEvent()
+    move(name, pixel)
+
+
+def leaveView(name):
+    interactorOf(name).LeaveEvent()
+
+
+def click(name, pixel):
+    """A click of the left button, with the mouse moved there before."""
+    enterView(name, pixel)
+    wait(30)
+    interactor = interactorOf(name)
+    interactor.LeftButtonPressEvent()
+    interactor.LeftButtonReleaseEvent()
+
+
+def drag(name, start, end, steps=15, pause=30):
+    enterView(name, start)
+    wait(50)
+    interactor = interactorOf(name)
+    interactor.LeftButtonPressEvent()
+    for n in range(1, steps + 1):
+        move(name, np.array(start) + (np.array(end) - start) * n / steps)
+        wait(pause)
+    interactor.LeftButtonReleaseEvent()
+
+
+def screenshot(path):
+    """The whole main window as it is on the screen."""
+    wait(150)
+    window = slicer.util.mainWindow()
+    screen = window.windowHandle().screen() if window.windowHandle() is not None else None
+    picture = screen.grabWindow(window.winId()) if screen is not None else window.grab()
+    if picture.isNull():
+        picture = window.grab()
+    assert picture.save(str(path)), path

@@ -1,0 +1,531 @@
+"""Everything that the tutorial says, done in a real Slicer and asserted; see README.md in this folder.
+
+Times are wall times in Slicer's own event loop: from the click in a view to the first match in the scene (quick), to
+the refined one, and how many places of a moving cursor were answered.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import slicer
+import slicer.util
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+for folder in (HERE, ROOT):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import driving as d  # noqa: E402
+
+TOLERANCE_MM = 8.0
+"""Of a match in a simulated later scan whose truth is known: two voxels of the fine features."""
+
+PLACES = 79
+"""Of the moving cursor."""
+
+
+class Tour:
+    """The steps, in order; each asserts, and the next ones go on after a failure.
+
+    :param folder: for the report and the screenshots.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.report = {"steps": {}, "times": {}, "facts": {}}
+        self.truth = None
+        """Function of world RAS positions (N, 3) of the template: where they are in the query."""
+
+    # --- helpers -------------------------------------------------------------------------------------------------
+
+    @property
+    def widget(self):
+        return slicer.modules.samv2slicer.widgetRepresentation().self()
+
+    @property
+    def ui(self):
+        return self.widget.ui
+
+    @property
+    def parameters(self):
+        return self.widget.panel.parameters
+
+    def shot(self, name):
+        d.screenshot(self.folder / f"{name}.png")
+
+    def run(self):
+        for step in (
+            self.openModule,
+            self.loadScans,
+            self.sideBySide,
+            self.click,
+            self.clickElsewhere,
+            self.drag,
+            self.followCursor,
+            self.judge,
+            self.saveAndLoad,
+            self.importAgain,
+            self.track,
+            self.exportTables,
+            self.structuredReport,
+            self.register,
+            self.compare,
+            self.undoAndRedo,
+            self.reload,
+            self.quitDuringAJob,
+        ):
+            started = time.monotonic()
+            try:
+                outcome = step() or "passed"
+            except Exception:
+                outcome = traceback.format_exc()
+            self.report["steps"][step.__name__] = outcome
+            took = time.monotonic() - started
+            print(f"{step.__name__}: {outcome.strip().splitlines()[-1]} ({took:.1f} s)", flush=True)
+        return all(not outcome.startswith("Traceback") for outcome in self.report["steps"].values())
+
+    def write(self):
+        import SAMv2Core
+
+        self.report["facts"].update(
+            slicer=slicer.app.applicationVersion,
+            samv2=SAMv2Core.__version__,
+            python=platform.python_version(),
+            system=platform.platform(),
+            cores=os.cpu_count(),
+            load=list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        )
+        (self.folder / "report.json").write_text(json.dumps(self.report, indent=1), encoding="utf-8")
+
+    # --- scans ---------------------------------------------------------------------------------------------------
+
+    def openModule(self):
+        from SAMv2SlicerLib.scene import layouts
+
+        node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+        assert node.IsLayoutDescription(layouts.SIDE_BY_SIDE_ID), "the layouts are not known from the start"
+        slicer.util.mainWindow().showMaximized()
+        slicer.util.selectModule("SAMv2Slicer")
+        d.wait(500)
+        assert "no volume" in self.ui.statusLabel.text and self.ui.sampleDataButton.visible
+        self.shot("empty")
+
+    def loadScans(self):
+        """A scan and a simulated later scan of the same patient, moved, turned, deformed: the truth is known."""
+        from SAMv2Core.io.volume import Volume
+        from SAMv2Core.simulation.simulate import simulate_follow_up
+        from SAMv2SlicerLib.scene import node_geometry
+
+        volume, self.report["facts"]["scan"] = _scan()
+        simulated = simulate_follow_up(volume, seed=3)
+        third = simulate_follow_up(volume, seed=8)
+        names = ("CT 2021", "CT 2023", "CT 2024")
+        self.names = names
+        for name, item in zip(names, (volume, simulated.volume, third.volume)):
+            whole = Volume(item.array, item.ijk_to_lps, modality="ct")
+            node = node_geometry.addVolumeNode(whole, name)
+            node.SetAttribute("DICOM.Modality", "CT")
+            node.CreateDefaultDisplayNodes()
+            node.GetDisplayNode().SetAutoWindowLevel(False)
+            node.GetDisplayNode().SetWindowLevel(1400, -300)
+
+        def truth(world):
+            moved, _ = simulated.map_points(node_geometry.flipRASAndLPS(world))
+            return node_geometry.flipRASAndLPS(moved)
+
+        self.truth = truth
+        self.center = node_geometry.flipRASAndLPS(_places(volume))
+        p = self.parameters
+        p.templateVolume, p.queryVolume = (slicer.util.getNode(name) for name in names[:2])
+        d.settle(self.widget)
+
+    def sideBySide(self):
+        from SAMv2SlicerLib.scene import layouts
+
+        self.ui.sideBySideButton.click()
+        d.settle(self.widget)
+        for (row, _), volume in zip(layouts.ROWS, (self.parameters.templateVolume, self.parameters.queryVolume)):
+            for name in layouts.rowNames(row):
+                logic = d.sliceWidget(name).sliceLogic()
+                assert logic.GetSliceCompositeNode().GetBackgroundVolumeID() == volume.GetID(), name
+                bounds = [0.0] * 6
+                logic.GetBackgroundSliceBounds(bounds) if hasattr(logic, "GetBackgroundSliceBounds") else None
+                assert _isVisible(name), f"{name} is black"
+        self.shot("side-by-side")
+
+    # --- points --------------------------------------------------------------------------------------------------
+
+    def click(self):
+        """First click: embeds; second click: the time that counts."""
+        from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
+
+        view = layouts.viewName("A", "Axial")
+        node = self.ui.pointsWidget.markupsSelectorComboBox().addNode()
+        d.settle(self.widget)
+        assert self.parameters.points is node
+        color = node.GetDisplayNode().GetSelectedColor()
+        assert np.allclose(color, match_list.COLOR_POINTS, atol=0.02), f"the new list is {color}"
+        errors = []
+        for n, place in enumerate(self.center[:3]):
+            d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*place)
+            self.ui.pointsWidget.placeActive(True)
+            d.wait(100)
+            started = time.monotonic()
+            d.click(view, d.pixelOf(view, place))
+            assert node.GetNumberOfDefinedControlPoints() == n + 1, "the click placed nothing"
+
+            def isFound(n=n):
+                found = match_list.findMatchList(node, self.parameters.queryVolume)
+                return found is not None and found.GetNumberOfControlPoints() > n
+
+            d.waitUntil(isFound, 900, "no match")
+            quick = time.monotonic() - started
+            d.settle(self.widget)
+            refined = time.monotonic() - started
+            self.report["times"][f"click {n + 1}"] = {"quick_s": round(quick, 3), "refined_s": round(refined, 3)}
+            matched = match_list.findMatchList(node, self.parameters.queryVolume)
+            world = node_geometry.pointWorld(node, n)
+            if n in node_geometry.definedPointIndices(matched):
+                errors.append(float(np.linalg.norm(node_geometry.pointWorld(matched, n) - self.truth(world)[0])))
+        self.report["facts"]["match_errors_mm"] = [round(error, 2) for error in errors]
+        assert errors and np.median(errors) < TOLERANCE_MM, errors
+        self.shot("matched")
+
+    def clickElsewhere(self):
+        """A click on the query while points of the template are placed: refused, with a word."""
+        from SAMv2SlicerLib.scene import layouts
+
+        view, node = layouts.viewName("B", "Axial"), self.parameters.points
+        count = node.GetNumberOfDefinedControlPoints()
+        self.ui.pointsWidget.placeActive(True)
+        d.wait(100)
+        size = d.sliceWidget(view).mrmlSliceNode().GetDimensions()
+        d.click(view, (size[0] // 2, size[1] // 2))
+        d.wait(200)
+        told = self.ui.statusLabel.text
+        self.ui.pointsWidget.placeActive(False)
+        assert node.GetNumberOfDefinedControlPoints() == count, "a point of the template was placed on the query"
+        assert self.parameters.templateVolume.GetName() in told and "click on" in told, told
+
+    def drag(self):
+        from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
+
+        view, node = layouts.viewName("A", "Axial"), self.parameters.points
+        matched = match_list.findMatchList(node, self.parameters.queryVolume)
+        before = node_geometry.pointWorld(node, 2)
+        d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*before)
+        d.wait(200)
+        start = d.pixelOf(view, before)
+        lines = self.ui.logTextEdit.plainText.count("\n")
+        d.drag(view, start, (start[0] + 25, start[1] + 12))
+        d.settle(self.widget)
+        after = node_geometry.pointWorld(node, 2)
+        assert np.linalg.norm(after - before) > 5, "the point was not dragged"
+        assert 2 in node_geometry.definedPointIndices(matched), "the match was lost"
+        error = np.linalg.norm(node_geometry.pointWorld(matched, 2) - self.truth(after)[0])
+        self.report["facts"]["dragged_error_mm"] = round(float(error), 2)
+        assert error < 2 * TOLERANCE_MM, error
+        assert self.ui.logTextEdit.plainText.count("\n") - lines < 5, "the log grew with every movement"
+
+    def followCursor(self):
+        from SAMv2SlicerLib.scene import layouts
+
+        view = layouts.viewName("A", "Axial")
+        d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*self.center[0])
+        self.ui.followCursorButton.checked = True
+        follower = self.widget.panel.matchTab.follower
+        assert follower.isFollowing()
+        shown = []
+        show = follower._show
+        follower._show = lambda computed: shown.append(time.monotonic()) or show(computed)
+        x, y = d.pixelOf(view, self.center[0])
+        d.enterView(view, (x, y))
+        started = time.monotonic()
+        for n in range(PLACES):
+            d.move(view, (x + 40 * np.cos(n / 12), y + 40 * np.sin(n / 12)))
+            d.wait(50)
+        elapsed = time.monotonic() - started
+        d.wait(300)
+        rate = len(shown) / elapsed
+        self.report["times"]["follow cursor"] = {
+            "places": PLACES,
+            "asked_per_s": round(PLACES / elapsed, 1),
+            "answered": len(shown),
+            "per_s": round(rate, 1),
+        }
+        glyph = follower.glyph()
+        assert glyph is not None and glyph.GetDisplayVisibility(), "there is no glyph"
+        d.leaveView(view)
+        d.enterView(layouts.viewName("B", "Axial"), (50, 50))
+        d.wait(300)
+        assert glyph.GetDisplayVisibility(), "the glyph goes when the mouse enters the query's view"
+        assert not glyph.GetDisplayNode().GetPointLabelsVisibility()
+        self.shot("follow-cursor")
+        self.ui.followCursorButton.checked = False
+        assert len(shown) >= 3
+
+    def judge(self):
+        from SAMv2SlicerLib.scene import match_list
+
+        self.ui.resultsTable.selectRow(0)
+        d.wait(100)
+        self.ui.acceptButton.click()
+        matched = match_list.findMatchList(self.parameters.points, self.parameters.queryVolume)
+        assert match_list.resultAt(matched, 0).decision == match_list.ACCEPTED
+        self.ui.matchButton.click()
+        d.settle(self.widget)
+        assert match_list.resultAt(matched, 0).decision == match_list.ACCEPTED, "matching again forgot a decision"
+        self.shot("judged")
+
+    # --- scenes --------------------------------------------------------------------------------------------------
+
+    def _selection(self):
+        p = self.parameters
+        return {
+            "template": p.templateVolume and p.templateVolume.GetName(),
+            "query": p.queryVolume and p.queryVolume.GetName(),
+            "points": p.points and p.points.GetName(),
+            "follow-ups": [node.GetName() for node in p.followUpVolumes if node is not None],
+            "marks": [node.GetName() for node in p.lesionSources if node is not None],
+            "shown": [node.GetName() for node in self.ui.followUpsSelector.checkedNodes()],
+            "list": self.ui.pointsWidget.currentNode() and self.ui.pointsWidget.currentNode().GetName(),
+        }
+
+    def saveAndLoad(self):
+        from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
+
+        p = self.parameters
+        p.baselineVolume = p.templateVolume
+        p.followUpVolumes = [slicer.util.getNode(name) for name in self.names[1:]]
+        p.lesionSources = [p.points]
+        d.settle(self.widget)
+        before = self._selection()
+        matched = match_list.findMatchList(p.points, p.queryVolume)
+        places = [node_geometry.pointWorld(matched, n) for n in node_geometry.definedPointIndices(matched)]
+        self.path = str(self.folder / "scene.mrb")
+        assert slicer.util.saveScene(self.path)
+        slicer.mrmlScene.Clear()
+        d.wait(300)
+        assert slicer.util.loadScene(self.path)
+        d.settle(self.widget)
+        assert self._selection() == before, (before, self._selection())
+        matched = match_list.findMatchList(self.parameters.points, self.parameters.queryVolume)
+        again = [node_geometry.pointWorld(matched, n) for n in node_geometry.definedPointIndices(matched)]
+        assert np.allclose(places, again, atol=1e-3)
+        assert match_list.resultAt(matched, 0).decision == match_list.ACCEPTED
+        node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+        assert node.GetViewArrangement() == layouts.SIDE_BY_SIDE_ID and self.ui.sideBySideButton.checked
+        assert _isVisible(layouts.viewName("A", "Axial")) and _isVisible(layouts.viewName("B", "Axial"))
+        self.shot("loaded")
+
+    def importAgain(self):
+        """Importing a scene into this one matches nothing unasked."""
+        started, start = [], self.widget.logic.startMatch
+        self.widget.logic.startMatch = lambda *args, **options: started.append(args) or start(*args, **options)
+        try:
+            volumes = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+            assert slicer.util.loadScene(self.path, {"clear": False})
+            d.settle(self.widget)
+            assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") > volumes
+            assert not started, "imported points were matched"
+        finally:
+            del self.widget.logic.startMatch
+        slicer.mrmlScene.Clear()
+        d.wait(300)
+        assert slicer.util.loadScene(self.path)
+        d.settle(self.widget)
+
+    # --- lesions -------------------------------------------------------------------------------------------------
+
+    def track(self):
+        from SAMv2SlicerLib.scene import match_list, node_geometry
+        from SAMv2SlicerLib.track import lesion_list
+
+        self.ui.tabWidget.currentIndex = 1
+        d.wait(200)
+        p = self.parameters
+        self.ui.trackButton.click()
+        d.settle(self.widget)
+        table = self.ui.findingsTable
+        assert (table.rowCount, table.columnCount) == (p.points.GetNumberOfControlPoints(), 3), (
+            "the matrix is not there"
+        )
+        self.ui.allStudiesButton.click()
+        table.setCurrentCell(0, 1)
+        d.settle(self.widget)
+        assert self.ui.allStudiesButton.checked and _isVisible("SAMv2-S1") and _isVisible("SAMv2-S3")
+        self.shot("tracked")
+        findings = lesion_list.findingsOf(self.widget.logic.tracker.lesionList())[0]
+        index = node_geometry.definedPointIndices(findings)[0]
+        place = node_geometry.pointWorld(findings, index) + [3.0, 0.0, 0.0]
+        findings.SetNthControlPointPositionWorld(index, *place)
+        d.settle(self.widget)
+        assert match_list.resultAt(findings, index).decision == match_list.MOVED, "a correction was not noticed"
+        self.ui.trackButton.click()
+        d.settle(self.widget)
+        assert np.allclose(node_geometry.pointWorld(findings, index), place, atol=1e-3), "a correction was overwritten"
+        self.ui.allStudiesButton.click()
+        d.settle(self.widget)
+
+    def exportTables(self):
+        from SAMv2SlicerLib.track import findings_table
+
+        path = self.folder / "lesions.csv"
+        listNode = self.widget.panel.trackTab.lesionList()
+        rows = findings_table.writeCSV(str(path), listNode, self.widget.panel.trackTab.followUps())
+        assert rows == 3 * self.parameters.points.GetNumberOfControlPoints() and path.stat().st_size > 200
+
+    def structuredReport(self):
+        """With the pydicom of this Slicer; needs highdicom."""
+        from SAMv2Core.io import structured_report as sr
+
+        if not sr.is_available():
+            return "skipped: highdicom is not installed in this Slicer"
+        from Testing.samples.dicom_series import writeSeries
+
+        folder = self.folder / "dicom"
+        folder.mkdir(exist_ok=True)
+        study = sr.Study(tuple(writeSeries(folder)), "Baseline", 0)
+        lesion = sr.ReportedLesion("L1", sr.new_tracking_uid(), (0.0, 0.0, 104.0), "matched", diameter_mm=9.0)
+        sr.write_report(str(self.folder / "report.dcm"), study, [lesion], "lite-ct", "0")
+        assert (self.folder / "report.dcm").stat().st_size > 1000
+        return None
+
+    # --- registration --------------------------------------------------------------------------------------------
+
+    def register(self):
+        self.ui.tabWidget.currentIndex = 2
+        d.wait(200)
+        p = self.parameters
+        p.fixedVolume, p.movingVolume = (slicer.util.getNode(name) for name in self.names[:2])
+        self.ui.registerButton.click()
+        d.settle(self.widget)
+        assert p.outputTransform is not None, self.ui.statusLabel.text
+        assert p.movingVolume.GetParentTransformNode() is p.outputTransform
+        self.shot("registered")
+
+    def compare(self):
+        from SAMv2SlicerLib.scene import layouts
+
+        view = d.sliceWidget(layouts.viewName("A", "Axial")).sliceLogic().GetSliceCompositeNode()
+        before = view.GetBackgroundVolumeID()
+        ui = self.ui
+        for button in (ui.fadeButton, ui.checkerboardButton, ui.fadeButton):
+            button.click()
+            d.settle(self.widget)
+            assert button.checked and button.enabled
+            self.shot("checkerboard" if button is ui.checkerboardButton else "compare")
+        boards = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "Checkerboard" in n.GetName()]
+        assert not boards, "the checkerboard stayed"
+        ui.fadeButton.click()
+        d.settle(self.widget)
+        assert view.GetBackgroundVolumeID() == before and not view.GetForegroundVolumeID(), "no way back"
+
+    def undoAndRedo(self):
+        card = self.ui.registrationCardLabel.text
+        self.ui.undoButton.click()
+        d.settle(self.widget)
+        assert slicer.util.getNode(self.names[1]).GetParentTransformNode() is None
+        self.ui.redoButton.click()
+        d.settle(self.widget)
+        assert slicer.util.getNode(self.names[1]).GetParentTransformNode() is not None
+        assert self.ui.registrationCardLabel.text == card, "the card was lost by undo and redo"
+
+    # --- module --------------------------------------------------------------------------------------------------
+
+    def reload(self):
+        for _ in range(2):
+            self.widget.onReload()
+            d.settle(self.widget)
+            assert self.parameters.templateVolume is not None
+        self.ui.tabWidget.currentIndex = 0
+        self.ui.matchButton.click()
+        d.settle(self.widget)
+
+    def quitDuringAJob(self):
+        """Begin to embed a scan that nobody has embedded; whoever started Slicer sees that it ends."""
+        rng = np.random.default_rng()
+        values = rng.integers(-1000, 1000, (150, 200, 200), dtype=np.int16)
+        slicer.util.addVolumeFromArray(values, np.diag([2.0, 2.0, 2.0, 1.0]), "noise")
+        self.widget.logic.startEmbedding("noise", modality="ct")
+        d.wait(1500)
+        assert self.widget.logic.worker.isBusy()
+
+
+def _scan():
+    """(volume at 2 mm, what it is): the chest of the sample scan, else a synthetic one."""
+    from SAMv2Core.errors import SAMv2Error
+    from SAMv2Core.geometry.grid import Grid
+    from SAMv2Core.io.resample import resample_to
+    from SAMv2Core.io.volume import Volume
+    from SAMv2SlicerLib.setup import sample_data
+
+    try:
+        whole = sample_data.readTemplate()
+    except SAMv2Error:
+        sys.path.insert(0, str(HERE.parent))
+        from phantoms import phantom
+
+        return Volume(phantom((60, 90, 110)), np.diag([2.0, 2.0, 2.0, 1.0]), modality="ct"), "synthetic"
+    grid = whole.grid
+    matrix = grid.ijk_to_lps.copy()
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    size = np.array(grid.shape_zyx[::-1]) * spacing / 2.0
+    matrix[:3, :3] *= 2.0 / spacing
+    first = int(0.35 * size[2])
+    matrix[:3, 3] += matrix[:3, 2] * first
+    shape = (int(0.5 * size[2]), int(size[1]), int(size[0]))
+    part = resample_to(Grid(shape, matrix), whole)
+    return Volume(part.array, part.ijk_to_lps, modality="ct"), "LIDC-IDRI-0001, chest at 2 mm"
+
+
+def _places(volume):
+    """(4, 3) LPS of places in the body of a scan, some cm apart: voxels of strong contrast near its middle."""
+    z, y, x = volume.array.shape
+    where = [(0.5, 0.45, 0.5), (0.5, 0.6, 0.42), (0.5, 0.5, 0.6), (0.4, 0.5, 0.45)]
+    ijk = np.array([(fx * x, fy * y, fz * z) for fz, fy, fx in where])
+    return volume.grid.to_lps(ijk)
+
+
+def _isVisible(name):
+    """Whether a view shows more than one gray value: it is rendered, and its picture is looked at."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    widget = d.sliceWidget(name)
+    widget.sliceView().forceRender()
+    image = widget.sliceLogic().GetBlend().GetOutput() if hasattr(widget.sliceLogic(), "GetBlend") else None
+    if image is None or not image.GetNumberOfPoints():
+        port = widget.sliceLogic().GetImageDataConnection()
+        if port is None:
+            return False
+        port.GetProducer().Update()
+        image = port.GetProducer().GetOutputDataObject(0)
+    values = vtk_to_numpy(image.GetPointData().GetScalars())
+    return float(values[..., :3].std()) > 5
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", default=str(Path(slicer.app.temporaryPath) / "samv2-tour"))
+    options, _ = parser.parse_known_args(sys.argv[1:])
+    tour = Tour(options.output)
+    isPassed = False
+    try:
+        isPassed = tour.run()
+        tour.write()
+        print(f"Report: {tour.folder / 'report.json'}", flush=True)
+    finally:
+        slicer.util.exit(0 if isPassed else 1)
+
+
+if __name__ == "__main__":
+    main()
