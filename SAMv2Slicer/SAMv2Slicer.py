@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import unittest
 
 import slicer
 import vtk
@@ -124,7 +125,7 @@ class SAMv2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller, event):
         """Begin anew with the empty scene, if the module is open."""
-        if self.parent.isEntered:
+        if self.parent.isEntered and self.panel is not None:
             self.panel.enter()
 
     def onSceneStartImport(self, caller, event):
@@ -139,6 +140,8 @@ class SAMv2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Reload the libraries, too: Slicer's reload knows only this file. Leaves first, so that nobody keeps an old
         class."""
         logging.info("SAMv2: reloading the module and its libraries")
+        self.panel.cleanup()  # before anything is loaded anew: what still computes would mix old and new
+        self.panel = None
         for name in reloadOrder():
             importlib.reload(sys.modules[name])
         ScriptedLoadableModuleWidget.onReload(self)
@@ -179,7 +182,10 @@ class SAMv2SlicerTest(ScriptedLoadableModuleTest):
         self.setUp()
         self.test_geometry()
         self.setUp()
-        self.test_match()
+        try:
+            self.test_match()
+        except unittest.SkipTest as reason:  # "Reload and Test" would show it as an error
+            self.delayDisplay(_("Skipped: {reason}").format(reason=reason))
 
     def test_geometry(self):
         """Points are carried between the world and a volume's own frame."""

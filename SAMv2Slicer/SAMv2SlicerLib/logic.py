@@ -46,6 +46,10 @@ from SAMv2SlicerLib.work.worker import Job, Progress, Worker
 logger = logging.getLogger(__name__)
 
 
+LONGEST_END_SECONDS = 20.0
+"""The worker stops at the next report of its progress; embedding reports every second or two."""
+
+
 class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     """Embeds, matches and registers nodes of the current scene.
 
@@ -258,10 +262,11 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         options = engine.Options(model, device)
         inputs = self.volumeInputs([fixedNode, movingNode], modalities, options, isVoxelsNeeded=True)
         text = texts.progressRegistering(movingNode.GetName(), fixedNode.GetName())
+        deformText = texts.progressDeforming(movingNode.GetName())
         return self.submit(
             text,
             lambda progress: self.engine.register(
-                *inputs, transform, options, text, progress, extras.deformation, extras.resampled
+                *inputs, transform, options, text, progress, extras.deformation, extras.resampled, deformText
             ),
             RegistrationCommit(self, fixedNode.GetID(), movingNode.GetID(), outputID, apply, extras),
             onEnd,
@@ -290,7 +295,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Stop the worker, release memory and observe nothing; the logic must not be used afterwards."""
         self.live.stop()
         self.tracker.stop()
-        self.worker.shutdown()
+        if not self.worker.shutdown(LONGEST_END_SECONDS):
+            logger.warning("A computation still runs; it could not be stopped.")
         self.store.clear()
         self.engine.clear()
         self.undoStack.clear()

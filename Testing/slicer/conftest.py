@@ -73,16 +73,21 @@ def windows(scene):
     import slicer.util
     from standins.layout_manager import LayoutManager
 
+    def clear():
+        for name in ("vtkMRMLLayoutNode", "vtkMRMLAbstractViewNode", "vtkMRMLSliceCompositeNode", "vtkMRMLCameraNode"):
+            for node in slicer.util.getNodesByClass(name):
+                scene.RemoveNode(node)
+
+    clear()
     manager = LayoutManager(scene, slicer.app.applicationLogic())
     slicer.app.windows = manager
-    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    for layout in ("OneUpRedSlice", "Conventional"):  # a change, whatever was shown before
+        manager.setLayout(getattr(slicer.vtkMRMLLayoutNode, f"SlicerLayout{layout}View"))
     slicer.app.processEvents()
     yield manager
     slicer.app.windows = None
     manager.close()
-    for className in ("vtkMRMLLayoutNode", "vtkMRMLAbstractViewNode", "vtkMRMLSliceCompositeNode", "vtkMRMLCameraNode"):
-        for node in slicer.util.getNodesByClass(className):
-            scene.RemoveNode(node)
+    clear()
 
 
 @pytest.fixture

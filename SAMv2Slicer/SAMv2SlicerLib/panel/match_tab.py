@@ -21,6 +21,9 @@ from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import lesion_list
 
+POINTS_TABLE_HEIGHT = 100
+"""Pixels: three points, so that their matches are on the screen, too."""
+
 
 class MatchTab(Tab):
     """Binds the tab's widgets."""
@@ -48,6 +51,8 @@ class MatchTab(Tab):
         # In some Slicers it offers other markups and hidden lists, too.
         selector = ui.pointsWidget.markupsSelectorComboBox()
         selector.nodeTypes, selector.showHidden = ["vtkMRMLMarkupsFiducialNode"], False
+        selector.baseName = "F"  # as Slicer names its lists; their labels stand in the views
+        ui.pointsWidget.tableWidget().maximumHeight = POINTS_TABLE_HEIGHT
         ui.pointsWidget.defaultNodeColor = qt.QColor.fromRgbF(*match_list.COLOR_POINTS)  # else new lists are black
         ui.pointsWidget.markupsNodeChanged.connect(self.onPointsSelected)
         ui.needsALookCheckBox.toggled.connect(self.onFilter)
@@ -210,6 +215,10 @@ class MatchTab(Tab):
 
     # --- results -------------------------------------------------------------------------------------------------
 
+    def _showDetails(self) -> None:
+        found = self.review.selected()
+        self.ui.matchLabel.text = texts.matchDetails(found[2]) if found is not None else texts.noMatchSelected()
+
     def onFilter(self, checked=False) -> None:
         self.panel.refresh()
 
@@ -217,6 +226,7 @@ class MatchTab(Tab):
         """Bring the views of both scans to the selected match."""
         found = self.review.selected()
         self.review.enable()
+        self._showDetails()
         if found is not None and self.panel.parameters is not None and self.panel.parameters.jumpViews:
             self.jump(found)
 
@@ -371,6 +381,7 @@ class MatchTab(Tab):
                 rows = [row for row in rows if row[3].needsALook]
             self.table.show(rows)
             self.review.enable()
+            self._showDetails()
             self.searchBox.show()
             self._offerQueries()
             kinds = [self.logic.modalityOf(node) for node in self.volumes() if node is not None]

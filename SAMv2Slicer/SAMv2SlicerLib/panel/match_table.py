@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Callable, List, Optional, Sequence, Tuple
 
 import qt
@@ -84,9 +83,7 @@ class MatchTable:
         cells = (
             label,
             texts.statusWord(result.status, result.decision),
-            _number(result.similarity, 2),
-            _number(result.cycleErrorMm, 1),
-            str(result.fixedPoints) if result.fixedPoints else "",
+            texts.percent(result.confidence),
             query,
         )
         tip = texts.resultTip(result)
@@ -101,7 +98,3 @@ class MatchTable:
     def _selectionChanged(self) -> None:
         if not self._isShowing:
             self._onSelected()
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else ""

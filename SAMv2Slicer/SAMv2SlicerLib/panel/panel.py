@@ -92,6 +92,7 @@ class Panel(VTKObservationMixin):
         ui.statusActionButton.clicked.connect(self.onStatusAction)
         ui.statusActionButton.visible = False
         ui.tabWidget.currentChanged.connect(self.onTabChanged)
+        self._shrinkTabs()
         embedding_store.restoreRates(logic.engine)
         logic.onWake = self.wake
         logic.onStale = self.onStale
@@ -260,7 +261,17 @@ class Panel(VTKObservationMixin):
             self._chooseDefaults()
             self.refresh()
 
+    def _shrinkTabs(self) -> None:
+        """Let the tabs be as high as the one that is shown: the highest one would leave the others half empty."""
+        tabs = self.ui.tabWidget
+        for n in range(tabs.count):
+            page = tabs.widget(n)
+            vertical = qt.QSizePolicy.Preferred if n == tabs.currentIndex else qt.QSizePolicy.Ignored
+            page.sizePolicy = qt.QSizePolicy(qt.QSizePolicy.Preferred, vertical)
+            page.updateGeometry()
+
     def onTabChanged(self, index=0) -> None:
+        self._shrinkTabs()
         self._message = ""
         if self.parameters is not None:
             self.header.showModel()
@@ -384,7 +395,7 @@ class Panel(VTKObservationMixin):
         if isinstance(error, Cancelled):
             self.say(texts.stateCancelled())
         elif isinstance(error, SAMv2Error):
-            self.say(f"{error.cause} {error.remedy}".strip())
+            self.say(f"{error.cause} {texts.remedyInPanel(error.remedy)}".strip())
         else:
             logger.error("Unexpected error", exc_info=(type(error), error, error.__traceback__))
             self.say(texts.unexpectedError())

@@ -119,7 +119,12 @@ class RegisterTab(Tab):
         if job.error is not None:
             self.panel.showError(job.error)
         elif self.panel.parameters is not None:
-            self.panel.parameters.outputTransform = job.value
+            p = self.panel.parameters
+            p.outputTransform = job.value
+            facts = loadRegistration(job.value)
+            if (p.createCropROI or p.createCroppedVolume) and facts is not None and not facts.get("crop"):
+                nodes = [job.value.GetNodeReference(role) for role in ("SAMv2.fixed", "SAMv2.moving")]
+                self.panel.say(texts.nothingToCrop(*(node.GetName() for node in nodes)))
             above = job.value.GetParentTransformNode()
             if above is not None and above is self._parentBefore:
                 self.panel.log(texts.parentKept(job.value.GetName(), above.GetName()))

@@ -51,10 +51,13 @@ class Review:
             button.enabled = self.selected() is not None
 
     def onAccept(self, checked=False) -> None:
+        """Keep the selected result, and go on to the next that needs a look."""
         self._judge(match_list.accept)
+        self.selectNext()
 
     def onReject(self, checked=False) -> None:
         self._judge(match_list.reject)
+        self.selectNext()
 
     def onRelease(self, checked=False) -> None:
         self._judge(match_list.release)

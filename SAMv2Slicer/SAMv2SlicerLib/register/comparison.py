@@ -15,7 +15,7 @@ from SAMv2Core.io.itk import resampled, transform_of
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry, slice_views
 from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.work.worker import Job
 
@@ -263,34 +263,43 @@ class Comparison:
     def __init__(self) -> None:
         self._former: Dict[str, Tuple[Any, ...]] = {}
         """Composite node ID -> what it showed before."""
+        self._planes: Dict[str, Tuple[Any, ...]] = {}
+        """Slice node ID -> its plane and frame before, of the views that did not show the fixed volume."""
 
     def show(self, fixedNode, movingNode, opacity: float = 0.5) -> None:
-        """Fixed as background, moving as foreground, faded by ``opacity``."""
+        """Fixed as background, moving as foreground, faded by ``opacity``; views that do not cut it go there."""
         for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             shown = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
             self._former.setdefault(node.GetID(), shown)
             node.SetBackgroundVolumeID(fixedNode.GetID())
             node.SetForegroundVolumeID(movingNode.GetID() if movingNode is not None else None)
             node.SetForegroundOpacity(opacity)
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            if not slice_views.cuts(node, fixedNode):
+                self._planes.setdefault(node.GetID(), slice_views.planeOf(node))
+                slice_views.fit(node)
 
     def isShown(self) -> bool:
         return bool(self._former)
 
     def fade(self, opacity: float) -> None:
         """Change the weight of the moving volume."""
-        for node in self._composites():
+        for node in _present(self._former):
             node.SetForegroundOpacity(opacity)
 
     def restore(self) -> None:
         """What the views showed before, as far as it still is there."""
         scene = slicer.mrmlScene
-        for node in self._composites():
+        for node in _present(self._former):
             background, foreground, opacity = self._former[node.GetID()]
             node.SetBackgroundVolumeID(background if background and scene.GetNodeByID(background) else None)
             node.SetForegroundVolumeID(foreground if foreground and scene.GetNodeByID(foreground) else None)
             node.SetForegroundOpacity(opacity)
-        self._former = {}
+        for node in _present(self._planes):
+            slice_views.setPlane(node, self._planes[node.GetID()])
+        self._former, self._planes = {}, {}
 
-    def _composites(self) -> List[Any]:
-        found = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in self._former]
-        return [node for node in found if node is not None]
+
+def _present(nodeIDs) -> List[Any]:
+    found = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in nodeIDs]
+    return [node for node in found if node is not None]

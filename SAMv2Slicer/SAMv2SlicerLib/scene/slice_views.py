@@ -6,7 +6,7 @@ does nothing. Window and level are never touched.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import slicer
@@ -44,6 +44,28 @@ def fit(sliceNode) -> None:
     if logic is not None:
         logic.FitSliceToAll()
         logic.SnapSliceOffsetToIJK()
+
+
+def cuts(sliceNode, volumeNode) -> bool:
+    """Whether the middle of a slice view lies within a volume, so that something of it is seen there."""
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    low, high = np.array(bounds[0::2]), np.array(bounds[1::2])
+    middle = np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
+    return bool(np.all((middle >= low) & (middle <= high)))
+
+
+def planeOf(sliceNode) -> Tuple[np.ndarray, Tuple[float, ...]]:
+    """Where a slice view is, and how much it shows."""
+    return slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS()), tuple(sliceNode.GetFieldOfView())
+
+
+def setPlane(sliceNode, plane: Tuple[np.ndarray, Tuple[float, ...]]) -> None:
+    """Bring a slice view back to where it was."""
+    toRAS, fieldOfView = plane
+    sliceNode.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(toRAS))
+    sliceNode.UpdateMatrices()
+    sliceNode.SetFieldOfView(*fieldOfView)
 
 
 def jump(volumeNode, positionWorld: Optional[np.ndarray], centered: bool = True) -> int:

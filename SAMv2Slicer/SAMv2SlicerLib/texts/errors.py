@@ -192,3 +192,19 @@ def registrationFailedCause(moving: str, fixed: str) -> str:
 
 def registrationFailedRemedy() -> str:
     return _("Check that both scans show the same part of the same patient; no transform was applied.")
+
+
+def remedyInPanel(remedy: str) -> str:
+    """What to do in the panel where SAMv2Core, which knows nothing of it, names the command line."""
+    if "samv2 models" in remedy:
+        return _(
+            "Choose it under Model and press Download\N{HORIZONTAL ELLIPSIS}, or get its file another way and press"
+            " Import\N{HORIZONTAL ELLIPSIS} under Storage and help."
+        )
+    return remedy
+
+
+def nothingToCrop(fixed: str, moving: str) -> str:
+    return _("{fixed} and {moving} show the same region: there is nothing to crop or to draw a box around.").format(
+        fixed=fixed, moving=moving
+    )

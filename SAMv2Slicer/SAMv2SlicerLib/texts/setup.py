@@ -99,3 +99,9 @@ def deviceCPU(threads: int) -> str:
     if threads == 1:
         return _("CPU, 1 thread")
     return _("CPU, {threads} threads").format(threads=threads)
+
+
+def setupTight(freeGB: float, neededGB: float) -> str:
+    return _(
+        "{free:.1f} GB are free there: enough for a build for the CPU, not for one for an NVIDIA GPU ({needed:.0f} GB)."
+    ).format(free=freeGB, needed=neededGB)

@@ -149,3 +149,7 @@ def progressBatch(index: int, count: int, text: str) -> str:
 
 def placeElsewhere(template: str) -> str:
     return _("This view does not show {template}: click on {template}.").format(template=template)
+
+
+def progressDeforming(moving: str) -> str:
+    return _("Deforming {moving} (some minutes; Cancel waits for the end of this step)").format(moving=moving)

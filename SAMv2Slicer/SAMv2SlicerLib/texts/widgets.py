@@ -65,19 +65,39 @@ def statusWord(status: str, decision: str = "") -> str:
 
 
 def resultColumns():
-    return (_("Point"), _("Status"), _("Sim."), _("Cycle mm"), _("Fixed"), _("Query"))
+    return (_("Point"), _("Status"), _("Confidence"), _("Query"))
 
 
 def resultColumnTips():
-    """What the columns' short names mean."""
+    """What the columns mean."""
     return (
         _("The point's label"),
         _("Matched, uncertain or not found; or what was decided by hand"),
-        _("Similarity of the two places, up to 1"),
-        _("Cycle error: how far from the point the way back from its match ends, in mm"),
-        _("Fixed points: how many pairs around the point agree"),
+        _("How sure the model is of this match; what it rests on stands below the table"),
         _("The scan that the match lies in"),
     )
+
+
+def percent(value: float) -> str:
+    """A share as percent, empty for NaN."""
+    return "" if value != value else f"{100 * value:.0f} %"
+
+
+def matchDetails(result) -> str:
+    """What a match rests on, in a line; ``result`` is a results.PointResult."""
+    parts = []
+    if result.similarity == result.similarity:
+        parts.append(_("similarity {value:.2f}").format(value=result.similarity))
+    if result.cycleErrorMm == result.cycleErrorMm:
+        parts.append(_("way back misses the point by {value:.1f} mm").format(value=result.cycleErrorMm))
+    if result.fixedPoints:
+        parts.append(_("{count} pairs around it agree").format(count=result.fixedPoints))
+    line = ", ".join(parts)
+    return "\n".join(item for item in (result.reason, line[:1].upper() + line[1:]) if item)
+
+
+def noMatchSelected() -> str:
+    return _("Select a row: both scans go there.")
 
 
 def matchListName(points: str, query: str) -> str:
@@ -256,7 +276,11 @@ def followUnseen(name: str) -> str:
 
 
 def progressSampleData() -> str:
-    return _("Fetching two public CT scans (60 MB, once).")
+    return _("Fetching a public CT scan (35 MB, once).")
+
+
+def progressSimulating() -> str:
+    return _("Simulating a later scan of the same patient\N{HORIZONTAL ELLIPSIS}")
 
 
 def actionSampleData() -> str:
@@ -268,7 +292,7 @@ def actionAdd(name: str) -> str:
 
 
 def sampleLoaded() -> str:
-    return _("Sample data loaded: press Match, or drag the point on the template.")
+    return _("A chest CT (LIDC-IDRI, CC BY 3.0) and a simulated later scan: press Match, or drag the point.")
 
 
 def editHint(label: str) -> str:

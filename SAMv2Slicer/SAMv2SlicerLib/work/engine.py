@@ -194,6 +194,7 @@ class Engine:
         progress: Progress,
         isDeformable: bool = False,
         isResampled: bool = False,
+        deformText: str = "",
     ) -> Computed:
         """Align two volumes: (Registration, Deformation or None, resampled Volume or None), fixed to moving LPS."""
         import SAMv2Core
@@ -211,7 +212,7 @@ class Engine:
         )
         deformation = resampled = None
         if isDeformable and registration.status != "failed":
-            part(1.0, "")
+            progress(share + 0.5 * (1 - share), deformText or text)
             deformation = self.deform(fixed.volume, moving.volume, registration.matrix)
         if isResampled and registration.status != "failed":
             resampled = resampledTo(fixed.volume, moving.volume, registration.matrix, deformation)

@@ -189,13 +189,20 @@ class Worker:
             job.abandon()
         self._open.clear()
 
-    def shutdown(self) -> None:
-        """Abandon everything and let the thread end after the current job."""
+    def shutdown(self, waitSeconds: float = 0.0) -> bool:
+        """Abandon everything and let the thread end after the current job; whether it has ended.
+
+        :param waitSeconds: wait so long for it. Python that ends under a thread in the middle of a computation takes
+            the process down with it, and modules that are loaded anew would meet results of the old ones.
+        """
         self.abandonAll()
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread = None
-            self._jobs = queue.Queue()
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return True
+        self._jobs.put(None)
+        self._jobs = queue.Queue()
+        thread.join(waitSeconds)
+        return not thread.is_alive()
 
 
 def _serve(jobs: queue.Queue[Optional[Job]]) -> None:

@@ -65,6 +65,7 @@ class Tour:
     def run(self):
         for step in (
             self.openModule,
+            self.firstImpression,
             self.loadScans,
             self.sideBySide,
             self.click,
@@ -118,6 +119,43 @@ class Tour:
         d.wait(500)
         assert "no volume" in self.ui.statusLabel.text and self.ui.sampleDataButton.visible
         self.shot("empty")
+
+    def firstImpression(self):
+        """From the empty panel to a right match that is on the screen, with the sample data: two clicks."""
+        from SAMv2Core.errors import InputError
+        from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
+        from SAMv2SlicerLib.setup import sample_data
+
+        try:
+            sample_data.readTemplate()
+        except InputError as error:
+            return f"skipped: {error.cause}"
+        samples, add = [], sample_data.addNodes
+        sample_data.addNodes = lambda logic, sample: samples.append(sample) or add(logic, sample)
+        try:
+            self.ui.sampleDataButton.click()
+            d.settle(self.widget)
+        finally:
+            sample_data.addNodes = add
+        self.ui.matchButton.click()
+        d.settle(self.widget)
+        p = self.parameters
+        matched = match_list.findMatchList(p.points, p.queryVolume)
+        assert 0 in node_geometry.definedPointIndices(matched), self.ui.statusLabel.text
+        found = node_geometry.pointWorld(matched, 0)
+        error = np.linalg.norm(found - node_geometry.flipRASAndLPS(samples[0].laterLPS))
+        self.report["facts"]["sample_error_mm"] = round(float(error), 2)
+        for name in (layouts.viewName("A", "Axial"), layouts.viewName("B", "Axial")):
+            assert _isVisible(name), name
+        x, y = d.pixelOf(layouts.viewName("B", "Axial"), found)
+        width, height = d.sliceWidget(layouts.viewName("B", "Axial")).mrmlSliceNode().GetDimensions()[:2]
+        assert 0 < x < width and 0 < y < height, "the match is not in its view"
+        self.shot("first-match")
+        assert error < TOLERANCE_MM, error
+        slicer.mrmlScene.Clear()
+        self.ui.sideBySideButton.checked = False
+        d.settle(self.widget)
+        return None
 
     def loadScans(self):
         """A scan and a simulated later scan of the same patient, moved, turned, deformed: the truth is known."""

@@ -225,3 +225,96 @@ def test_the_template_never_becomes_its_own_query(widget, scene):
     widget.ui.querySelector.setCurrentNode(template)  # what Slicer's selector does when its node goes
     settle(widget)
     assert widget.panel.parameters.queryVolume is not template
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_moves_when_a_computation_begins(widget, scene):
+    """The progress bar has its place, and a message of two lines has, too."""
+    ui = widget.ui
+    assert not ui.progressBar.isHidden() and ui.progressBar.maximumHeight <= 8
+    assert ui.statusLabel.minimumHeight >= 2 * ui.statusLabel.fontMetrics().height()
+
+
+def test_long_names_do_not_widen_the_panel(widget, scene):
+    template, query = addPair(scene)
+    before = widget.parent.minimumSizeHint.width()
+    for node in (template, query):
+        node.SetName("CT of the chest, abdomen and pelvis with contrast in the portal venous phase, 1 mm, soft kernel")
+    widget.panel.parameters.points = addPoints(scene, PLACES_RAS)
+    settle(widget)
+    assert widget.parent.minimumSizeHint.width() <= before + 5
+
+
+def test_the_tab_that_is_shown_decides_the_height(widget, scene):
+    tabs, heights = widget.ui.tabWidget, []
+    for n in range(3):
+        tabs.currentIndex = n
+        pages = [tabs.widget(k) for k in range(3)]
+        heights.append([page.sizePolicy.verticalPolicy() == qt.QSizePolicy.Ignored for page in pages])
+    assert heights == [[False, True, True], [True, False, True], [True, True, False]]
+
+
+def test_accepting_goes_on_to_the_next_that_needs_a_look(widget, scene):
+    _, query = addPair(scene)
+    points = addPoints(scene, PLACES_RAS)
+    widget.panel.parameters.points = points
+    widget.ui.matchButton.click()
+    settle(widget)
+    listNode = match_list.findMatchList(points, query)
+    for n in (0, 2):
+        facts = match_list.PointResult(points.GetNthControlPointID(n), match_list.UNCERTAIN)
+        match_list.setResult(listNode, n, facts)
+    widget.panel.refresh()
+    widget.ui.resultsTable.selectRow(0)
+    widget.ui.acceptButton.click()
+    assert widget.panel.matchTab.review.selected()[1] == 2
+    widget.ui.rejectButton.click()
+    assert not match_list.needingALook(listNode)
+
+
+def test_remedies_name_the_buttons_of_the_panel(widget):
+    from SAMv2Core.errors import ModelError
+
+    error = ModelError("The download failed.", "Get the file another way and use `samv2 models import FILE --as NAME`.")
+    widget.panel.showError(error)
+    assert "Import" in widget.ui.statusLabel.text and "samv2 models" not in widget.ui.statusLabel.text
+
+
+def test_nothing_to_crop_is_told(widget, scene, monkeypatch):
+    from SAMv2SlicerLib.panel import register_tab
+
+    addPair(scene)
+    load = register_tab.loadRegistration
+    monkeypatch.setattr(register_tab, "loadRegistration", lambda node: load(node) and {**load(node), "crop": None})
+    widget.panel.parameters.createCropROI = True
+    widget.ui.tabWidget.currentIndex = 2
+    widget.ui.registerButton.click()
+    settle(widget)
+    assert "nothing to crop" in widget.ui.statusLabel.text
+
+
+def test_follow_cursor_tells_when_nobody_sees_it(windows, widget, scene):
+    addPair(scene)
+    scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    widget.panel.parameters.points = addPoints(scene, PLACES_RAS)
+    widget.ui.followCursorButton.checked = True
+    assert "no view shows" in widget.ui.statusLabel.text and widget.ui.followCursorButton.checked
+
+
+def test_the_cursor_is_unlabelled_and_stays_when_the_mouse_leaves(windows, widget, scene):
+    template, query = addPair(scene)
+    crosshair = scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    widget.panel.parameters.points = addPoints(scene, PLACES_RAS)
+    widget.ui.sideBySideButton.click()
+    widget.ui.followCursorButton.checked = True
+    view = windows.sliceWidget(layouts.viewName("A", "Axial")).mrmlSliceNode()
+    crosshair.SetCursorPositionXYZ([10.0, 10.0, 0.0], view)
+    crosshair.SetCursorPositionRAS(PLACES_RAS[0])
+    settle(widget)
+    glyph = widget.panel.matchTab.follower.glyph()
+    assert glyph.GetDisplayVisibility() and not glyph.GetDisplayNode().GetPointLabelsVisibility()
+    crosshair.SetCursorPositionInvalid()
+    settle(widget)
+    assert glyph.GetDisplayVisibility()

@@ -49,7 +49,7 @@ def test_a_placed_point_is_matched_at_once(ready):
     settle(widget)
     matched = match_list.findMatchList(points, query)
     assert np.linalg.norm(node_geometry.pointWorld(matched, 0) - (PLACES_RAS[0] + SHIFT_RAS)) < 1.0
-    assert cells(widget)[0][0] == "liver" and "matched" in cells(widget)[0][1] and cells(widget)[0][5] == "CT 2023"
+    assert cells(widget)[0][0] == "liver" and "matched" in cells(widget)[0][1] and cells(widget)[0][3] == "CT 2023"
     assert matched.GetNthControlPointLocked(0)
     assert widget.ui.statusLabel.text == "1 point matched."
 
@@ -165,7 +165,7 @@ def test_batch_over_several_queries(ready, scene):
     widget.ui.matchButton.click()
     assert widget.panel.matchTab.isRunning()
     settle(widget)
-    assert len(cells(widget)) == 6 and {row[5] for row in cells(widget)} == {"CT 2023", "CT 2024"}
+    assert len(cells(widget)) == 6 and {row[3] for row in cells(widget)} == {"CT 2023", "CT 2024"}
     assert match_list.findMatchList(points, third).GetNumberOfControlPoints() == 3
 
 

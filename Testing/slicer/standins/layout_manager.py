@@ -75,6 +75,7 @@ class LayoutManager(QtCore.QObject):
     def setLayout(self, layout):
         node = self._logic.GetLayoutNode()
         node.SetViewArrangement(layout if node.IsLayoutDescription(layout) else 2)
+        self._onLayout()  # also when it is shown already
 
     def _onLayout(self, caller=None, event=None):
         nodes = self._logic.GetViewNodes()

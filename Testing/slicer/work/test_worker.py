@@ -163,3 +163,25 @@ def test_the_stack_is_bounded():
     while stack.undo():
         count += 1
     assert count == MAXIMUM_ACTIONS
+
+
+def test_shutdown_waits_for_what_can_be_stopped():
+    """Python that ends under a computing thread takes the process down; modules loaded anew must not meet old jobs."""
+    worker, ended = Worker(), threading.Event()
+
+    def work(progress):
+        try:
+            while True:
+                time.sleep(0.02)
+                progress(0.5, "")
+        finally:
+            ended.set()
+
+    worker.submit("long", work)
+    time.sleep(0.1)
+    assert worker.shutdown(30.0) and ended.is_set()
+    release = threading.Event()
+    worker.submit("deaf", lambda progress: release.wait(30))
+    time.sleep(0.1)
+    assert not worker.shutdown(0.1)
+    release.set()
