@@ -154,6 +154,19 @@ def modality_of(volume: s.Volume, asked: str) -> str:
     return asked if asked != "auto" else detect_modality(volume)[0]
 
 
+def _tell_guesses(session: Session, volumes: Dict[str, s.Volume], modality: Dict[str, str]) -> None:
+    """A scan that nobody called MR, beside a CT, may be a CT that is not in HU: say so, and how to say otherwise."""
+    if "ct" not in modality.values():
+        return
+    for name, volume in volumes.items():
+        if modality[name] == "mr" and getattr(session.args, f"modality_{name}") == "auto" and volume.modality is None:
+            option = "follow-up" if name.startswith("follow_up") else name
+            session.warn(
+                f"{volume.source} is taken for MR, by its values, while another scan is a CT; if it is a CT that is "
+                f"not in HU, add --modality-{option} ct (mr, if it is one)."
+            )
+
+
 def load_model(session: Session, volumes: Dict[str, s.Volume]) -> s.Model:
     """The model that ``--model`` names, else the bundled one that fits the modalities of all volumes.
 
@@ -167,8 +180,9 @@ def load_model(session: Session, volumes: Dict[str, s.Volume]) -> s.Model:
             import torch
 
             torch.set_num_threads(args.threads)
-        modalities = {modality_of(volume, getattr(args, f"modality_{name}")) for name, volume in volumes.items()}
-        model = s.load_model(args.model or default_model(*modalities), device=args.device)
+        modality = {name: modality_of(volume, getattr(args, f"modality_{name}")) for name, volume in volumes.items()}
+        _tell_guesses(session, volumes, modality)
+        model = s.load_model(args.model or default_model(*set(modality.values())), device=args.device)
     session.set_model(model)
     return model
 

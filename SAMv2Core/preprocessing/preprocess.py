@@ -23,7 +23,7 @@ from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.preprocessing.body import body_mask
 from SAMv2Core.preprocessing.lattice import to_lattice
-from SAMv2Core.preprocessing.modality import CT_OFFSET, detect_modality, doubt, is_offset_ct
+from SAMv2Core.preprocessing.modality import ct_scale, detect_modality, doubt
 
 if TYPE_CHECKING:
     import torch
@@ -159,21 +159,22 @@ def prepare(volume: Volume, modality: str = "auto") -> Prepared:
     lowest, n_bad = _check_values(volume)
     modality, reason = _resolve_modality(volume, modality, warnings)
     is_ct = modality == "ct"
-    offset = CT_OFFSET if is_ct and is_offset_ct(volume) else 0.0
-    if offset:
+    scale = ct_scale(volume) if is_ct else None
+    if scale is not None:
         warnings.append(
-            f"{volume.source} holds CT values without their rescale (air near 0 instead of -1000): "
-            f"{offset:g} is subtracted."
+            f"{volume.source} {scale.why}: taken as HU = {scale.slope:.4g} x value {scale.intercept:+.4g}; say mr "
+            "where its modality is chosen if it is none."
         )
     elif doubts := doubt(volume, modality):
         warnings.append(doubts)
     air, array = AIR_HU if is_ct else lowest, volume.array
+    air_stored = air if scale is None else (AIR_HU - scale.intercept) / scale.slope
     if n_bad:
         warnings.append(f"{volume.source}: {n_bad} voxels are NaN or infinite; they are treated as air.")
-        array = np.where(np.isfinite(array), array, np.asarray(air + offset, array.dtype))
+        array = np.where(np.isfinite(array), array, np.asarray(air_stored, array.dtype))
     values, covered, grid = to_lattice(array, volume.grid, air)
-    if offset:
-        values[covered] -= offset
+    if scale is not None:
+        values[covered] = values[covered] * np.float32(scale.slope) + np.float32(scale.intercept)
     body = body_mask(values, modality, covered)
     if not body.any():
         warnings.append(f"{volume.source}: no body was found in it.")

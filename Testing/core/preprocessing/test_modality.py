@@ -9,7 +9,8 @@ import pytest
 
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.preprocessing import modality as modality_module
-from SAMv2Core.preprocessing.modality import CT_OFFSET, detect_modality, doubt, is_offset_ct
+from SAMv2Core.preprocessing.modality import CT_OFFSET, ct_scale, detect_modality, doubt, is_offset_ct
+from SAMv2Core.preprocessing.preprocess import prepare
 from Testing.samples.synthetic import make_body_volume
 
 
@@ -75,6 +76,29 @@ def test_ct_without_rescale():
     found, reason = detect_modality(shifted)
     assert found == "ct"
     assert "without its rescale" in reason
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(1.0, 300.0), (1e-3, 0.0), (1e-3, 0.3), (0.8, 150.0), (1.0, 1000.0), (10.0, 0.0)]
+)
+def test_a_ct_on_another_scale_is_recognized_and_rescaled(slope, intercept):
+    volume = make_body_volume()
+    noise = np.random.default_rng(0).normal(0, 20, volume.array.shape)
+    stored = (np.clip(volume.array + noise, -1000, None) * slope + intercept).astype(np.float32)
+    other = with_array(volume, stored)
+    assert detect_modality(other)[0] == "ct"
+    scale = ct_scale(other)
+    # Soft tissue within 150 HU: its peak may be fat or muscle. Usual slopes and offsets are met exactly.
+    for hu in (-1000.0, 40.0):
+        assert scale.slope * (hu * slope + intercept) + scale.intercept == pytest.approx(hu, abs=150)
+    prepared = prepare(other)
+    inside = prepared.body & (np.abs(prepare(volume).values - 40) < 200)
+    assert np.abs(prepared.values[inside] - prepare(volume).values[inside]).mean() < 150
+    assert any("not in HU" in warning or "without their rescale" in warning for warning in prepared.warnings)
+
+
+def test_hu_are_left_alone():
+    assert ct_scale(make_body_volume()) is None and ct_scale(make_body_volume(modality="mr"), is_ct=False) is None
 
 
 def test_the_sample_is_small_and_covers_the_volume():
