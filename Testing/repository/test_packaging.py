@@ -161,3 +161,18 @@ def test_version_is_the_same_everywhere():
 def test_models_registry_is_valid_json():
     """Slicer and the wheel carry it as data: a stray comma would be found by users first."""
     json.loads((ROOT / "SAMv2Core" / "models" / "models.json").read_text(encoding="utf-8"))
+
+
+def test_the_entry_for_slicers_index_names_this_extension():
+    """Schema 1.0.2 of the Extensions Index: the file is named as the project and knows no other keys."""
+    entry = json.loads((ROOT / "Resources" / "ExtensionsIndex" / "SAMv2.json").read_text(encoding="utf-8"))
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.search(r"project\((\w+)", text).group(1) == "SAMv2"
+    optional = {"scm_revision", "scm_type", "build_dependencies", "build_subdirectory", "tier", "enabled"}
+    assert {"$schema", "category", "scm_url"} <= set(entry) <= {"$schema", "category", "scm_url", *optional}
+    values = dict(re.findall(r'set\(EXTENSION_(\w+) "([^"]*)"\)', text))
+    assert entry["scm_url"] == values["HOMEPAGE"] + ".git" and entry["category"] == values["CATEGORY"]
+    assert entry["build_dependencies"] == [values["DEPENDS"]] and str(entry["tier"]) == values["TIER"]
+    assert all(values[name] for name in ("CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "KEYWORDS"))
+    for address in [values["ICONURL"], *values["SCREENSHOTURLS"].split()]:
+        assert (ROOT / address.split("/main/")[1]).is_file(), address

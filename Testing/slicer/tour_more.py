@@ -125,8 +125,7 @@ def _compared(matched, direct, parent):
 
 def ctmrTour(folder, patient="STS_006"):
     """Match and register MR to CT in the panel, save, reopen, undo; a dict of what was measured. Writes ctmr.png."""
-    from slice_view import saveImage
-    from tutorial import views
+    from slice_view import saveImage, views
 
     from SAMv2SlicerLib.register import comparison
 

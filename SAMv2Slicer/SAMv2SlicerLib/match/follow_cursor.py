@@ -21,6 +21,9 @@ from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry, slice_vie
 from SAMv2SlicerLib.work import engine
 from SAMv2SlicerLib.work.worker import Job
 
+SCROLLED_MM = 0.5
+"""Less is no scrolling: views are modified for many reasons."""
+
 
 class CursorFollower(VTKObservationMixin):
     """Shows in the query what is under the cursor in the template, while it is on.
@@ -35,6 +38,7 @@ class CursorFollower(VTKObservationMixin):
         self._wanted: Optional[np.ndarray] = None
         self._job: Optional[Job] = None
         self._glyphID = ""
+        self._middle: Optional[np.ndarray] = None
         self.onError: Optional[Callable[[BaseException], None]] = None
 
     def start(self, inputs: LiveInputs) -> bool:
@@ -134,3 +138,34 @@ class CursorFollower(VTKObservationMixin):
             glyph.SetLocked(True)
             self._glyphID = glyph.GetID()
         return glyph
+
+
+class ScrollFollower(CursorFollower):
+    """Scrolls the query with the template: its views go where the middle of the template's view is found."""
+
+    def start(self, inputs: LiveInputs) -> bool:
+        """Begin to follow; False when the inputs are incomplete or no view shows the template."""
+        self.stop()
+        views = slice_views.sliceNodesShowing(inputs.templateNode)
+        if not views or inputs.queryNode is None or inputs.templateNode is inputs.queryNode:
+            return False
+        self._inputs = inputs
+        for node in views:
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onScrolled)
+        return True
+
+    def _onScrolled(self, sliceNode, event=None) -> None:
+        middle = np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
+        if self._middle is None or np.linalg.norm(middle - self._middle) > SCROLLED_MM:
+            self._middle = self._wanted = middle
+            self._flush()
+
+    def _show(self, computed: engine.Computed) -> Any:
+        """Move the query's views; where the place is not found they stay."""
+        self._logic.keepEmbeddings(computed)
+        foundLPS, queryNode = computed.results[0], self._inputs.queryNode
+        if not self.isFollowing() or foundLPS is None or queryNode is None or queryNode.GetScene() is None:
+            return None
+        world = node_geometry.volumeLPSToWorld(queryNode, np.asarray(foundLPS))[0]
+        slice_views.jump(queryNode, world, centered=False)
+        return world

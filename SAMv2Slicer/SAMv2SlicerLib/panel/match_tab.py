@@ -10,7 +10,7 @@ import slicer.util
 
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match.batch import BatchMatch
-from SAMv2SlicerLib.match.follow_cursor import CursorFollower
+from SAMv2SlicerLib.match.follow_cursor import CursorFollower, ScrollFollower
 from SAMv2SlicerLib.match.live_matching import LiveInputs
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
@@ -19,6 +19,7 @@ from SAMv2SlicerLib.panel.match_table import MatchTable
 from SAMv2SlicerLib.panel.review import MatchReview
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
+from SAMv2SlicerLib.scene.window_link import WindowLink
 from SAMv2SlicerLib.track import lesion_list
 
 POINTS_TABLE_HEIGHT = 100
@@ -34,7 +35,9 @@ class MatchTab(Tab):
         self._queryID = ""
         """Of the last query that was not the template."""
         self.follower = CursorFollower(self.logic)
-        self.follower.onError = panel.showError
+        self.scroller = ScrollFollower(self.logic)
+        self.follower.onError = self.scroller.onError = panel.showError
+        self.windowLink = WindowLink()
         self.table = MatchTable(ui.resultsTable, self.onRowSelected)
         self.review = MatchReview(ui, panel, self.table, self.inputs)
         self.extras = MatchExtras(ui, panel, self)
@@ -48,6 +51,8 @@ class MatchTab(Tab):
         ui.swapButton.clicked.connect(self.onSwap)
         ui.sideBySideButton.toggled.connect(self.onSideBySide)
         ui.followCursorButton.toggled.connect(self.onFollow)
+        ui.scrollTogetherCheckBox.toggled.connect(self.onScrollTogether)
+        ui.sameWindowCheckBox.toggled.connect(self.onSameWindow)
         # In some Slicers it offers other markups and hidden lists, too.
         selector = ui.pointsWidget.markupsSelectorComboBox()
         selector.nodeTypes, selector.showHidden = ["vtkMRMLMarkupsFiducialNode"], False
@@ -115,6 +120,9 @@ class MatchTab(Tab):
         self.logic.live.setInputs(self.inputs())
         if self.follower.isFollowing():
             self.follower.start(self.inputs())
+        if self.ui.scrollTogetherCheckBox.checked:
+            self.scroller.start(self.inputs())
+        self.onSameWindow(self.ui.sameWindowCheckBox.checked)
 
     def _offerQueries(self) -> None:
         p = self.panel.parameters
@@ -289,8 +297,24 @@ class MatchTab(Tab):
         elif self._unseen():
             self.panel.say(texts.followUnseen(self._unseen()))
 
+    def onScrollTogether(self, checked) -> None:
+        """Scrolling the template scrolls the query to the same anatomy."""
+        if not checked:
+            self.scroller.stop()
+        elif self.panel.parameters is None or not self.scroller.start(self.inputs()):
+            self.ui.scrollTogetherCheckBox.checked = False
+            self.panel.say(texts.followOff())
+
+    def onSameWindow(self, checked) -> None:
+        p = self.panel.parameters
+        if checked and p is not None:
+            self.windowLink.start(p.templateVolume, p.queryVolume)
+        else:
+            self.windowLink.stop()
+
     def exit(self) -> None:
         """The module is left: stop what reacts to the mouse, give the layout back."""
+        self.ui.scrollTogetherCheckBox.checked = self.ui.sameWindowCheckBox.checked = False
         self.ui.followCursorButton.checked = False
         self.ui.sideBySideButton.checked = False
         self.follower.stop()
