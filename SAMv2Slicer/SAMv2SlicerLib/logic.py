@@ -7,6 +7,7 @@
     matched = logic.matchPoints("CT 2021", "CT 2023", "F")    # nodes, IDs or names; returns a point list node
     transform = logic.registerVolumes("CT 2021", "MR 2021")   # returns a transform node, the moving volume under it
     table = logic.trackLesions("CT 2021", ["CT 2022", "CT 2023"], "Lesions")   # returns a table node
+    named = logic.findLandmarks("CT 2021")                    # returns a point list node
 
 These methods block until they are done, report ``progress(fraction, text)`` (raise ``SAMv2Core.Cancelled`` in it to
 stop), and raise the typed errors of SAMv2Core; nothing asks or pops up. The panel uses the ``start...`` methods, which
@@ -29,6 +30,7 @@ from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.match import landmarks
 from SAMv2SlicerLib.match.live_matching import LiveInputs, LiveMatcher
 from SAMv2SlicerLib.match.match_job import MatchCommit, matchRequest
 from SAMv2SlicerLib.register import grid_transform as deformable
@@ -173,6 +175,25 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         sources = list(lesions) if isinstance(lesions, (list, tuple)) else [lesions]
         job = self.tracker.start(baseline, followUps, sources, model, device, modality, segmentations=segmentations)
         return self._finish(job, progress)
+
+    def findLandmarks(
+        self,
+        volume,
+        only: Optional[Sequence[str]] = None,
+        model: str = "auto",
+        device: str = "auto",
+        progress: Optional[Progress] = None,
+        modality: str = "auto",
+        atlas: str = "",
+    ):
+        """Find named anatomical landmarks in a volume, without any template.
+
+        :param only: names wanted (as ``samv2 landmarks`` lists them), None for all.
+        :param atlas: file of landmarks; empty for those that ship with the model.
+        :return: a point list node in world coordinates; what the volume does not show has no position.
+        :raises UnreliableResultError: no landmark was found; no node was made.
+        """
+        return self._finish(landmarks.startLandmarks(self, volume, only, model, device, modality, atlas), progress)
 
     # --- for the panel: start now, handle later -------------------------------------------------------------------
 

@@ -120,6 +120,24 @@ def similarityName(label: str, query: str) -> str:
     return _("Similarity to {label} in {query}").format(label=label, query=query)
 
 
+def landmarksName(volume: str) -> str:
+    return _("Landmarks of {volume}").format(volume=volume)
+
+
+def landmarkSaid(status: str, confidence: float, reason: str) -> str:
+    """A landmark's description; the reason is Core's."""
+    said = f"status={status}; confidence={confidence:.2f}"
+    return f"{said}; {reason}" if reason else said
+
+
+def noLandmarksCause(name: str) -> str:
+    return _("{name}: none was found.").format(name=name)
+
+
+def noLandmarksRemedy() -> str:
+    return _("Check that the volume is a CT of the neck, chest, abdomen or pelvis, and its modality.")
+
+
 def colorsName(volume: str) -> str:
     return _("Embedding of {volume} as colors").format(volume=volume)
 

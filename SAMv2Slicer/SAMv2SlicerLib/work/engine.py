@@ -264,6 +264,28 @@ class Engine:
             studies.append(trackedStudy(findings, n + 1, parts, ends))
         return Computed(studies, found.embeddings, found.fresh)
 
+    def landmarks(
+        self,
+        volume: VolumeInput,
+        only: Optional[List[str]],
+        atlas: str,
+        options: Options,
+        text: str,
+        progress: Progress,
+    ) -> Computed:
+        """Named landmarks of a volume: a list of SAMv2Core's Landmark, volume LPS.
+
+        :param atlas: file of other landmarks; empty for those of the model.
+        """
+        from SAMv2Core.landmarks.atlas import load_atlas
+        from SAMv2Core.landmarks.find import find_landmarks
+
+        share = _embeddingShare(volume)
+        found = self.embed((volume,), options, _partOf(progress, 0.0, share))
+        part = _partOf(progress, share, 1 - share, text)
+        landmarks = find_landmarks(found.embeddings[0], load_atlas(atlas) if atlas else None, only, part)
+        return Computed(landmarks, found.embeddings, found.fresh)
+
     def colors(self, volume: VolumeInput, options: Options, text: str, progress: Progress) -> Computed:
         """An embedding's main directions as ((d, h, w, 3) uint8, ijk to volume LPS)."""
         from SAMv2Core.embedding.pca import embedding_pca
