@@ -9,6 +9,7 @@ module lists the scan and a lung CT of another patient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
@@ -35,7 +36,11 @@ def register() -> None:
     """Add both scans to the Sample Data module; called when Slicer has started, downloads nothing."""
     import SampleData
 
-    for name, load in ((TEMPLATE_NAME, loadTemplate), (QUERY_NAME, loadQuery)):
+    icons = Path(__file__).resolve().parents[2] / "Resources" / "Icons"
+    for name, load, picture in (
+        (TEMPLATE_NAME, loadTemplate, str(icons / f"{TEMPLATE_NAME}.png")),  # names its source and license
+        (f"{QUERY_NAME} (CC BY-NC 3.0)", loadQuery, None),
+    ):
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category=CATEGORY,
             sampleName=name,
@@ -43,6 +48,7 @@ def register() -> None:
             fileNames=[],
             nodeNames=[],
             customDownloader=lambda source, load=load: load(),
+            thumbnailFileName=picture,
         )
 
 

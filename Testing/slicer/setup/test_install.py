@@ -184,9 +184,10 @@ def test_sample_data_is_registered_and_not_downloaded(monkeypatch):
 
     registered = []
 
-    def register(category, sampleName, uris, fileNames, nodeNames, customDownloader):
+    def register(category, sampleName, uris, fileNames, nodeNames, customDownloader, thumbnailFileName):
         """As strict as Slicer's: lists of unequal length are refused, a button calls with the source."""
         assert isinstance(uris, list) and len(uris) == len(fileNames) == len(nodeNames)
+        assert thumbnailFileName is None or Path(thumbnailFileName).is_file()
         registered.append(sampleName)
 
     module = types.ModuleType("SampleData")
@@ -194,7 +195,7 @@ def test_sample_data_is_registered_and_not_downloaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "SampleData", module)
     monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: pytest.fail("downloaded"))
     SAMv2Slicer.registerSampleData()
-    assert registered == ["SAMv2ChestTemplate", "SAMv2LungCT1"]
+    assert registered == ["SAMv2ChestTemplate", "SAMv2LungCT1 (CC BY-NC 3.0)"]
     monkeypatch.setitem(sys.modules, "SampleData", None)
     SAMv2Slicer.registerSampleData()  # a Slicer without that module: no error
 
