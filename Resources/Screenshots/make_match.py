@@ -13,75 +13,42 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
-import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 import SAMv2Core as s
-from SAMv2Core.demo import canvas as c
-from SAMv2Core.demo.canvas import STATUS_STYLE, Canvas
-from SAMv2Core.demo.cases import Case, Finding, Scan
+from SAMv2Core.demo import pictures
+from SAMv2Core.demo.cases import Case, Finding
 from SAMv2Core.demo.fetch import TEMPLATE_WHEEL
-from SAMv2Core.demo.outputs import similarity_of
-from SAMv2Core.demo.panels import Similarity, draw_panel, field_of_view_mm, gray, heat, window_of
-from SAMv2Core.demo.slices import PLANES, cut
 from SAMv2Core.demo.tour import Tour, template_with_landmarks, was_seen
 
-LARGE, SMALL, GAP, MARGIN, HEADER, MIDDLE, FOOTER = 420, 206, 8, 18, 112, 40, 34
 FIELD_OF_VIEW_MM = 150.0
-SIDE = LARGE + GAP + SMALL
 
 
-def hero_picture(path: Path, case: Case, finding: Finding, similarity: Similarity, credit: str) -> Path:
+@rc_context(pictures.STYLE)
+def hero_picture(path: Path, case: Case, finding: Finding, similarity: pictures.Similarity, credit: str) -> Path:
     """Template on the left, query with similarity on the right; axial large, the other planes small."""
-    canvas = Canvas(2 * MARGIN + 2 * SIDE + MIDDLE, HEADER + LARGE + FOOTER)
-    fov = min(FIELD_OF_VIEW_MM, field_of_view_mm(case.template, case.query))
-    match, right = finding.match, MARGIN + SIDE + MIDDLE
-    glyph, word, color = STATUS_STYLE[match.status]
-    canvas.text(MARGIN, 30, finding.label, 27, bold=True, va="center")
-    canvas.text(canvas.size[0] - MARGIN, 30, f"{glyph} {word}", 21, color, bold=True, ha="right", va="center")
-    for x, role, scan, tint in (
-        (MARGIN, "Template", case.template, c.YELLOW),
-        (right, "Query", case.query, color),
-    ):
-        canvas.text(x, 68, role, 17, tint, bold=True, va="center")
-        canvas.text(x, 92, f"{scan.name}, {scan.seen}", 13, c.QUIET, va="center")
-    figures = f"similarity {match.similarity:.2f}    cycle error {match.cycle_error_mm:.1f} mm"
-    canvas.text(canvas.size[0] - MARGIN, 68, figures, 14, ha="right", va="center")
-    _side(canvas, MARGIN, case.template, finding.window, finding.template_lps, fov, c.YELLOW)
-    _side(canvas, right, case.query, finding.window, match.query_lps, fov, color, similarity)
-    canvas.text(MARGIN + SIDE + MIDDLE / 2, HEADER + LARGE / 2, "\u2192", 34, c.QUIET, ha="center", va="center")
-    canvas.text(MARGIN, HEADER + LARGE + FOOTER / 2 + 2, credit, 11, c.QUIET, va="center")
-    return canvas.save(path, f"SAMv2: {finding.label}, {case.title}")
-
-
-def _side(
-    canvas: Canvas,
-    x: int,
-    scan: Scan,
-    window: str,
-    point_lps: np.ndarray,
-    fov_mm: float,
-    color: str,
-    similarity: Optional[Similarity] = None,
-) -> None:
-    low, high, note = window_of(scan, window)
-    places: Tuple[Tuple[str, int, int, int], ...] = (
-        ("axial", x, HEADER, LARGE),
-        ("coronal", x + LARGE + GAP, HEADER, SMALL),
-        ("sagittal", x + LARGE + GAP, HEADER + SMALL + GAP, SMALL),
+    match = finding.match
+    side_mm = min(FIELD_OF_VIEW_MM, pictures.field_of_view_mm(case.template, case.query))
+    color = pictures.STATUS_STYLE[match.status][1]
+    figure = Figure(figsize=(13.4, 5.7), layout="constrained")
+    figure.suptitle(finding.label, x=0.01, ha="left", fontsize=18, fontweight="bold")
+    words = f"similarity {match.similarity:.2f}    cycle error {match.cycle_error_mm:.1f} mm    "
+    figure.text(0.99, 0.98, words + pictures.status_words(match.status), color=color, fontsize=12, ha="right", va="top")
+    figure.supxlabel(credit, x=0.01, ha="left", fontsize=8, color=pictures.QUIET)
+    shown = (
+        ("Template", case.template, finding.template_lps, pictures.YELLOW, None),
+        ("Query", case.query, match.query_lps, color, similarity),
     )
-    for name, left, top, size in places:
-        step = fov_mm / LARGE if size == LARGE else fov_mm / SMALL
-        view = cut(scan.array, scan.grid, PLANES[name], point_lps, (size, size), step)
-        picture = gray(view.pixels, low, high)
-        if similarity is not None:
-            over = cut(similarity.array, similarity.grid, view.plane, point_lps, (size, size), step)
-            inside = np.where(np.isfinite(view.pixels), over.pixels, np.nan)
-            picture = heat(picture, inside, similarity.low, similarity.high)
-        draw_panel(canvas, left, top, view, picture, note if size == LARGE else "")
-        middle = (size - 1) / 2
-        canvas.cross(left + middle, top + middle, color, arm=15 if size == LARGE else 10)
+    for half, (role, scan, point, tint, heat) in zip(figure.subfigures(1, 2), shown):
+        half.suptitle(f"{role}: {scan.name}, {scan.seen}", x=0.01, ha="left", fontsize=11, color=tint)
+        layout = [["axial", "coronal"], ["axial", "sagittal"]]
+        axes = half.subplot_mosaic(layout, gridspec_kw={"width_ratios": [2.1, 1]})
+        for plane, ax in axes.items():
+            pictures.draw_plane(ax, scan, finding.window, plane, point, side_mm, tint, similarity=heat)
+    return pictures.save(figure, path, f"SAMv2: {finding.label}, {case.title}")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -100,7 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     case = tour.find("match", f"{template.name} to {name}", template, query, points)
     finding = next(found for found in case.findings if found.label == args.landmark)
     credit = f"CT, left: {TEMPLATE_WHEEL.credit}.  Right: {args.credit}.  For research only."
-    hero_picture(args.picture, case, finding, similarity_of(case, finding), credit)
+    hero_picture(args.picture, case, finding, pictures.similarity_of(case, finding), credit)
 
 
 if __name__ == "__main__":

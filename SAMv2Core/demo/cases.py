@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Dict, Optional, Tuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional, Tuple
 
 import numpy as np
 
-from SAMv2Core.demo.slices import PLANES, Slice, body_box_lps, project
 from SAMv2Core.geometry.grid import Grid
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ class Scan:
     embedding: Embedding
     modality: str = "ct"
     seen: str = ""
-    _scouts: Dict[str, Slice] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def array(self) -> np.ndarray:
@@ -42,18 +39,6 @@ class Scan:
     @property
     def grid(self) -> Grid:
         return self.volume.grid
-
-    @cached_property
-    def box_lps(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest corner in LPS mm of what is worth showing."""
-        threshold = -300.0 if self.modality == "ct" else float(np.percentile(self.array[::4, ::4, ::4], 60))
-        return body_box_lps(self.array, self.grid, threshold)
-
-    def scout(self, plane: str) -> Slice:
-        """The mean projection along a plane's depth (:func:`slices.project`), computed once."""
-        if plane not in self._scouts:
-            self._scouts[plane] = project(self.array, self.grid, PLANES[plane], self.box_lps)
-        return self._scouts[plane]
 
 
 @dataclass(frozen=True)

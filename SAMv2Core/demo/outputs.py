@@ -7,7 +7,7 @@ A stop of the tour has a folder of its own: ``overview.png``, one card per point
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from SAMv2Core.demo.cases import Case, Finding, RegistrationCase, slug
 from SAMv2Core.errors import OutputError
 from SAMv2Core.io import files
 from SAMv2Core.io.points import Point, PointList, write_points
-
-if TYPE_CHECKING:
-    from SAMv2Core.demo.panels import Similarity
 
 
 def open_folder(path: Path) -> Path:
@@ -51,7 +48,7 @@ def write_registration(output: Path, case: RegistrationCase, with_pictures: bool
         written.append(folder / "fixed-to-moving.h5")
         write_transform(case.result.matrix, written[0])
     if with_pictures:
-        from SAMv2Core.demo.overlay import registration_sheet
+        from SAMv2Core.demo.pictures import registration_sheet
 
         written.append(registration_sheet(folder / "overview.png", case))
     return tuple(path.relative_to(output).as_posix() for path in written)
@@ -76,21 +73,12 @@ def _description(finding: Finding) -> str:
     return f"status={match.status}; similarity={match.similarity:.2f}; confidence={match.confidence:.2f}"
 
 
-def similarity_of(case: Case, finding: Finding) -> Similarity:
-    """The similarity of a template point to every place of the query's body; NaN outside the body."""
-    from SAMv2Core.demo.panels import Similarity
-    from SAMv2Core.matching.match import similarity_map
-
-    values, grid = similarity_map(case.template.embedding, case.query.embedding, finding.template_lps.tolist())
-    return Similarity(np.where(values > -1.0, values, np.nan), grid)
-
-
 def _write_pictures(folder: Path, case: Case) -> List[Path]:
     """The overview, and a card for each point with a position; with nothing to judge by, also for the others.
 
     A point that could not even be asked for (it lies outside the template) has no similarity to show.
     """
-    from SAMv2Core.demo.pictures import match_card, overview_sheet
+    from SAMv2Core.demo.pictures import match_card, overview_sheet, similarity_of
 
     written = [overview_sheet(folder / "overview.png", case)]
     judged = any(finding.truth_kind for finding in case.findings)

@@ -1,156 +1,287 @@
-"""The demo's pictures: one card per point, one sheet per pair of scans, one sheet for the registration.
+"""The demo's pictures: one card per point, one sheet per pair of scans, one sheet for a registration.
 
-All panels of a card have the same scale and are centered on the point, so that template and query compare as
-with linked cursors. A point that was not found gets no mark in the query: the card shows where the similarity
-was highest in projection, and says so.
+Planes are cut in the patient's space (LPS mm), never along array axes, so oblique, left-handed and anisotropic
+volumes come out upright and undistorted, as a radiologist expects them: axial seen from the feet, coronal from the
+front, sagittal from the patient's left. All panels of a card have the same scale and are centered on the point, so
+that template and query compare as with linked cursors. A point that was not found gets no mark in the query: its card
+shows where the similarity was highest in projection.
+
+Needs matplotlib (extra ``demo``). Figures are made without pyplot: no global state, no display.
 """
 
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.path import Path as Outline
+from matplotlib.patheffects import withStroke
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from SAMv2Core.demo import canvas as c
-from SAMv2Core.demo.canvas import STATUS_STYLE, Canvas, rgb
-from SAMv2Core.demo.cases import Case, Finding, Scan
-from SAMv2Core.demo.panels import (
-    Similarity,
-    draw_panel,
-    draw_scout,
-    field_of_view_mm,
-    fit,
-    gray,
-    heat,
-    scale_bar,
-    scout_gray,
-    window_of,
-)
-from SAMv2Core.demo.slices import PLANES, cut, project
-from SAMv2Core.demo.table import PLACES, number, verdict
+from SAMv2Core.demo.cases import Case, Finding, RegistrationCase, Scan
+from SAMv2Core.demo.table import PLACES, WORDS, number, registration_lines, verdict
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.io import files
+from SAMv2Core.io.itk import resampled, transform_of
+from SAMv2Core.io.resample import resample_to
 
-PANEL, GAP, MARGIN, SIDE, HEADER = 340, 8, 20, 236, 84
-OVERVIEW_HEADER = 108
-COLUMNS = tuple(MARGIN + SIDE + n * (PANEL + GAP) for n in range(3))
-NAMES = ("axial", "coronal", "sagittal")
+# Dark, as reading rooms are. Marks use the palette of Okabe and Ito, which color-blind readers can tell apart; a status
+# is always also a shape and a word.
+BACKGROUND, OUTSIDE, TEXT, QUIET = "#0d1117", "#1f2731", "#f0f3f6", "#9da7b3"
+YELLOW, BLUE, ORANGE, RED, WHITE = "#F0E442", "#56B4E9", "#E69F00", "#E8704A", "#FFFFFF"
+STATUS_STYLE = {"matched": ("\u25cf", BLUE), "uncertain": ("\u25b2", ORANGE), "not_found": ("\u2715", RED)}
+STYLE: Dict[Any, Any] = {
+    "figure.facecolor": BACKGROUND,
+    "axes.facecolor": OUTSIDE,
+    "text.color": TEXT,
+    "font.size": 9.0,
+}
+STYLE.update({"xtick.color": QUIET, "axes.labelcolor": QUIET, "figure.dpi": 100, "savefig.dpi": 100})
+#: A crosshair that leaves the place itself free.
+CROSS = Outline([(-1, 0), (-0.35, 0), (0.35, 0), (1, 0), (0, -1), (0, -0.35), (0, 0.35), (0, 1)], [1, 2] * 4)
+EDGE: List[Any] = [withStroke(linewidth=3.5, foreground="black", alpha=0.75)]
+PLATE = {"boxstyle": "square,pad=0.15", "facecolor": "black", "alpha": 0.5, "linewidth": 0}
+PIXELS = 340  # of a panel's side
+RING_MM = 3.0  # around the true place; about what a reader repeats
 
+#: Name -> LPS unit vectors to the picture's right and down, letters at its left, right, top and bottom.
+PLANES: Dict[str, Tuple[np.ndarray, np.ndarray, str]] = {
+    "axial": (np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), "RLAP"),
+    "coronal": (np.array([1.0, 0, 0]), np.array([0, 0, -1.0]), "RLSI"),
+    "sagittal": (np.array([0, 1.0, 0]), np.array([0, 0, -1.0]), "APSI"),
+}
+DEPTH = {"axial": (2, "SI"), "coronal": (1, "PA"), "sagittal": (0, "LR")}  # the LPS axis, letters at + and -
+#: Window name -> (width, level) in HU.
+WINDOWS = {"soft tissue": (400.0, 40.0), "bone": (1200.0, 250.0), "wide": (1400.0, -400.0)}
+SCOUT_STEP_MM, AIR_HU = 3.0, -1000.0
 
-def match_card(path: Path, case: Case, finding: Finding, similarity: Similarity) -> Path:
-    """Template, query, and query with similarity in three planes; scouts and figures at the side."""
-    match = finding.match
-    rows = 2 if match.query_lps is None else 3
-    canvas = Canvas(2 * MARGIN + SIDE + 3 * (PANEL + GAP) - GAP, HEADER + rows * (PANEL + GAP) - GAP + MARGIN)
-    _card_header(canvas, case, finding)
-    tops = [HEADER + n * (PANEL + GAP) for n in range(rows)]
-    fov = field_of_view_mm(case.template, case.query)
-    _side_label(canvas, tops[0], "Template", case.template, finding.template_lps, c.YELLOW)
-    _row_of_planes(canvas, tops[0], case.template, finding.window, finding.template_lps, fov, c.YELLOW)
-    color = STATUS_STYLE[match.status][2]
-    _side_label(canvas, tops[1], "Query", case.query, match.query_lps, color)
-    if match.query_lps is None:
-        _projections_row(canvas, tops[1], case.query, similarity)
-        _figures(canvas, tops[1] + 84, finding, similarity)
-    else:
-        view = (case.query, finding.window, match.query_lps, fov, color, finding.truth_lps)
-        _row_of_planes(canvas, tops[1], *view)
-        _row_of_planes(canvas, tops[2], *view, similarity)
-        canvas.text(MARGIN, tops[2] + 2, "Similarity map", 17, c.TEXT, bold=True)
-        _figures(canvas, tops[2] + 36, finding, similarity)
-    return canvas.save(path, f"SAMv2 demo: {finding.label}, {case.title}")
-
-
-def _card_header(canvas: Canvas, case: Case, finding: Finding) -> None:
-    width = canvas.size[0]
-    canvas.text(MARGIN, 30, finding.label, 26, bold=True, va="center")
-    canvas.chip(width - MARGIN, 30, finding.match.status, 20, ha="right")
-    canvas.text(MARGIN, 60, case.title, 13, c.QUIET, va="center")
-    error = finding.error_mm
-    if error is not None:
-        words = f"{error:.1f} mm from {PLACES[finding.truth_kind]}"
-        canvas.text(width - MARGIN, 60, words, 14, ha="right", va="center")
+# Orange and blue add up to gray: where two scans agree there is no color, for color-blind readers too.
+FIXED_TINT, MOVING_TINT = np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])
+AFTER = {"registered": "Registered", "uncertain": "Registered, uncertain", "failed": "Failed, nothing was moved"}
 
 
-def _row_of_planes(
-    canvas: Canvas,
-    y: int,
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """How similar each place of a query is to one point: (z, y, x) on its grid, NaN outside the body."""
+
+    array: np.ndarray
+    grid: Grid
+
+    @property
+    def limits(self) -> Tuple[float, float]:
+        """What is colored: what stands out of the background, which differs between models."""
+        finite = self.array[np.isfinite(self.array)]
+        high = float(min(finite.max(), 1.0))
+        return min(float(np.percentile(finite, 97)), high - 0.02), high
+
+
+def similarity_of(case: Case, finding: Finding) -> Similarity:
+    """The similarity of a template point to every place of the query's body."""
+    from SAMv2Core.matching.match import similarity_map
+
+    values, grid = similarity_map(case.template.embedding, case.query.embedding, finding.template_lps.tolist())
+    return Similarity(np.where(values > -1.0, values, np.nan).astype(np.float32), grid)
+
+
+def frame(plane: str, center_lps: np.ndarray, size_mm: Sequence[float], steps_mm: Sequence[float]) -> Grid:
+    """The grid of a picture, or of a stack of them: right, down and into the depth around a point."""
+    right, down, _ = PLANES[plane]
+    axes = np.stack([right, down, np.eye(3)[DEPTH[plane][0]]], axis=1)
+    size = np.maximum(1, np.round(np.divide(size_mm, steps_mm))).astype(int)
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes * steps_mm
+    matrix[:3, 3] = center_lps - matrix[:3, :3] @ ((size - 1) / 2)
+    return Grid((size[2], size[1], size[0]), matrix)
+
+
+def cut(array: np.ndarray, grid: Grid, plane: str, center_lps: np.ndarray, side_mm: float) -> np.ndarray:
+    """The square of a plane around a point: (PIXELS, PIXELS) float, NaN outside of the scan."""
+    step = side_mm / PIXELS
+    return _sampled(array, grid, frame(plane, center_lps, (side_mm, side_mm, 1), (step, step, 1)))[0]
+
+
+def _sampled(array: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
+    return resampled(array, transform_of(grid.lps_to_ijk @ target.ijk_to_lps), target.shape_zyx, np.nan)
+
+
+def body_box(*scans: Scan) -> Tuple[np.ndarray, np.ndarray]:
+    """(low, high) corners, LPS mm, of the box around the body of each scan; (n, 3) each."""
+    bodies = [(scan.embedding.fine.grid, np.argwhere(scan.embedding.body)) for scan in scans]
+    points = [grid.to_lps(places[:, ::-1]) if len(places) else grid.corners_lps() for grid, places in bodies]
+    return np.array([p.min(axis=0) for p in points]), np.array([p.max(axis=0) for p in points])
+
+
+def field_of_view_mm(*scans: Scan) -> float:
+    """The side of the square panels: what the smallest body offers, between 130 and 200 mm."""
+    low, high = body_box(*scans)
+    return float(np.clip(np.median(high - low, axis=1).min(), 130.0, 200.0))
+
+
+def window_of(scan: Scan, name: str) -> Tuple[float, float, str]:
+    """(low, high, text) of the gray scale: the CT window, or an MR's own 1st to 99th percentile."""
+    if scan.modality == "ct":
+        width, level = WINDOWS[name]
+        return level - width / 2, level + width / 2, f"W {width:.0f}  L {level:.0f}"
+    low, high = np.percentile(scan.array[::3, ::3, ::3], [1, 99])
+    return float(low), float(max(high, low + 1)), "1-99 %"
+
+
+def draw_plane(
+    ax: Any,
     scan: Scan,
     window: str,
+    plane: str,
     point_lps: np.ndarray,
-    fov_mm: float,
+    side_mm: float,
     color: str,
     truth_lps: Optional[np.ndarray] = None,
     similarity: Optional[Similarity] = None,
 ) -> None:
-    """Three planes through a point, with the true place and the similarity if given."""
-    low, high, note = window_of(scan, window)
-    for name, x in zip(NAMES, COLUMNS):
-        view = cut(scan.array, scan.grid, PLANES[name], point_lps, (PANEL, PANEL), fov_mm / PANEL)
-        picture = gray(view.pixels, low, high)
-        if similarity is not None:
-            over = cut(similarity.array, similarity.grid, view.plane, point_lps, (PANEL, PANEL), fov_mm / PANEL)
-            inside = np.where(np.isfinite(view.pixels), over.pixels, np.nan)
-            picture = heat(picture, inside, similarity.low, similarity.high)
-        draw_panel(canvas, x, y, view, picture, note)
-        if truth_lps is not None and view.shows(truth_lps):
-            px, py = view.to_pixel(truth_lps)
-            canvas.ring(x + px, y + py, c.WHITE, radius=6, width=1.6)
-        px, py = view.to_pixel(point_lps)
-        canvas.cross(x + px, y + py, color)
+    """A plane through a point with its mark, the true place and the similarity if given."""
+    low, high, words = window_of(scan, window)
+    pixels = cut(scan.array, scan.grid, plane, point_lps, side_mm)
+    _image(ax, pixels, (side_mm, side_mm), cmap="gray", vmin=low, vmax=high)
+    if similarity is not None:
+        over = cut(similarity.array, similarity.grid, plane, point_lps, side_mm)
+        _heat(ax, np.where(np.isfinite(pixels), over, np.nan), (side_mm, side_mm), similarity)
+    _letters(ax, plane, point_lps)
+    ax.set_title(words, loc="right", fontsize=8, color=QUIET)
+    if truth_lps is not None:
+        ring = Circle(_place(plane, point_lps, truth_lps), RING_MM, fill=False, edgecolor=WHITE, linewidth=1.6)
+        ring.set_path_effects(EDGE)
+        ax.add_patch(ring)
+    _mark(ax, plane, point_lps, point_lps, color)
 
 
-def _projections_row(canvas: Canvas, y: int, scan: Scan, similarity: Similarity) -> None:
-    """The whole query in projection with the similarity; no mark, for there is no position."""
-    for name, x in zip(NAMES, COLUMNS):
-        view = fit(scan.scout(name), (PANEL, PANEL))
-        over = project(similarity.array, similarity.grid, view.plane, scan.box_lps, how="max")
-        over = fit(over, (PANEL, PANEL))
-        picture = heat(scout_gray(view.pixels), over.pixels, similarity.low, similarity.high)
-        canvas.image(x, y, np.tile(rgb("#000000"), (PANEL, PANEL, 1)))
-        height, width = picture.shape[:2]
-        canvas.image(x + (PANEL - width) // 2, y + (PANEL - height) // 2, picture)
-        canvas.text(x + 7, y + 5, f"{name}, whole scan in projection", 12, on_image=True)
+def _image(ax: Any, pixels: np.ndarray, size_mm: Sequence[float], **options: Any) -> None:
+    """A picture whose axes are mm from its middle."""
+    width, height = np.asarray(size_mm[:2]) / 2
+    ax.imshow(pixels, extent=(-width, width, height, -height), **options)
+    ax.set(xticks=[], yticks=[], xlim=(-width, width), ylim=(height, -height))
 
 
-def _side_label(canvas: Canvas, y: int, role: str, scan: Scan, point_lps: Optional[np.ndarray], color: str) -> None:
+def _heat(ax: Any, values: np.ndarray, size_mm: Sequence[float], similarity: Similarity) -> None:
+    """A similarity map laid over a picture: nothing below what is colored, most color at the highest."""
+    low, high = similarity.limits
+    strength = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
+    _image(ax, np.nan_to_num(values, nan=low), size_mm, cmap="inferno", vmin=low, vmax=high, alpha=0.7 * strength**0.8)
+
+
+def _letters(ax: Any, plane: str, center_lps: np.ndarray) -> None:
+    """Edge letters, a bar of 20 mm, and where the plane lies: ``S 120 mm`` is 120 mm toward the head."""
+    for letter, x, y in zip(PLANES[plane][2], (0.03, 0.97, 0.5, 0.5), (0.5, 0.5, 0.97, 0.03)):
+        ax.text(x, y, letter, transform=ax.transAxes, ha="center", va="center", fontweight="bold", bbox=PLATE)
+    axis, ends = DEPTH[plane]
+    position = center_lps[axis]
+    ax.set_title(f"{plane}  {ends[int(position < 0)]} {abs(position):.0f} mm", loc="left", fontsize=9)
+    bar = AnchoredSizeBar(ax.transData, 20, "20 mm", "lower left", color="white", sep=2, pad=0.2)
+    bar.patch.set(facecolor="black", alpha=0.5, linewidth=0)
+    bar.size_bar.get_children()[0].set_linewidth(2)
+    ax.add_artist(bar)
+
+
+def _place(plane: str, center_lps: np.ndarray, point_lps: np.ndarray) -> Tuple[float, float]:
+    """Where a point lies in a picture: mm to the right of its middle, and down."""
+    right, down, _ = PLANES[plane]
+    offset = np.asarray(point_lps) - center_lps
+    return float(right @ offset), float(down @ offset)
+
+
+def _mark(ax: Any, plane: str, center_lps: np.ndarray, point_lps: np.ndarray, color: str, size: float = 26) -> None:
+    x, y = _place(plane, center_lps, point_lps)
+    ax.plot(x, y, "", marker=CROSS, markersize=size, markeredgewidth=1.6, color=color, path_effects=EDGE)
+
+
+def _projection(ax: Any, scan: Scan, plane: str, similarity: Optional[Similarity] = None) -> np.ndarray:
+    """The whole body seen through, with the highest similarity on the way; returns the middle, LPS mm."""
+    (low,), (high,) = body_box(scan)
+    right, down, _ = PLANES[plane]
+    across = np.abs(np.stack([right, down, np.eye(3)[DEPTH[plane][0]]])) @ (high - low)
+    view = frame(plane, (low + high) / 2, across, [SCOUT_STEP_MM] * 3)
+    pixels = np.maximum(resample_to(view, scan.volume).array, AIR_HU).mean(axis=0, dtype=np.float32)
+    dark, bright = np.percentile(pixels, [2, 99.7])
+    _image(ax, pixels, across, cmap="gray", vmin=dark, vmax=max(bright, dark + 1e-3), interpolation="bilinear")
+    if similarity is not None:
+        _heat(ax, np.fmax.reduce(_sampled(similarity.array, similarity.grid, view)), across, similarity)
+    return (low + high) / 2
+
+
+def status_words(status: str) -> str:
+    """A status as shape and word."""
+    return f"{STATUS_STYLE[status][0]} {WORDS[status].capitalize()}"
+
+
+def save(figure: Figure, path: Path, title: str) -> Path:
+    """Write a figure: whole, or not at all."""
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Description": title})
+    return path
+
+
+@rc_context(STYLE)
+def match_card(path: Path, case: Case, finding: Finding, similarity: Similarity) -> Path:
+    """Template, query, and query with similarity in three planes; scouts and figures at the side."""
+    match = finding.match
+    color = STATUS_STYLE[match.status][1]
+    rows = 2 if match.query_lps is None else 3
+    figure = Figure(figsize=(13, 0.7 + 3.6 * rows), layout="constrained")
+    figure.suptitle(f"{finding.label}\n{case.title}", x=0.01, ha="left", fontsize=14)
+    axes = figure.subplots(rows, 4, gridspec_kw={"width_ratios": [0.68, 1, 1, 1]})
+    words = status_words(match.status)
+    if finding.error_mm is not None:
+        words += f"   {finding.error_mm:.1f} mm from {PLACES[finding.truth_kind]}"
+    figure.text(0.99, 0.99, words, color=color, fontsize=14, ha="right", va="top")
+    side_mm = field_of_view_mm(case.template, case.query)
+    _side(axes[0, 0], "Template", case.template, finding.template_lps, YELLOW)
+    _side(axes[1, 0], "Query", case.query, match.query_lps, color)
+    for column, plane in enumerate(PLANES, start=1):
+        draw_plane(axes[0, column], case.template, finding.window, plane, finding.template_lps, side_mm, YELLOW)
+        if match.query_lps is None:
+            _projection(axes[1, column], case.query, plane, similarity)
+            axes[1, column].set_title(f"{plane}, whole scan in projection", loc="left", fontsize=9)
+            continue
+        view = (case.query, finding.window, plane, match.query_lps, side_mm, color, finding.truth_lps)
+        draw_plane(axes[1, column], *view)
+        draw_plane(axes[2, column], *view, similarity)
+    _figures(axes[-1, 0], finding, similarity)
+    return save(figure, path, f"SAMv2 demo: {finding.label}, {case.title}")
+
+
+def _side(ax: Any, role: str, scan: Scan, point_lps: Optional[np.ndarray], color: str) -> None:
     """Which scan a row shows, and where in it; no scout without a position."""
-    canvas.text(MARGIN, y + 2, role, 17, color, bold=True)
-    canvas.text(MARGIN, y + 28, scan.name, 13)
-    canvas.text(MARGIN, y + 47, scan.seen, 12, c.QUIET)
+    ax.axis("off")
+    ax.text(0, 1, role, color=color, fontsize=13, fontweight="bold", va="top", transform=ax.transAxes)
+    ax.text(0, 0.92, f"{scan.name}\n{scan.seen}", va="top", transform=ax.transAxes)
     if point_lps is not None:
-        draw_scout(canvas, MARGIN, y + 72, (SIDE - 16, PANEL - 72), scan, point_lps, color)
+        scout = ax.inset_axes([0, 0, 1, 0.8])
+        _mark(scout, "coronal", _projection(scout, scan, "coronal"), point_lps, color, size=16)
 
 
-def _figures(canvas: Canvas, y: int, finding: Finding, similarity: Similarity) -> None:
+def _figures(ax: Any, finding: Finding, similarity: Similarity) -> None:
     """The numbers of a match, the marks explained, and the color bar of the similarity map."""
     match = finding.match
-    rows = [("similarity", number(match.similarity, "{:.2f}"))]
-    rows += [
-        ("cycle error", number(match.cycle_error_mm, "{:.1f} mm")),
-        ("fixed points", str(match.fixed_points)),
-    ]
-    rows += [("confidence", number(match.confidence, "{:.2f}"))]
-    for n, (name, value) in enumerate(rows):
-        canvas.text(MARGIN, y + 22 * n, name, 13, c.QUIET)
-        canvas.text(MARGIN + 108, y + 22 * n, value, 13)
-    y += 100
+    lines = [f"similarity  {number(match.similarity, '{:.2f}')}"]
+    lines += [f"cycle error  {number(match.cycle_error_mm, '{:.1f} mm')}", f"fixed points  {match.fixed_points}"]
+    lines += [f"confidence  {number(match.confidence, '{:.2f}')}", ""]
     if finding.truth_lps is not None and match.query_lps is not None:
-        canvas.ring(MARGIN + 8, y + 8, c.WHITE, radius=6, width=1.6)
-        canvas.text(MARGIN + 24, y + 8, PLACES[finding.truth_kind], 13, va="center")
-        y += 28
-    for line in textwrap.wrap(match.reason, 32):
-        canvas.text(MARGIN, y, line, 12, c.QUIET)
-        y += 17
-    _color_bar(canvas, MARGIN, y + 34, SIDE - 40, similarity)
-
-
-def _color_bar(canvas: Canvas, x: int, y: int, width: int, similarity: Similarity) -> None:
-    ramp = np.tile(np.linspace(similarity.low, similarity.high, width, dtype=np.float32), (12, 1))
-    canvas.image(x, y, heat(np.full((12, width, 3), 60, np.uint8), ramp, similarity.low, similarity.high))
-    canvas.text(x, y + 17, f"{similarity.low:.2f}", 12, c.QUIET)
-    canvas.text(x + width, y + 17, f"{similarity.high:.2f}", 12, c.QUIET, ha="right")
-    canvas.text(x, y - 5, "cosine similarity", 12, c.QUIET, va="bottom")
+        lines += [f"white circle: {PLACES[finding.truth_kind]}"]
+    top = 0.76
+    if match.query_lps is not None:
+        ax.axis("off")
+        ax.text(0, 1, "Similarity map", fontsize=13, fontweight="bold", va="top", transform=ax.transAxes)
+        top = 0.9
+    ax.text(0, top, "\n".join([*lines, *textwrap.wrap(match.reason, 34)]), va="top", transform=ax.transAxes)
+    bar = ax.inset_axes([0.05, 0.12, 0.85, 0.04])
+    colors = ScalarMappable(Normalize(*similarity.limits), "inferno")
+    ax.figure.colorbar(colors, cax=bar, orientation="horizontal", label="cosine similarity")
 
 
 def sheet_columns(n: int) -> int:
@@ -158,50 +289,34 @@ def sheet_columns(n: int) -> int:
     return 2 if n == 4 else min(3, max(1, n))
 
 
+@rc_context(STYLE)
 def overview_sheet(path: Path, case: Case) -> Path:
     """All points of a pair of scans: axial template and query slices side by side, with their status."""
-    tile, strip, columns = 200, 46, sheet_columns(len(case.findings))
-    cell = 2 * tile + 4
+    columns = sheet_columns(len(case.findings))
     rows = -(-len(case.findings) // columns)
-    canvas = Canvas(2 * MARGIN + columns * cell + (columns - 1) * 24, OVERVIEW_HEADER + rows * (tile + strip + 18) + 6)
-    canvas.text(MARGIN, 30, case.title, 21, bold=True, va="center")
+    width = max(4.3 * columns, 8)
+    figure = Figure(figsize=(width, 0.8 + 2.7 * rows), layout="constrained")
     names = f"left: template, {case.template.name}     right: query, {case.query.name}"
-    canvas.text(MARGIN, 58, names, 13, c.QUIET, va="center")
-    canvas.text(MARGIN, 80, verdict(case), 13, va="center")
-    fov = min(160.0, field_of_view_mm(case.template, case.query))
-    for n, finding in enumerate(case.findings):
-        x = MARGIN + (n % columns) * (cell + 24)
-        y = OVERVIEW_HEADER + (n // columns) * (tile + strip + 18)
-        _overview_cell(canvas, x, y, tile, case, finding, fov)
-    return canvas.save(path, f"SAMv2 demo: {case.title}")
+    words = textwrap.fill(verdict(case), int(12 * width))
+    figure.suptitle(f"{case.title}\n{names}\n{words}", x=0.01, ha="left", fontsize=11)
+    side_mm = min(160.0, field_of_view_mm(case.template, case.query))
+    cells = figure.subfigures(rows, columns, squeeze=False)
+    for cell, finding in zip(cells.flat, case.findings):
+        _cell(cell, case, finding, side_mm)
+    return save(figure, path, f"SAMv2 demo: {case.title}")
 
 
-def _overview_cell(canvas: Canvas, x: int, y: int, tile: int, case: Case, finding: Finding, fov_mm: float) -> None:
-    match = finding.match
-    canvas.text(x, y + 9, finding.label, 14, bold=True, va="center")
-    canvas.chip(x + 2 * tile + 4, y + 9, match.status, 13, ha="right")
-    canvas.text(x, y + 29, _cell_note(finding), 12, c.QUIET, va="center")
-    y += 42
-    spots = (
-        (case.template, finding.template_lps, c.YELLOW),
-        (case.query, match.query_lps, STATUS_STYLE[match.status][2]),
-    )
-    for n, (scan, point, color) in enumerate(spots):
-        left = x + n * (tile + 4)
-        if point is None:
-            canvas.image(left, y, np.tile(rgb(c.OUTSIDE), (tile, tile, 1)))
-            canvas.text(left + tile / 2, y + tile / 2, "no position\ngiven", 13, c.QUIET, ha="center", va="center")
-            continue
-        low, high, _ = window_of(scan, finding.window)
-        view = cut(scan.array, scan.grid, PLANES["axial"], point, (tile, tile), fov_mm / tile)
-        canvas.image(left, y, gray(view.pixels, low, high))
-        if n == 1 and finding.truth_lps is not None and view.shows(finding.truth_lps):
-            px, py = view.to_pixel(finding.truth_lps)
-            canvas.ring(left + px, y + py, c.WHITE, radius=5, width=1.4)
-        canvas.cross(left + (tile - 1) / 2, y + (tile - 1) / 2, color, gap=5, arm=9, width=1.7)
-        if n == 0:
-            canvas.text(left + 5, y + tile / 2, "R", 11, bold=True, va="center", on_image=True)
-            scale_bar(canvas, left + 7, y + tile - 7, view.pixel_mm, tile)
+def _cell(cell: Any, case: Case, finding: Finding, side_mm: float) -> None:
+    match, color = finding.match, STATUS_STYLE[finding.match.status][1]
+    cell.suptitle(f"{finding.label}\n{_cell_note(finding)}", x=0.02, ha="left", fontsize=9)
+    cell.text(0.98, 0.98, status_words(match.status), color=color, fontweight="bold", ha="right", va="top")
+    left, right = cell.subplots(1, 2)
+    draw_plane(left, case.template, finding.window, "axial", finding.template_lps, side_mm, YELLOW)
+    if match.query_lps is not None:
+        draw_plane(right, case.query, finding.window, "axial", match.query_lps, side_mm, color, finding.truth_lps)
+    else:
+        right.set(xticks=[], yticks=[], aspect="equal")
+        right.text(0.5, 0.5, "no position\ngiven", color=QUIET, ha="center", va="center")
 
 
 def _cell_note(finding: Finding) -> str:
@@ -218,3 +333,39 @@ def _cell_note(finding: Finding) -> str:
     elif finding.in_view and match.query_lps is None:
         note += "   (is in this scan)"
     return note
+
+
+@rc_context(STYLE)
+def registration_sheet(path: Path, case: RegistrationCase) -> Path:
+    """Two rows of three planes through the middle of the fixed scan: scanner coordinates, then registered."""
+    figure = Figure(figsize=(11.5, 8.9), layout="constrained")
+    lines = [
+        case.title,
+        f"fixed: {case.fixed.name} (orange)     moving: {case.moving.name} (blue)     gray: both agree",
+    ]
+    figure.suptitle("\n".join([*lines, *registration_lines(case)]), x=0.01, ha="left", fontsize=10)
+    (low,), (high,) = body_box(case.fixed)
+    center, side_mm = (low + high) / 2, float((high - low).max())
+    axes = figure.subplots(2, 3)
+    stages = (("As scanned", np.eye(4)), (AFTER[case.result.status], case.result.matrix))
+    for row, (words, matrix) in zip(axes, stages):
+        row[0].set_ylabel(words, fontsize=12, color=TEXT)
+        for ax, plane in zip(row, PLANES):
+            # the moving scan's grid as seen in fixed space aligns it without resampling
+            matrix = np.eye(4) if matrix is None else matrix
+            moved = Grid(case.moving.grid.shape_zyx, np.linalg.inv(matrix) @ case.moving.grid.ijk_to_lps)
+            pair = ((case.fixed, case.fixed.grid), (case.moving, moved))
+            grays = [_unit(scan, cut(scan.array, grid, plane, center, side_mm)) for scan, grid in pair]
+            _image(ax, fused(*grays), (side_mm, side_mm))
+            _letters(ax, plane, center)
+    return save(figure, path, f"SAMv2 demo: {case.title}")
+
+
+def fused(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(h, w, 3) of 0..1: the fixed scan in orange, the moving one in blue, both (h, w) of 0..1."""
+    return fixed[..., None] * FIXED_TINT + moving[..., None] * MOVING_TINT
+
+
+def _unit(scan: Scan, pixels: np.ndarray) -> np.ndarray:
+    low, high, _ = window_of(scan, "soft tissue")
+    return np.clip((np.nan_to_num(pixels, nan=low) - low) / (high - low), 0, 1)

