@@ -9,8 +9,9 @@ so a pair keeps its map only where something besides the matches speaks for it:
 
 * Two scans with known points (landmarks, organs) must share three of them. These are anchors of the map, and a match
   counts only as near as it can lie to where the anchors expect it.
-* Without known points the matches must be as similar as true ones are (median cosine), and the map must not stretch
-  the body beyond what patients differ by.
+* Without known points the matches must be as similar as true ones are (median cosine).
+
+And no map may stretch the body beyond what patients differ by.
 
 ``--check`` tells the error of the maps at known points that were left out of them (four-fold). WEIGHTS is a weights
 file, or a checkpoint of a light run.

@@ -49,8 +49,7 @@ class LiteTask:
         self.seed = seed
         self.bf16 = precision == "bf16"
         self.options = recipe.lite
-        wide = replace(self.options.views, context_size=self.options.wide.context_size)
-        self.wide = replace(self.options, views=wide)
+        self.wide_views = replace(self.options.views, context_size=self.options.wide.context_size)
         entries = [e for e in index.select(recipe.data.groups, "train") if e.modality in self.options.modalities]
         self.scans = self._weighed(load_entries(index, entries))
         groups = {scan.group for scan in self.scans}
@@ -90,6 +89,7 @@ class LiteTask:
         return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def before_step(self, step: int, averaged: Averaged) -> None:
+        """Embed the training scans anew where it is time, and at the first step of a resumed run."""
         every = self.options.refresh
         if every and (step % every == 0 or self.whole.is_empty):
             with averaged() as net:
@@ -102,7 +102,7 @@ class LiteTask:
     def _draw(self, scans: List[Scan], rng: np.random.Generator, is_wide: bool = False) -> Batch:
         seed = int(rng.integers(2**31))
         generator = torch.Generator().manual_seed(seed)
-        views = (self.wide if is_wide else self.options).views
+        views = self.wide_views if is_wide else self.options.views
         chances = self.options.cross, self.options.landmarks.seed
         with torch.no_grad():
             pair, name = lite_losses.draw_pair(scans, self.links, chances[0], rng, generator, views, chances[1])
