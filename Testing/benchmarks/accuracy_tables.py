@@ -14,6 +14,7 @@ TORSO = "between patients, torso"
 ALL_BUT_DOMES = "another patient's torso, all but domes"
 TITLES = {BONES: "bones and vertebrae"}
 WITHIN_MM = (10.0, 20.0)
+LOST_MM = 500.0  # what a point without any candidate counts as in a difference of means
 
 _SCAN_OF = re.compile(r"(, follow-up| mr| ct|_t\d+|_cb\d+|(?<=^ACRIN-FLT-\d{3})-[a-z])$")
 
@@ -88,7 +89,7 @@ def summarize(trials: Iterable[Trial]) -> List[Dict[str, Any]]:
                 "median_ci95_mm": interval(errors, patients, median).bounds,
                 "mean_mm": float(errors.mean()),
                 "mean_ci95_mm": interval(errors, patients).bounds,
-                "p95_mm": float(np.percentile(errors, 95)),
+                "p95_mm": float(np.percentile(errors, 95, method="nearest")),
                 **{f"within_{limit:.0f}mm": float((errors <= limit).mean()) for limit in WITHIN_MM},
                 "within_10mm_ci95": interval(errors <= WITHIN_MM[0], patients).bounds,
                 "found": float(np.mean([t.status != "not_found" for t in chosen])),
@@ -146,7 +147,8 @@ def compare(own: Iterable[Trial], other: Iterable[Trial]) -> List[Dict[str, Any]
     both = [trial for trial in own if trial[:5] in others]
     rows: List[Dict[str, Any]] = []
     for experiment, method, chosen in parts(both):
-        errors = np.array([t.error_mm for t in chosen]), np.array([others[t[:5]] for t in chosen])
+        own_mm, others_mm = [t.error_mm for t in chosen], [others[t[:5]] for t in chosen]
+        errors = np.minimum(own_mm, LOST_MM), np.minimum(others_mm, LOST_MM)
         patients = [t.patient for t in chosen]
         row: Dict[str, Any] = {
             "experiment": experiment,

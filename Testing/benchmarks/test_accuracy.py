@@ -76,6 +76,17 @@ def test_weights_are_compared_on_the_points_that_both_were_asked_for():
     assert "-3.0 (-6.0 to 0.0) mm" in comparison_to_markdown([row]).replace("-0.0 mm", "0.0 mm")
 
 
+def test_a_point_without_any_candidate_leaves_a_difference_that_is_a_number():
+    own, other = (
+        [trial("carina", error)._replace(query=query) for query, error in zip("bcd", errors)]
+        for errors in ((math.inf, 6.0, 8.0), (math.inf, 9.0, 8.0))
+    )
+    (row,) = compare(own, other)
+    assert row["mean_mm_difference"][0] == pytest.approx(-1.0) and np.isfinite(row["mean_mm_difference"]).all()
+    (row,) = summarize(own)
+    assert row["mean_mm"] == math.inf and row["mean_ci95_mm"][1] == math.inf and not np.isnan(row["mean_ci95_mm"][0])
+
+
 def test_scans_of_one_patient_are_one_cluster():
     same = ["ACRIN-FLT-001-a", "ACRIN-FLT-001-b", "ACRIN-FLT-001"]
     assert {patient_of(name) for name in same} == {"ACRIN-FLT-001"}
