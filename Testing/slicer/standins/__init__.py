@@ -5,10 +5,12 @@ ever replaced here. It has no Qt, so these are stood in for:
 
 =========================== ===========================================================================================
 ``qt``, ``ctk``             PySide6 with its ``true_property`` feature, which gives PythonQt's property style
-``slicer.app``, modules     application.py: module manager, settings, events; no main window, no layout manager
+``slicer.app``, modules     application.py: module manager, settings, events; no main window
+layout manager              layout_manager.py (fixture ``windows``): real layout and slice logics
 ``qMRML*``, ``qSlicer*``    mrml_widgets.py: selectors on the real scene with the signals and methods the module uses
 ``ScriptedLoadableModule``  scripted_module.py: the four base classes
-``parameterNodeWrapper``    parameter_node_wrapper.py: typed properties on a real ``vtkMRMLScriptedModuleNode``
+``parameterNodeWrapper``    parameter_node_wrapper.py: typed properties on a real ``vtkMRMLScriptedModuleNode``; with
+                            ``SLICER_SOURCE=<checkout of Slicer>`` its own (install.py), to hold the stand-in against it
 ``slicer.i18n``             ``tr`` returns its argument
 =========================== ===========================================================================================
 

@@ -1,11 +1,16 @@
 """Puts the stand-ins where the module imports them from; once per process."""
 
+import importlib
 import os
 import sys
 import tempfile
 import types
 
 MODULE_FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "..", "SAMv2Slicer")
+
+SOURCE_VARIABLE = "SLICER_SOURCE"
+"""Environment variable with the path of a checkout of Slicer: its own parameter node wrapper then takes the place of
+the stand-in, which shows whether that one is like it."""
 
 _keepAlive = []
 
@@ -34,17 +39,37 @@ def install():
     _keepAlive.append(application.connectScene(slicer.mrmlScene, slicer.app.applicationLogic(), folder))
     for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox"):
         setattr(slicer, name, getattr(mrml_widgets, name))
-    _module(
-        "slicer.parameterNodeWrapper",
-        parameterNodeWrapper=parameter_node_wrapper.parameterNodeWrapper,
-        WithinRange=parameter_node_wrapper.WithinRange,
-    )
+    source = os.environ.get(SOURCE_VARIABLE)
+    if source:
+        _useSlicersWrapper(source)
+    else:
+        _module(
+            "slicer.parameterNodeWrapper",
+            parameterNodeWrapper=parameter_node_wrapper.parameterNodeWrapper,
+            WithinRange=parameter_node_wrapper.WithinRange,
+        )
     _module("slicer.i18n", tr=_untranslated, translate=_untranslatedInContext)
     _module(
         "slicer.ScriptedLoadableModule",
         **{name: value for name, value in vars(scripted_module).items() if name.startswith("Scripted")},
     )
     return slicer
+
+
+def _useSlicersWrapper(source):
+    """Slicer's own parameterNodeWrapper, with empty classes for the widgets that it names and nobody here uses."""
+    import slicer
+    from PySide6 import QtWidgets
+
+    def unused(name):
+        if name.startswith(("ctk", "qMRML", "qSlicer")):
+            return type(name, (QtWidgets.QWidget,), {})
+        raise AttributeError(name)
+
+    for module in (sys.modules["ctk"], slicer):
+        module.__getattr__ = unused
+    slicer.__path__.append(os.path.join(source, "Base", "Python", "slicer"))
+    importlib.import_module("slicer.parameterNodeWrapper")
 
 
 def _module(fullName, **content):
