@@ -77,7 +77,7 @@ def registerSampleData():
 
 
 class SAMv2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Life cycle of the panel; what it shows and does is in SAMv2SlicerLib/panel.py."""
+    """Life cycle of the panel; what it shows and does is in SAMv2SlicerLib/panel/panel.py."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)

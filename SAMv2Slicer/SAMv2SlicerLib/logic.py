@@ -327,7 +327,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     # --- helpers, also for the commits ---------------------------------------------------------------------------
 
     def resolve(self, reference, className: str):
-        """A node of the scene from a node, an ID or a name, see references.py."""
+        """A node of the scene from a node, an ID or a name, see node_lookup.py."""
         return resolve(reference, className)
 
     def keepEmbeddings(self, computed: engine.Computed) -> None:

@@ -1,7 +1,7 @@
 """Noticing when the user corrects a match: a watched point at a new place that the module did not write.
 
 MRML's events lose indices when they are compressed, so every event only leads to a comparison of a list with what it
-was. Each correction is marked beside its proposal (results.py) and becomes one step of undo.
+was. Each correction is marked beside its proposal (match_list.py) and becomes one step of undo.
 """
 
 from __future__ import annotations

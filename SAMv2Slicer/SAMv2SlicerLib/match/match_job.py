@@ -148,7 +148,7 @@ class MatchCommit:
 def listAction(logic, listNode, before, name: str, key: Optional[str] = None) -> Action:
     """An undoable change of a matched list that has just been made.
 
-    :param before: ``results.captureList`` of the list before the change, None when the change made the list.
+    :param before: ``match_list.captureList`` of the list before the change, None when the change made the list.
     """
     after = match_list.captureList(listNode)
     ids = tuple(

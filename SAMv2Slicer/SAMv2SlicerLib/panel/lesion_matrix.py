@@ -16,7 +16,7 @@ Key = Tuple[str, str]
 
 
 class LesionMatrix:
-    """Shows rows of :func:`lesion_findings.findings` in a QTableWidget.
+    """Shows rows of :func:`findings.findings` in a QTableWidget.
 
     :param onSelected: called without arguments when the user goes to another cell.
     """

@@ -14,7 +14,7 @@ Key = Tuple[str, str]
 
 
 class MatchTable:
-    """Shows rows of :meth:`tabs.match.MatchTab.rows` in a QTableWidget.
+    """Shows rows of :meth:`match_tab.MatchTab.rows` in a QTableWidget.
 
     :param onSelected: called without arguments when the user selects another row.
     """

@@ -2,7 +2,7 @@
 
 It owns the timer that hands results of the worker to the scene, the status line, progress and cancel, undo and the log,
 and asks the tabs to show the current facts. All state that is worth keeping is in the parameter node (parameters.py) or
-in result nodes (results.py); the panel can be thrown away and rebuilt at any time.
+in result nodes (match_list.py); the panel can be thrown away and rebuilt at any time.
 """
 
 from __future__ import annotations

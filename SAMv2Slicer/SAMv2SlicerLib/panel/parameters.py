@@ -1,6 +1,6 @@
 """What the module remembers in the scene: inputs and options, saved with it and restored from it.
 
-Results are not here: they live in their own nodes (see results.py), so that a scene opened without this module still
+Results are not here: they live in their own nodes (see match_list.py), so that a scene opened without this module still
 shows them. Names of parameters and of enumeration members are stored in scenes; renaming one breaks saved scenes.
 """
 

@@ -1,7 +1,7 @@
 """What is known about one match: the proposal with its evidence, and what the user decided about it.
 
 Stands in the description of the match's control point as ``key=value; ...``, so a scene opened without this module
-still shows it, and so does the ``.mrk.json`` file. Pure values; the lists that hold them are in results.py.
+still shows it, and so does the ``.mrk.json`` file. Pure values; the lists that hold them are in match_list.py.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def percent(value: float) -> str:
 
 
 def matchDetails(result) -> str:
-    """What a match rests on, in a line; ``result`` is a results.PointResult."""
+    """What a match rests on, in a line; ``result`` is a match_facts.PointResult."""
     parts = []
     if result.similarity == result.similarity:
         parts.append(_("similarity {value:.2f}").format(value=result.similarity))
@@ -161,7 +161,7 @@ def pointsLoaded(count: int, name: str) -> str:
 
 
 def registrationCard(facts: dict) -> str:
-    """The lines of the result card; ``facts`` as stored on the transform node (see results.registrationFacts)."""
+    """The lines of the result card; ``facts`` as stored on the transform node (see register_job.registrationFacts)."""
     lines = [
         statusWord(facts["status"]),
         _("Inliers: {inliers} of {sampled}").format(inliers=facts["inliers"], sampled=facts["points_sampled"]),
@@ -324,7 +324,7 @@ def batchCancelled(count: int) -> str:
 
 
 def resultTip(result) -> str:
-    """Tooltip of a match; ``result`` is a results.PointResult."""
+    """Tooltip of a match; ``result`` is a match_facts.PointResult."""
     lines = [result.reason] if result.reason else []
     if result.confidence == result.confidence:
         lines.append(_("Confidence {value:.0f} %").format(value=100 * result.confidence))

@@ -1,6 +1,6 @@
 """Findings as nodes that Slicer shows and saves: a table of all, a table of sizes, and a plot of size over time.
 
-All three are made from the point lists (lesion_findings.py) and rewritten when these change; nothing is read back from
+All three are made from the point lists (findings.py) and rewritten when these change; nothing is read back from
 them. Positions in the table are world LPS mm, as in the CSV files of ``samv2 track``.
 """
 

@@ -1,9 +1,9 @@
 """The lesions of a baseline scan: one point list that gives each lesion a lasting identity.
 
-Users mark lesions as they like (lesion_sources.py); this list, made beside the baseline volume, remembers for each of
+Users mark lesions as they like (lesion_marks.py); this list, made beside the baseline volume, remembers for each of
 them a Tracking UID, which its findings in all studies refer to (also in DICOM reports), its size, and which mark it
 came from. A lesion that is new in a follow-up has a UID there, too, and no position. The list is hidden in the views
-because the marks themselves are there. The findings in a follow-up are a matched list (results.py) of this list, whose
+because the marks themselves are there. The findings in a follow-up are a matched list (match_list.py) of this list, whose
 points name the Tracking UID as their template point.
 """
 
@@ -32,7 +32,7 @@ class Lesion:
     """One lesion of the baseline as the list knows it.
 
     :param uid: its Tracking UID.
-    :param key: which mark it came from, see lesion_sources.MarkedLesion.
+    :param key: which mark it came from, see lesion_marks.MarkedLesion.
     :param label: unique within the list.
     :param centerWorld: (3,) world RAS, None for a lesion that the baseline does not have.
     :param isEstimated: the size was computed, not measured by a person.

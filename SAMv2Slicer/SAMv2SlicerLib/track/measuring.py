@@ -1,6 +1,6 @@
 """Sizes measured by hand in a follow-up: a line markup over a finding, whose length becomes the lesion's size there.
 
-Where a line was proposed (lesion_lines.py), measuring takes it over.
+Where a line was proposed (diameters.py), measuring takes it over.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An embedding takes seconds to compute and a point match milliseconds, so everything depends on not recomputing the
 first. The key is the volume's node ID together with a signature of its content, never its name; node IDs are reused
 after a scene is closed, hence :meth:`EmbeddingStore.clear` on scene close. Parent transforms are not part of the
-signature because volumes are embedded in their own frame (see conversion.py). Nothing here is saved with the scene.
+signature because volumes are embedded in their own frame (see node_geometry.py). Nothing here is saved with the scene.
 """
 
 from __future__ import annotations

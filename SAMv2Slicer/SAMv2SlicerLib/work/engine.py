@@ -424,7 +424,7 @@ def torchState() -> str:
     """``"ready"``, ``"missing"`` or ``"broken"``, without importing PyTorch unless someone already has.
 
     Importing a half-installed PyTorch can crash the process, so nothing more than its presence is looked at here;
-    setup_dependencies.py probes it in a subprocess.
+    install.py probes it in a subprocess.
     """
     if getattr(sys.modules.get("torch"), "__version__", ""):
         return "ready"
