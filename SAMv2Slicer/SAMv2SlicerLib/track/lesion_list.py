@@ -3,8 +3,8 @@
 Users mark lesions as they like (lesion_marks.py); this list, made beside the baseline volume, remembers for each of
 them a Tracking UID, which its findings in all studies refer to (also in DICOM reports), its size, and which mark it
 came from. A lesion that is new in a follow-up has a UID there, too, and no position. The list is hidden in the views
-because the marks themselves are there. The findings in a follow-up are a matched list (match_list.py) of this list, whose
-points name the Tracking UID as their template point.
+because the marks themselves are there. The findings in a follow-up are a matched list (match_list.py) of this list,
+whose points name the Tracking UID as their template point.
 """
 
 from __future__ import annotations
