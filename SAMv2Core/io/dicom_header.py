@@ -10,7 +10,9 @@ Conventions: LPS mm, as in DICOM itself. Tags that identify the patient are kept
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import os
 import warnings as python_warnings
 import zlib
@@ -224,18 +226,35 @@ def read_headers(paths: Sequence[Path]) -> Found:
     :raises InputError: a file cannot be opened at all.
     """
     found = Found({}, [])
-    for path in paths:
-        try:
-            frames = _frames_of(path)
-        except OSError:
-            raise
-        except Exception as error:  # whatever a damaged file makes of pydicom
-            if _starts_like_dicom(path):
-                found.damaged.append(Damaged(path, f"its header is damaged ({type(error).__name__})"))
-            continue
-        for frame in frames:
-            found.series.setdefault(frame.tags.series_instance_uid, []).append(frame)
+    with quiet_pydicom():
+        for path in paths:
+            try:
+                frames = _frames_of(path)
+            except OSError:
+                raise
+            except Exception as error:  # whatever a damaged file makes of pydicom
+                if _starts_like_dicom(path):
+                    found.damaged.append(Damaged(path, f"its header is damaged ({type(error).__name__})"))
+                continue
+            for frame in frames:
+                found.series.setdefault(frame.tags.series_instance_uid, []).append(frame)
     return found
+
+
+@contextlib.contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """No word of pydicom about odd values: it would quote them, and they may name the patient."""
+    import pydicom
+
+    log = logging.getLogger("pydicom")
+    was_disabled = log.disabled
+    log.disabled = True
+    try:
+        with pydicom.config.disable_value_validation(), python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = was_disabled
 
 
 def _starts_like_dicom(path: Path) -> bool:
@@ -243,8 +262,8 @@ def _starts_like_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
-def read_dataset(stream: Any, whole: bool = False) -> Any:
-    """The header of an open file (or all of it), without a word on the way; the stream is left before the pixels.
+def read_dataset(stream: Any) -> Any:
+    """The header of an open file; the stream is left before the pixels.
 
     :raises Exception: whatever pydicom finds; None for a file that is no DICOM.
     """
@@ -255,14 +274,8 @@ def read_dataset(stream: Any, whole: bool = False) -> Any:
     # Old files have no preamble: they begin with group 2 or 8.
     if head[128:] != b"DICM" and head[:2] not in (b"\x02\x00", b"\x08\x00"):
         return None
-    with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")
-        return pydicom.dcmread(
-            stream,
-            force=True,
-            stop_before_pixels=not whole,
-            specific_tags=None if whole else list(_HEADER_KEYWORDS),
-        )
+    with quiet_pydicom():
+        return pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
 
 
 def _frames_of(path: Path) -> List[Frame]:

@@ -15,7 +15,15 @@ import numpy as np
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.dicom import dicom_files
-from SAMv2Core.io.dicom_header import DEFLATED, SEGMENTATIONS, Frame, inflated, read_dataset, read_headers
+from SAMv2Core.io.dicom_header import (
+    DEFLATED,
+    SEGMENTATIONS,
+    Frame,
+    inflated,
+    quiet_pydicom,
+    read_dataset,
+    read_headers,
+)
 from SAMv2Core.io.dicom_pixels import stored_values
 from SAMv2Core.io.dicom_volumes import check_places, depths_of
 from SAMv2Core.io.files import PathLike, suffix_of
@@ -66,6 +74,18 @@ def _whole(text: Optional[str], default: int) -> int:
 
 
 def _of_dicom(path: Path) -> Optional[List[Segment]]:
+    """See :func:`read_segments`."""
+    try:
+        with quiet_pydicom():
+            return _of_dicom_files(path)
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever damaged data makes of pydicom
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise InputError(f"{path} is a damaged segmentation ({reason}).", "Export it again.") from error
+
+
+def _of_dicom_files(path: Path) -> Optional[List[Segment]]:
     series = read_headers(dicom_files(path)).series
     found = [frames for frames in series.values() if frames[0].sop_class in SEGMENTATIONS]
     if not found:

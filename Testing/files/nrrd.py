@@ -10,15 +10,21 @@ import numpy as np
 from Testing.files.scan import SCAN
 
 
-def write(path: Path, lines: Sequence[str], matrix: np.ndarray = SCAN.ijk_to_lps, geometry: bool = True) -> Path:
+def write(
+    path: Path,
+    lines: Sequence[str],
+    matrix: np.ndarray = SCAN.ijk_to_lps,
+    geometry: bool = True,
+    array: np.ndarray = SCAN.array,
+) -> Path:
     """The scan as a raw NRRD with the given lines in its header."""
-    sizes = " ".join(str(n) for n in SCAN.array.shape[::-1])
+    sizes = " ".join(str(n) for n in array.shape[::-1])
     header = ["NRRD0005", "type: short", "dimension: 3", f"sizes: {sizes}", "endian: little", "encoding: raw", *lines]
     if geometry:
         columns = (f"({','.join(repr(float(v)) for v in matrix[:3, axis])})" for axis in range(4))
         *directions, origin = columns
         header += [f"space directions: {' '.join(directions)}", f"space origin: {origin}"]
-    path.write_bytes("\n".join([*header, "", ""]).encode("ascii") + SCAN.array.astype("<i2").tobytes())
+    path.write_bytes("\n".join([*header, "", ""]).encode("ascii") + array.astype("<i2").tobytes())
     return path
 
 

@@ -1,0 +1,39 @@
+"""A part of the reliability page: every kind right, some ways to write a scan, some damaged files of each format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from Testing.files.scan import SCAN
+
+pytest.importorskip("pydicom")
+pytest.importorskip("nibabel")
+from Testing.benchmarks import mutations, reexpressions, reliability
+
+
+@pytest.mark.parametrize("kind", reliability.KINDS, ids=lambda kind: kind.name)
+def test_every_kind_of_troublesome_file(tmp_path, kind):
+    is_right, what = reliability.judge(kind, tmp_path)
+    assert is_right, what
+
+
+@settings(max_examples=42, deadline=None, derandomize=True)
+@given(st.integers(0, 1 << 30))
+def test_a_scan_lies_where_it_lies_however_it_is_written(seed):
+    with TemporaryDirectory() as folder:
+        found = reexpressions.deviation(SCAN, seed, Path(folder))
+    # float32 headers: 5e6 micrometers have steps of 0.5, half a thousandth of a millimeter for each of the terms.
+    assert found.millimeters < 0.02 and found.value == 0, (found.kind, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(mutations.formats()))
+def test_damaged_files_are_values_or_typed_errors(name):
+    found = mutations.run_format(name, 20)
+    assert found.failures == []
+    assert found.read + found.refused == 20
