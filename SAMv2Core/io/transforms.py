@@ -7,10 +7,13 @@ transform node that does the same when it is applied to the moving volume.
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, List, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,6 +24,15 @@ from SAMv2Core.io.itk import quiet_itk, transform_of
 
 SUFFIXES = (".h5", ".tfm", ".txt")
 _HDF5_NEEDS_BYTES = 1 << 20
+_SECONDS = 60
+_CHILD = """
+import json, sys
+import SimpleITK as sitk
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+transform = sitk.ReadTransform(sys.argv[1])
+is_affine = transform.GetDimension() == 3 and transform.IsLinear()
+print(json.dumps([transform.TransformPoint(point) for point in json.loads(sys.argv[2])] if is_affine else []))
+"""
 _PROBES = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
@@ -94,6 +106,30 @@ def write_transform(matrix: np.ndarray, path: PathLike, inputs: Iterable[PathLik
     write_bytes(path, _hdf5_content(matrix, path) if suffix_of(path) == ".h5" else _text_content(matrix), inputs)
 
 
+def _moved(path: Path) -> List[Tuple[float, ...]]:
+    """Where the probes go; none for a transform that is not affine.
+
+    By its effect on points: independent of the kind of transform, of its center, and of how SimpleITK wraps it (it
+    shows a MatrixOffsetTransformBase as a composite that contains itself).
+    """
+    with quiet_itk():
+        transform = sitk.ReadTransform(str(path))
+        is_affine = transform.GetDimension() == 3 and transform.IsLinear()
+        return [tuple(transform.TransformPoint(point)) for point in _PROBES] if is_affine else []
+
+
+def _moved_in_child(path: Path) -> List[Tuple[float, ...]]:
+    """The same in a process of its own: HDF5 dies of some damaged files, and takes its process with it."""
+    command = [sys.executable, "-c", _CHILD, str(path), json.dumps(_PROBES)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError("the reader does not end") from None
+    if done.returncode:
+        raise RuntimeError(f"the reader ended with {done.returncode}")
+    return [tuple(point) for point in json.loads(done.stdout)]
+
+
 def read_transform(path: PathLike) -> np.ndarray:
     """The matrix of a linear ITK transform file.
 
@@ -119,15 +155,10 @@ def read_transform(path: PathLike) -> np.ndarray:
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path.")
     try:
-        with quiet_itk():
-            transform = sitk.ReadTransform(str(path))
-            # By its effect on points: independent of the kind of transform, of its center, and of how SimpleITK wraps
-            # it (it shows a MatrixOffsetTransformBase as a composite that contains itself).
-            is_affine = transform.GetDimension() == 3 and transform.IsLinear()
-            moved = [transform.TransformPoint(point) for point in _PROBES] if is_affine else []
+        moved = _moved_in_child(path) if suffix_of(path) in (".h5", ".hdf5", ".hdf") else _moved(path)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read as an ITK transform.", "Check that the file is complete.") from error
-    if not is_affine:
+    if not moved:
         raise InputError(f"{path} is not one 3-D affine transform.", "Choose a rigid, similarity or affine transform.")
     origin, *along = np.array(moved)
     matrix = np.eye(4)

@@ -78,7 +78,8 @@ def formats() -> Dict[str, Format]:
     def segmentation(folder: Path) -> Path:
         path = nrrd.write(folder / "s.seg.nrrd", ["space: LPS"])
         head, _, body = path.read_bytes().partition(b"\n\n")
-        pairs = b"\nSegment0_ID:=a\nSegment0_Name:=b\nSegment0_LabelValue:=5\nSegment0_Layer:=0"
+        label = int(SCAN.array[6, 5, 4])
+        pairs = f"\nSegment0_ID:=a\nSegment0_Name:=b\nSegment0_LabelValue:={label}\nSegment0_Layer:=0".encode()
         path.write_bytes(head + pairs + b"\n\n" + body)
         return path
 

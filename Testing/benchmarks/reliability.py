@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "Resources" / "Reliability.md"
 N_WAYS, N_MUTATIONS = 1000, 20000
 # Those that decode in a child process, or load torch, take longer.
-SLOW_SHARE = {"dicom-compressed": 0.05, "checkpoint": 0.5}
+SLOW_SHARE = {"dicom-compressed": 0.05, "h5": 0.05, "checkpoint": 0.5}
 
 
 class Kind(NamedTuple):
