@@ -177,7 +177,10 @@ class Panel(VTKObservationMixin):
         qt.QTimer.singleShot(0, self._settled)
 
     def _settled(self) -> None:
-        if not self._isImporting or slicer.mrmlScene.IsBatchProcessing():
+        if not self._isImporting:
+            return
+        if slicer.mrmlScene.IsBatchProcessing():  # the import is part of a longer batch
+            qt.QTimer.singleShot(REFRESH_MS, self._settled)
             return
         self._hold(False)
         self.layout.forget()
@@ -195,6 +198,7 @@ class Panel(VTKObservationMixin):
 
     def cleanup(self) -> None:
         """The module is being unloaded or reloaded."""
+        self._isImporting = False
         self.timer.stop()
         self.refreshTimer.stop()
         self.exit()
@@ -441,7 +445,7 @@ class Panel(VTKObservationMixin):
 
     def clearMessage(self) -> None:
         """Let the state speak again (a new action begins)."""
-        self._message = ""
+        self._message = self._logged = ""
 
     def torchState(self) -> str:
         return engine.torchState()

@@ -279,9 +279,6 @@ class Comparison:
                 self._planes.setdefault(node.GetID(), slice_views.planeOf(node))
                 slice_views.fit(node)
 
-    def isShown(self) -> bool:
-        return bool(self._former)
-
     def fade(self, opacity: float) -> None:
         """Change the weight of the moving volume."""
         for node in _present(self._former):

@@ -138,6 +138,24 @@ def test_importing_a_scene_matches_nothing_unasked(saved, scene):
     assert started  # and matching while clicking goes on
 
 
+def test_an_import_within_a_longer_batch_ends_with_it(saved, scene):
+    """Other modules load scenes in batches of their own; the panel comes back to life afterwards."""
+    widget, path = saved
+    before = selectionOf(widget)
+    scene.Clear()
+    scene.SetURL(path)
+    scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
+    assert scene.Import()
+    for _ in range(3):
+        slicer.app.processEvents()
+    assert widget.panel.isImporting()
+    scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+    while widget.panel.isImporting():
+        slicer.app.processEvents()
+    settle(widget)
+    assert selectionOf(widget) == before
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
