@@ -2,189 +2,325 @@
 
 The table (.csv) has a column per option of the command, named like it (``template,query,points`` for match,
 ``baseline,follow_up,lesions`` for track, ``fixed,moving`` for register; several follow-ups are parted by ``;``) and,
-if wanted, ``name``. Paths are relative to the table. Every row gets a folder of its name with its result, report and
-log, so that a row that fails harms no other, and ``--resume`` runs only what is not done.
+if wanted, ``name``. Paths are relative to the table. Every row gets a folder with its result, report and log; what is
+done stands in a journal, so that a row that fails harms no other, ``--resume`` runs only what is not done, and
+``samv2 batch status DIR`` tells how far it is.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
 import os
 import re
-import subprocess
-import sys
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import SAMv2Core as s
+from SAMv2Core.batch import results, table
+from SAMv2Core.batch.executors import Dask, Executor, Processes, Slurm, outcomes
+from SAMv2Core.batch.journal import DONE, Journal, Outcome, read_status
 from SAMv2Core.cli import common
-from SAMv2Core.errors import InputError, OutputError, UnreliableResultError, UsageError
-from SAMv2Core.io import tables as io_tables
-from SAMv2Core.io.files import write_text
+from SAMv2Core.errors import InputError, OutputError, SAMv2Error, UnreliableResultError, UsageError
+from SAMv2Core.io.files import output_error, write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
+    from SAMv2Core.progress import Progress
 
-RESULTS = {"match": "points.mrk.json", "track": "tracks.csv", "register": "transform.h5"}
-NEEDED = {
-    "match": ("template", "query", "points"),
-    "track": ("baseline", "follow_up", "lesions"),
-    "register": ("fixed", "moving"),
+RESULT_COLUMNS = {
+    "match": ("label", "l", "p", "s", "similarity", "cycle_error_mm", "confidence", "status", "reason"),
+    "track": ("label", "study", "l", "p", "s", "similarity", "cycle_error_mm", "confidence", "status", "diameter_mm"),
+    "register": ("status", "transform", "inliers", "points_sampled", "overlap", "matrix"),
 }
-FILES = {name for names in NEEDED.values() for name in names} | {"follow_up_lesions"}
-SEVERAL = ("follow_up", "follow_up_lesions")
+#: Options of the batch that change what comes out, and those that do not.
+_CHANGING = ("model", "precision")
+_OTHER = ("device", "max_memory", "threads", "cache")
+
+#: A line on stdout this often, for logs.
+_SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_COUNTS = 1.0
+_MOST_PROBLEMS_TOLD = 20
+
+#: Names that atomic writing gives to what is not whole yet; a killed worker leaves them.
+_UNFINISHED = re.compile(r"^\..*\.[0-9a-f]{8}\.part(\.|$)")
+
+#: One command at a time in a process: it redirects stdout.
+_one_at_a_time = threading.Lock()
 
 
-class Row(NamedTuple):
-    """One line of the table: its name and the arguments of its command."""
+class Task(NamedTuple):
+    """A row as it goes to a worker."""
 
     name: str
+    fingerprint: str
+    folder: str
     arguments: List[str]
-    folder: Path
-
-
-class Outcome(NamedTuple):
-    """How a row ended: its exit code and, when that is not 0, the line that says why."""
-
-    name: str
-    exit_code: int
-    cause: str
 
 
 def add_subparser(subparsers: Any) -> None:
     """Add ``batch`` to the parser."""
     parser = subparsers.add_parser("batch", help="run a command for every row of a table", description=__doc__)
-    parser.add_argument("what", choices=sorted(RESULTS), metavar="match|track|register", help="the command to run")
+    commands = parser.add_subparsers(metavar="match|track|register|status", dest="what", required=True)
+    for name in table.COMMANDS:
+        _add_command(commands.add_parser(name, help=f"samv2 {name} for every row", description=__doc__))
+    status = commands.add_parser("status", help="how far a batch is")
+    status.add_argument("folder", metavar="DIR", help="the folder of --output")
+    common.add_reporting_options(status)
+    status.set_defaults(run=run_status)
+
+
+def _add_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", required=True, metavar="STUDIES.csv", help="a row per run")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for a folder per row and summary.csv")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the journal, tables and results")
     parser.add_argument("--resume", action="store_true", help="leave out the rows that an earlier run has done")
-    parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="run the rows on a Dask cluster (tcp://host:8786); needs `distributed`"
+    parser.add_argument("--dry-run", action="store_true", help="read and check the table and every input; run nothing")
+    group = parser.add_argument_group("who runs the rows")
+    group.add_argument(
+        "--workers",
+        type=common.positive_int,
+        metavar="N",
+        help="processes of this computer, or with --slurm jobs at once; default: 1",
     )
+    where = group.add_mutually_exclusive_group()
+    where.add_argument(
+        "--dask", "--scheduler", metavar="URL", help="a Dask cluster (tcp://host:8786); needs `distributed`"
+    )
+    where.add_argument("--slurm", action="store_true", help="jobs of Slurm; needs `submitit` and a login node")
     common.add_computing_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(session: Session) -> None:
-    """Run the rows, write the summary; unreliable when a row failed."""
+    """Run the rows, write the tables; unreliable when a row failed."""
     args = session.args
     session.declare([args.table])
+    if args.dask and args.workers:
+        raise UsageError("--workers is not for --dask.", "The workers of the cluster decide; leave it out.")
     folder = Path(args.output).resolve()  # a worker of a cluster has a working folder of its own
+    studies = table.Studies(Path(args.table), table.COMMANDS[args.what], folder, _checker())
+    if args.dry_run:
+        dry_run(session, studies)
+        return
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another place.") from error
-    rows = read_table(Path(args.table), args.what, folder, _shared_options(args))
-    todo = [row for row in rows if not (args.resume and is_done(row))]
-    if len(todo) < len(rows):
-        session.say(f"{len(rows) - len(todo)} of {len(rows)} rows are done already")
-    outcomes = {row.name: Outcome(row.name, 0, "") for row in rows if row not in todo}
-    with session.stage("batch", 0.0, 1.0) as progress:
-        runner = run_on_cluster(args.scheduler) if args.scheduler else map
-        for number, outcome in enumerate(runner(run_row, todo), 1):
-            outcomes[outcome.name] = outcome
-            progress(number / len(todo), outcome.name)
-            session.say(f"{outcome.name}: {outcome.cause or 'done'}")
-    ordered = [outcomes[row.name] for row in rows]
-    write_text(folder / "summary.csv", summary(ordered), session.inputs)
-    session.results["rows"] = [outcome._asdict() for outcome in ordered]
-    failed = [outcome for outcome in ordered if outcome.exit_code]
-    if failed:
+    with Journal(folder) as journal:
+        _run_rows(session, studies, journal)
+        with session.stage("write", 0.99, 1.0):
+            results.write_summary(journal, functools.partial(_names, studies))
+            results.write_results(journal, functools.partial(_names, studies), RESULT_COLUMNS[args.what])
+    _conclude(session, studies, folder)
+
+
+def _names(studies: table.Studies) -> Iterator[str]:
+    return (row.name for row in studies)
+
+
+def _run_rows(session: Session, studies: table.Studies, journal: Journal) -> None:
+    args = session.args
+    changing, other = _shared(args, _CHANGING), _shared(args, _OTHER)
+    done = journal.done() if args.resume else {}
+    n_before = sum(done.get(row.name) == table.fingerprint(row, changing) for row in studies) if done else 0
+    if n_before:
+        session.say(f"{n_before} of {studies.n_rows} rows are done already")
+    options = {name: getattr(args, name) for name in (*_CHANGING, *_OTHER, "table", "workers", "dask", "slurm")}
+    journal.begin(args.what, s.__version__, options, studies.n_rows, n_before)
+    if n_before == studies.n_rows:
+        return
+    tasks = (
+        Task(row.name, mark, table.folder_of(journal.folder, row.name), _arguments(row, studies, journal.folder, other))
+        for row in studies
+        for mark in (table.fingerprint(row, changing),)
+        if done.get(row.name) != mark
+    )
+    teller = _Teller(session, journal)
+    with session.stage("batch", 0.0, 0.99) as progress, contextlib.closing(_executor(args, journal.folder)) as executor:
+        for outcome in outcomes(executor, functools.partial(run_tasks, shared=changing), tasks):
+            journal.add(outcome)
+            if outcome.exit_code:
+                session.say(f"{outcome.name}: {outcome.cause}")
+            teller.tell(progress)
+
+
+class _Teller:
+    """The bar every second, a line every minute: counting the rows of a long journal takes a while, too."""
+
+    def __init__(self, session: Session, journal: Journal) -> None:
+        self._session = session
+        self._journal = journal
+        self._told = self._said = time.monotonic()
+
+    def tell(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told < _SECONDS_BETWEEN_COUNTS:
+            return
+        self._told = now
+        status = self._journal.status()
+        progress(status.n_ended / status.n_rows, str(status))
+        if now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            self._session.say(str(status))
+
+
+def _executor(args: Any, folder: Path) -> Executor:
+    if args.dask:
+        return Dask(args.dask)
+    if args.slurm:
+        return Slurm(folder / "slurm", args.workers or 1, args.threads)
+    return Processes(args.workers or 1)
+
+
+def _shared(args: Any, names: Sequence[str]) -> List[str]:
+    """Options of the batch that every row gets; paths as a worker elsewhere finds them."""
+    given = [(name, getattr(args, name)) for name in names if getattr(args, name) is not None]
+    found = [part for name, value in given for part in (f"--{name.replace('_', '-')}", _absolute(name, str(value)))]
+    n_workers = args.workers or 1
+    if "threads" in names and args.threads is None and n_workers > 1 and not args.slurm:
+        # Each would take all cores for itself.
+        if "OMP_NUM_THREADS" not in os.environ:
+            found += ["--threads", str(max(1, (os.cpu_count() or 1) // n_workers))]
+    return found
+
+
+def _absolute(name: str, value: str) -> str:
+    is_path = (name == "cache" and value != "off") or (name == "model" and os.path.exists(value))
+    return os.path.abspath(value) if is_path else value
+
+
+def _arguments(row: table.Row, studies: table.Studies, folder: Path, shared: Sequence[str]) -> List[str]:
+    place = table.folder_of(folder, row.name)
+    own = ["--output", os.path.join(place, studies.command.result), "--report", os.path.join(place, "report.json")]
+    return [*row.arguments, *row.outputs, *own, "--quiet", *shared]
+
+
+@functools.lru_cache(maxsize=1)
+def _parser() -> argparse.ArgumentParser:
+    from SAMv2Core.cli.main import build_parser
+
+    return build_parser()
+
+
+def _checker() -> Any:
+    """What asks the command's parser whether it understands the arguments of a row."""
+
+    def check(arguments: List[str]) -> None:
+        suffix = table.COMMANDS[arguments[0]].result
+        _parser().parse_args([*arguments, "--output", suffix])
+
+    return check
+
+
+def run_tasks(tasks: Sequence[Task], shared: Sequence[str]) -> List[Outcome]:
+    """Run rows in this process, one after the other. This is what workers do; nothing but their end stops it."""
+    return [run_task(task, shared) for task in tasks]
+
+
+def run_task(task: Task, shared: Sequence[str] = ()) -> Outcome:
+    """Run the command of one row; its model stays loaded for the next one."""
+    from SAMv2Core.cli.session import Session as OneCommand
+
+    start = time.monotonic()
+    try:
+        os.makedirs(task.folder, exist_ok=True)
+        for name in os.listdir(task.folder):
+            if _UNFINISHED.match(name):
+                os.unlink(os.path.join(task.folder, name))
+    except OSError as error:
+        failure = output_error(os.path.join(task.folder, "report.json"), error)
+        return Outcome(task.name, task.fingerprint, failure.exit_code, failure.cause, failure.remedy)
+    log = io.StringIO()
+    with _one_at_a_time, common.models_stay_loaded(), contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        session = OneCommand(_parser().parse_args([*task.arguments, *shared]))
+        code = session.run()
+    text = log.getvalue()
+    cause, remedy = _last_line(text, "error: "), _last_line(text, "remedy: ")
+    try:
+        write_text(os.path.join(task.folder, "log.txt"), text)
+    except OutputError as error:
+        code, cause, remedy = code or error.exit_code, cause or error.cause, remedy or error.remedy
+    seconds = time.monotonic() - start
+    rows = tuple(_result_rows(task.arguments[0], session.results)) if code in DONE else ()
+    return Outcome(task.name, task.fingerprint, code, cause, remedy, seconds, rows)
+
+
+def _last_line(text: str, prefix: str) -> str:
+    found = [line[len(prefix) :] for line in text.splitlines() if line.startswith(prefix)]
+    return found[0] if found else ""
+
+
+def _result_rows(what: str, found: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    """Rows of ``results.csv`` from a command's report."""
+    if what == "register":
+        if "status" in found:
+            row = {name: found.get(name) for name in RESULT_COLUMNS[what]}
+            matrix = found.get("matrix")
+            row["matrix"] = None if matrix is None else " ".join(f"{value:.9g}" for line in matrix for value in line)
+            yield row
+        return
+    for item in found.get("points" if what == "match" else "findings", ()):
+        lps = item["query" if what == "match" else "lps"] or (None, None, None)
+        row = {name: item.get(name) for name in RESULT_COLUMNS[what]}
+        yield {**row, **dict(zip("lps", lps))}
+
+
+def _conclude(session: Session, studies: table.Studies, folder: Path) -> None:
+    """The sums; an error when a row failed."""
+    bad: List[Tuple[str, str]] = []
+    n_bad = 0
+    with Journal(folder) as journal:
+        session.results["rows"] = rows = []
+        for name in _names(studies):
+            outcome = journal.outcome_of(name)
+            if outcome is None:
+                continue
+            if session.args.report:
+                rows.append({"name": name, "exit_code": outcome.exit_code, "cause": outcome.cause})
+            if outcome.exit_code:
+                n_bad += 1
+                bad = bad or [(name, outcome.cause)]
+    if bad:
         raise UnreliableResultError(
-            f"{len(failed)} of {len(rows)} rows failed (first one, {failed[0].name}: {failed[0].cause.rstrip('.')}).",
-            f"See {folder / 'summary.csv'} and the log of each row; --resume runs only these again.",
+            f"{n_bad} of {studies.n_rows} rows failed (first one, {bad[0][0]}: {bad[0][1].rstrip('.')}).",
+            f"See {folder / 'summary.csv'} and the log of each row; --resume runs again what has no result.",
         )
 
 
-def _shared_options(args: Any) -> List[str]:
-    """Options of the batch that every row gets."""
-    names = ("model", "device", "precision", "max_memory", "threads", "cache")
-    given = [(name, getattr(args, name)) for name in names if getattr(args, name) is not None]
-    return [part for name, value in given for part in (f"--{name.replace('_', '-')}", str(value))]
+def run_status(session: Session) -> None:
+    """How far the batch is, whether or not it is running."""
+    status = read_status(session.args.folder)
+    session.say(("running: " if status.is_running else "not running: ") + str(status))
+    for name, cause in status.causes:
+        session.say(f"  {name}: {cause}")
+    session.results["status"] = dataclasses.asdict(status)
 
 
-def read_table(path: Path, what: str, folder: Path, shared: Sequence[str]) -> List[Row]:
-    """The rows of the table as arguments.
+def dry_run(session: Session, studies: table.Studies) -> None:
+    """Look at every input once and tell what is wrong; run nothing, write nothing."""
+    from SAMv2Core.batch.check import Inputs
 
-    :raises InputError: not readable, no rows, a needed column missing or empty, a name twice.
-    """
-    table = io_tables.read_table(path)
-    if not table.rows:
-        raise InputError(f"{path} holds no rows.", f"Give a header ({','.join(NEEDED[what])}) and a row per run.")
-    rows: List[Row] = []
-    for number, row in enumerate(table.rows, 1):
-        filled = {name: value.strip() for name, value in row.cells.items() if value.strip()}
-        missing = [name for name in NEEDED[what] if name not in filled]
-        if missing:
-            raise InputError(f"{path}, row {number}: {', '.join(missing)} is missing.", "Fill in every row.")
-        name = re.sub(r"[^\w.-]+", "_", filled.pop("name", f"row_{number:04d}"))
-        if name in {other.name for other in rows} or name in (".", ".."):
-            raise InputError(f"{path}, row {number}: the name {name!r} cannot be used (again).", "Rename the row.")
-        rows.append(Row(name, [what, *_row_options(filled, path.resolve().parent), *shared], folder / name))
-        rows[-1].arguments.extend(["--output", str(folder / name / RESULTS[what])])
-        rows[-1].arguments.extend(["--report", str(folder / name / "report.json"), "--quiet"])
-    return rows
-
-
-def _row_options(cells: Dict[str, str], base: Path) -> Iterator[str]:
-    for column, value in cells.items():
-        if column in ("output", "report"):
-            raise UsageError(f"The column {column} is not for the table.", "Results go to the folder of --output.")
-        yield f"--{column.replace('_', '-')}"
-        for part in value.split(";") if column in SEVERAL else [value]:
-            part = part.strip()
-            yield str(base / part) if column in FILES and part != "-" else part
-
-
-def is_done(row: Row) -> bool:
-    """Whether an earlier run ended well, with the same arguments."""
-    try:
-        report = json.loads((row.folder / "report.json").read_text(encoding="utf-8"))
-        arguments = json.loads((row.folder / "arguments.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return report.get("exit_code") == 0 and arguments == row.arguments
-
-
-def run_row(row: Row) -> Outcome:
-    """Run one row in a process of its own: what it leaks or breaks is gone with it."""
-    row.folder.mkdir(exist_ok=True)
-    write_text(row.folder / "arguments.json", json.dumps(row.arguments, indent=1) + "\n")
-    command = [sys.executable, "-m", "SAMv2Core", *row.arguments]
-    found_at = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": found_at},
-    )
-    write_text(row.folder / "log.txt", done.stdout + done.stderr)
-    errors = [line[len("error: ") :] for line in done.stderr.splitlines() if line.startswith("error: ")]
-    cause = errors[0] if errors else f"ended with code {done.returncode}"
-    return Outcome(row.name, done.returncode, cause if done.returncode else "")
-
-
-def run_on_cluster(address: str) -> Callable[[Callable[[Row], Outcome], Sequence[Row]], Iterator[Outcome]]:
-    """A ``map`` over the workers of a Dask cluster, which must see the same files."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise UsageError("--scheduler needs the Python package distributed.", "Install it, or leave it out.") from error
-
-    def mapped(function: Callable[[Row], Outcome], rows: Sequence[Row]) -> Iterator[Outcome]:
-        try:
-            client = Client(address, timeout=10)
-        except OSError as error:
-            raise InputError(f"No Dask scheduler answers at {address}.", "Check its address.") from error
-        with client:
-            for _, outcome in as_completed(client.map(function, list(rows), pure=False), with_results=True):
-                yield outcome
-
-    return mapped
-
-
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """A line per row: name, exit code, cause."""
-    return io_tables.table_text(("name", "exit_code", "cause"), outcomes)
+    inputs, n_bad, told = Inputs(studies.command), 0, []
+    with session.stage("check", 0.0, 1.0) as progress:
+        for number, row in enumerate(studies, 1):
+            problem: Optional[SAMv2Error] = inputs.problem_of(row)
+            if problem is not None:
+                n_bad += 1
+                if n_bad <= _MOST_PROBLEMS_TOLD:
+                    told.append({"name": row.name, "cause": problem.cause, "remedy": problem.remedy})
+                    session.say(f"{row.name}: {problem.cause}")
+            if number % 100 == 0:
+                progress(number / studies.n_rows, f"{number} of {studies.n_rows} rows")
+    session.results.update(n_rows=studies.n_rows, n_files=inputs.n_files, n_bad_rows=n_bad, problems=told)
+    session.say(f"{studies.n_rows} rows, {inputs.n_files} files: {n_bad or 'no'} rows cannot run")
+    if n_bad:
+        raise InputError(
+            f"{n_bad} of {studies.n_rows} rows cannot run (first one, {told[0]['name']}: {told[0]['cause']}).",
+            "Correct them, or run the batch: they harm no other row.",
+        )

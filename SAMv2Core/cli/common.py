@@ -6,7 +6,8 @@ Kept here so that an option means the same everywhere; each command adds only wh
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Dict, Iterable, Optional, Sequence, Tuple
+import contextlib
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 import SAMv2Core as s
 from SAMv2Core.errors import InputError
@@ -182,9 +183,33 @@ def load_model(session: Session, volumes: Dict[str, s.Volume]) -> s.Model:
             torch.set_num_threads(args.threads)
         modality = {name: modality_of(volume, getattr(args, f"modality_{name}")) for name, volume in volumes.items()}
         _tell_guesses(session, volumes, modality)
-        model = s.load_model(args.model or default_model(*set(modality.values())), device=args.device)
+        model = _load(args.model or default_model(*set(modality.values())), args.device)
     session.set_model(model)
     return model
+
+
+_kept: Dict[Tuple[str, str], s.Model] = {}
+#: Models of this process by name and device, while they are kept; None: they are not.
+_loaded: Optional[Dict[Tuple[str, str], s.Model]] = None
+
+
+@contextlib.contextmanager
+def models_stay_loaded() -> Iterator[None]:
+    """Commands of this process load a model once, the next ones that run under this, too: for the rows of a batch."""
+    global _loaded
+    before, _loaded = _loaded, _kept
+    try:
+        yield
+    finally:
+        _loaded = before
+
+
+def _load(name: str, device: str) -> s.Model:
+    if _loaded is None:
+        return s.load_model(name, device=device)
+    if (name, device) not in _loaded:
+        _loaded[name, device] = s.load_model(name, device=device)
+    return _loaded[name, device]
 
 
 def embed(session: Session, model: s.Model, name: str, volume: s.Volume, low: float, high: float) -> s.Embedding:

@@ -13,11 +13,12 @@ Conventions: a file holds x fastest and world coordinates in RAS; arrays here ar
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import zlib
 from pathlib import Path
-from typing import IO, Any, Dict, List, NamedTuple, Tuple
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -280,6 +281,35 @@ def _geometry(header: Any, shape_zyx: Tuple[int, int, int], path: Path, warnings
     return RAS_TO_LPS @ used
 
 
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is truncated or damaged ({error}).", "Copy or export it again.") from error
+
+
+def _checked_header(stream: IO[bytes], path: Path) -> Tuple[Any, Tuple[int, int, int], np.dtype, int]:
+    """Header, shape (z, y, x), type of the voxels and where they begin."""
+    header, order, header_size = _parse_header(stream.read(_HEADER_SIZE[2]), path)
+    shape = _shape_zyx(header, path)
+    dtype = _scalar_type(header, order, path)
+    offset = _offset(header, header_size, path)
+    _check_length(path, offset + shape[0] * shape[1] * shape[2] * dtype.itemsize, shape)
+    return header, shape, dtype, offset
+
+
+def check_nifti_header(path: PathLike) -> None:
+    """Read the header alone.
+
+    :raises InputError: as :func:`read_nifti`, as far as the header tells.
+    """
+    path = Path(path)
+    with _damage_told(path), _open(path) as stream:
+        header, shape, _, _ = _checked_header(stream, path)
+    _geometry(header, shape, path, [])
+
+
 def read_nifti(path: PathLike) -> NiftiContent:
     """Read a ``.nii`` or ``.nii.gz`` file of one scalar 3-D volume (trailing dimensions of size 1 are
     dropped).
@@ -291,18 +321,10 @@ def read_nifti(path: PathLike) -> NiftiContent:
     """
     path = Path(path)
     warnings: List[str] = []
-    try:
-        with _open(path) as stream:
-            header, order, header_size = _parse_header(stream.read(_HEADER_SIZE[2]), path)
-            shape = _shape_zyx(header, path)
-            dtype = _scalar_type(header, order, path)
-            count = shape[0] * shape[1] * shape[2]
-            offset = _offset(header, header_size, path)
-            _check_length(path, offset + count * dtype.itemsize, shape)
-            stream.seek(offset)
-            array = _read_voxels(stream, count, dtype, path).reshape(shape)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is truncated or damaged ({error}).", "Copy or export it again.") from error
+    with _damage_told(path), _open(path) as stream:
+        header, shape, dtype, offset = _checked_header(stream, path)
+        stream.seek(offset)
+        array = _read_voxels(stream, shape[0] * shape[1] * shape[2], dtype, path).reshape(shape)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array = _scaled(array, float(header["scl_slope"]), float(header["scl_inter"]))
     return NiftiContent(array, _geometry(header, shape, path, warnings), warnings)

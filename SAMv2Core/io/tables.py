@@ -13,9 +13,9 @@ import csv
 import io
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.files import PathLike
@@ -28,6 +28,9 @@ _MARKS = (
 )  # fmt: skip
 _DELIMITERS = ",;\t"
 _MAX_BYTES = 64 << 20  # a table of a million points has 40 MB
+
+# Ends of lines as the csv module knows them; str.splitlines would part cells at form feeds and the like.
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 # What a spreadsheet takes for a formula; a plain number is none.
 _FORMULA = re.compile(r"^[=+\-@\t\r]")
@@ -95,15 +98,61 @@ def rows_of(text: str, path: PathLike, delimiter: str = ",") -> List[Tuple[int, 
 
     :raises InputError: what the csv module cannot take apart.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    found = []
+    return list(_iterate(text, path, delimiter))
+
+
+def _iterate(text: str, path: PathLike, delimiter: str) -> Iterator[Tuple[int, List[str]]]:
+    # Line by line: a StringIO of the whole text takes four bytes a character.
+    lines = (found.group() for found in _LINE.finditer(text))
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                found.append((reader.line_num, cells))
+                yield reader.line_num, cells
     except csv.Error as error:
         raise InputError(f"{path} is not a valid table ({error}).", "Save it again as CSV in UTF-8.") from error
-    return found
+
+
+@dataclass(frozen=True)
+class TableText:
+    """A table whose rows are taken apart while they are asked for, as often as wanted, in the same few bytes.
+
+    Iterating raises as :func:`read_table` does for a row with too many or too few cells.
+    """
+
+    names: Tuple[str, ...]
+    path: PathLike
+    text: str = field(repr=False)
+    delimiter: str
+    needed: Tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        lower = [name.lower() for name in self.names]
+        n_needed = max((lower.index(name) + 1 for name in self.needed if name in lower), default=0)
+        rows = _iterate(self.text, self.path, self.delimiter)
+        next(rows)  # the header
+        for line, cells in rows:
+            yield Row(_cells_of(lower, cells, n_needed, line, self.path), line)
+
+
+def open_table(path: PathLike, needed: Sequence[str] = ()) -> TableText:
+    """A table with a header line, for tables of many rows; parameters and errors as in :func:`read_table`."""
+    text = read_text(path)
+    first = text.lstrip().partition("\n")[0].strip().strip('"')
+    if re.match(r"^sep=.$", first, re.IGNORECASE):  # a spreadsheet's note on its separator
+        delimiter, text = first[-1], text.lstrip().partition("\n")[2]
+    else:
+        header = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
+        delimiter = max(_DELIMITERS, key=header.count)
+    head = next(_iterate(text, path, delimiter), None)
+    if head is None:
+        raise InputError(f"{path} has no column names: it is empty.", "Save it again as CSV with a header.")
+    names = tuple(name.strip() for name in head[1])
+    lower = [name.lower() for name in names]
+    twice = sorted({name for name in lower if name and lower.count(name) > 1})
+    if twice:
+        raise InputError(f"{path} has two columns {', '.join(twice)}.", "Rename one of them.")
+    return TableText(names, path, text, delimiter, tuple(needed))
 
 
 def read_table(path: PathLike, needed: Sequence[str] = ()) -> Table:
@@ -113,23 +162,8 @@ def read_table(path: PathLike, needed: Sequence[str] = ()) -> Table:
         does not have are the caller's business.
     :raises InputError: see :func:`read_text`; no header, a column twice, a row with more cells than it or too few.
     """
-    text = read_text(path)
-    first = text.lstrip().partition("\n")[0].strip().strip('"')
-    if re.match(r"^sep=.$", first, re.IGNORECASE):  # a spreadsheet's note on its separator
-        delimiter, text = first[-1], text.lstrip().partition("\n")[2]
-    else:
-        header = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
-        delimiter = max(_DELIMITERS, key=header.count)
-    rows = rows_of(text, path, delimiter)
-    if not rows:
-        raise InputError(f"{path} has no column names: it is empty.", "Save it again as CSV with a header.")
-    names = tuple(name.strip() for name in rows[0][1])
-    lower = [name.lower() for name in names]
-    twice = sorted({name for name in lower if name and lower.count(name) > 1})
-    if twice:
-        raise InputError(f"{path} has two columns {', '.join(twice)}.", "Rename one of them.")
-    n_needed = max((lower.index(name) + 1 for name in needed if name in lower), default=0)
-    return Table(names, tuple(Row(_cells_of(lower, cells, n_needed, line, path), line) for line, cells in rows[1:]))
+    opened = open_table(path, needed)
+    return Table(opened.names, tuple(opened))
 
 
 def _cells_of(names: Sequence[str], cells: List[str], n_needed: int, line: int, path: PathLike) -> Dict[str, str]:

@@ -11,6 +11,7 @@ memory is reserved, and every failure is an :class:`InputError` that names the f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.geometry.grid import ORTHOGONAL_TOLERANCE, Grid, shear_of, without_rounding
 from SAMv2Core.io.files import PathLike, atomic_path, suffix_of
 from SAMv2Core.io.itk import image_of, matrix_of, quiet_itk
-from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, read_nifti, write_nifti
+from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, check_nifti_header, read_nifti, write_nifti
 
 if TYPE_CHECKING:
     from SAMv2Core.io.dicom import DicomTags
@@ -276,15 +277,28 @@ def _image_in(path: Path, has_layers: bool = False) -> sitk.Image:
 
     :param has_layers: several values per voxel are meant (a segmentation with layers).
     """
+    with _itk_failures(path), quiet_itk():
+        return _reader_of(path, has_layers).Execute()
+
+
+def _reader_of(path: Path, has_layers: bool = False) -> sitk.ImageFileReader:
+    """ITK's reader of a file, whose header has been read and checked."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with _itk_failures(path):
         if suffix_of(path) == ".mha":
             _check_metaimage_length(path)
         with quiet_itk():
             reader.ReadImageInformation()
             _check_itk_header(reader, path, has_layers)
-            return reader.Execute()
+    return reader
+
+
+@contextlib.contextmanager
+def _itk_failures(path: Path) -> Iterator[None]:
+    """What ITK raises, as an :class:`InputError` that names the file."""
+    try:
+        yield
     except (RuntimeError, ValueError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else "unknown reason"
         raise InputError(
@@ -364,6 +378,26 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
     except MemoryError as error:
         raise InputError(f"{path} is too large for the memory of this computer.", "Crop or resample it.") from error
+
+
+def check_header(path: PathLike) -> None:
+    """Read what a file says of its volume, not the volume: whether it is there, one, three-dimensional, and long
+    enough. Of a folder or a zip file only whether it holds anything.
+
+    :raises InputError: as :func:`read_volume` would, as far as the header tells.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", "Check the path.")
+    if path.is_dir():
+        if next(os.scandir(path), None) is None:
+            raise InputError(f"{path} is an empty folder.", "Check the path.")
+    elif not os.path.getsize(path):
+        raise InputError(f"{path} is an empty file.", "Copy or export it again.")
+    elif suffix_of(path) in (".nii", ".nii.gz"):
+        check_nifti_header(path)
+    elif suffix_of(path) not in (".zip", ".dcm"):
+        _reader_of(path)
 
 
 def to_itk(volume: Volume) -> sitk.Image:

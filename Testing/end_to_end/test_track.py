@@ -100,8 +100,17 @@ def test_batch_runs_every_row_and_resumes_what_failed(samv2, scans, tmp_path):
     command = ["batch", "match", "--table", table, "--output", "out", "--model", scans / "tiny.safetensors"]
     ended = samv2(*command)
     assert ended.code == 6 and "1 of 2 rows failed" in ended.err and "no.nii does not exist" in ended.err
-    assert read_points(tmp_path / "out" / "good" / "points.mrk.json").labels == list(INSIDE_LPS)
-    summary = (tmp_path / "out" / "summary.csv").read_text().splitlines()
-    assert summary[1] == "good,0," and summary[2].startswith("bad,3,")
+    with open(tmp_path / "out" / "summary.csv", newline="") as stream:
+        good_row, bad_row = csv.DictReader(stream)
+    assert (good_row["name"], good_row["exit_code"]) == ("good", "0")
+    assert (bad_row["name"], bad_row["exit_code"]) == ("bad", "3") and bad_row["remedy"]
+    results = tmp_path / "out" / good_row["folder"]
+    assert read_points(results / "points.mrk.json").labels == list(INSIDE_LPS)
+    with open(tmp_path / "out" / "results.csv", newline="") as stream:
+        assert [row["label"] for row in csv.DictReader(stream)] == list(INSIDE_LPS)
+    written = (results / "report.json").stat().st_mtime_ns
     again = samv2(*command, "--resume")
     assert again.code == 6 and "1 of 2 rows are done already" in again.out
+    assert (results / "report.json").stat().st_mtime_ns == written
+    told = samv2("batch", "status", "out")
+    assert told.code == 0 and "not running: 2 of 2 rows; 1 failed" in told.out and "bad: " in told.out

@@ -25,7 +25,7 @@ LAYERS = (
     ("embedding",),
     ("matching",),
     ("tracking", "registration", "landmarks"),
-    ("evaluation",),
+    ("evaluation", "batch"),
     ("demo", "diagnosis"),
     ("cli",),
     ("__init__", "__main__"),
@@ -35,7 +35,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # `samv2 models`, `samv2 doctor`, reading and writing files must work where torch is missing or broken: these folders
 # and modules load no torch.
 TORCH_FREE = {
-    "__init__", "__main__", "errors", "progress", "geometry", "io", "preprocessing", "simulation", "diagnosis", "cli",
+    "__init__", "__main__", "errors", "progress", "geometry", "io", "preprocessing", "simulation", "diagnosis", "batch",
+    "cli",
     "models.library", "models.catalogue", "models.records", "models.download",
     "embedding.cache", "embedding.memory",
 }  # fmt: skip

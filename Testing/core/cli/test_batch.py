@@ -1,59 +1,85 @@
-"""The table of a batch becomes the arguments that a user would have typed; done rows are known."""
+"""Rows become the arguments that a user would have typed, run in this process, and leave results for the journal."""
+
+from __future__ import annotations
 
 import json
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
-from SAMv2Core.cli.batch import Outcome, is_done, read_table, summary
-from SAMv2Core.cli.main import build_parser
-from SAMv2Core.errors import InputError, UsageError
+from SAMv2Core.cli import common
+from SAMv2Core.cli.batch import Task, _shared, run_task
+from SAMv2Core.cli.main import main
+from SAMv2Core.io.volume import write_volume
+from SAMv2Core.models.checkpoints import save_network
+from Testing.samples.embedding_samples import small_lite, torso
 
 
-def table(tmp_path, text):
-    (tmp_path / "t.csv").write_text(text)
-    return tmp_path / "t.csv"
+@pytest.fixture
+def studies(tmp_path) -> Path:
+    """A scan, points and a small random model."""
+    write_volume(torso(), tmp_path / "scan.nii.gz")
+    (tmp_path / "points.csv").write_text("label,l,p,s\na,0,0,140\nb,10,-12,150\n")
+    save_network(small_lite(), tmp_path / "tiny.safetensors", {"name": "tiny"})
+    return tmp_path
 
 
-def test_rows_become_arguments_that_the_command_understands(tmp_path):
-    lines = ["name,baseline,follow_up,lesions,seed", "Anna B,b.nii,f1.nii; f2.nii,l.csv,3", ",c.nii,d.nii,m.csv,", ""]
-    path = table(tmp_path, "\n".join(lines))
-    first, second = read_table(path, "track", tmp_path / "out", ["--model", "tiny"])
-    args = build_parser().parse_args(first.arguments)
-    assert args.follow_up == [str(tmp_path / "f1.nii"), str(tmp_path / "f2.nii")]
-    assert (args.baseline, args.seed, args.model) == (str(tmp_path / "b.nii"), 3, "tiny")
-    assert args.output == str(tmp_path / "out" / "Anna_B" / "tracks.csv")
-    assert second.name == "row_0002" and build_parser().parse_args(second.arguments).seed == 0
+def task(folder: Path, query: str, name: str = "one") -> Task:
+    place = folder / "out" / name
+    inputs = ["--template", folder / "scan.nii.gz", "--query", folder / query, "--points", folder / "points.csv"]
+    outputs = ["--output", place / "points.mrk.json", "--report", place / "report.json", "--quiet", "--cache", "off"]
+    return Task(name, "mark", str(place), ["match", *map(str, [*inputs, *outputs])])
 
 
-@pytest.mark.parametrize(
-    "text, complaint",
-    [
-        ("fixed,moving\n", "no rows"),
-        ("fixed,moving\na.nii,\n", "moving is missing"),
-        ("name,fixed,moving\nx,a.nii,b.nii\nx,a.nii,c.nii\n", "name 'x'"),
-    ],
-)
-def test_tables_without_sense_are_refused(tmp_path, text, complaint):
-    with pytest.raises(InputError, match=complaint):
-        read_table(table(tmp_path, text), "register", tmp_path, [])
+def test_a_row_leaves_files_and_the_rows_of_the_table_of_all_results(studies):
+    outcome = run_task(task(studies, "scan.nii.gz"), ["--model", str(studies / "tiny.safetensors")])
+    assert (outcome.exit_code, outcome.cause) == (0, "")
+    assert [row["label"] for row in outcome.results] == ["a", "b"]
+    report = json.loads((studies / "out" / "one" / "report.json").read_text())
+    assert [[row[axis] for axis in "lps"] for row in outcome.results] == [row["query"] for row in report["points"]]
 
 
-def test_outputs_are_not_for_the_table(tmp_path):
-    with pytest.raises(UsageError, match="output"):
-        read_table(table(tmp_path, "fixed,moving,output\na.nii,b.nii,t.h5\n"), "register", tmp_path, [])
+def test_a_row_that_fails_says_why_and_what_to_do(studies):
+    outcome = run_task(task(studies, "no.nii.gz"), ["--model", str(studies / "tiny.safetensors")])
+    assert outcome.exit_code == 3 and "no.nii.gz does not exist" in outcome.cause and outcome.remedy
+    assert "no.nii.gz does not exist" in (studies / "out" / "one" / "log.txt").read_text()
 
 
-def test_a_row_is_done_when_it_ended_well_with_the_same_arguments(tmp_path):
-    (row,) = read_table(table(tmp_path, "fixed,moving\na.nii,b.nii\n"), "register", tmp_path, [])
-    assert not is_done(row)
-    row.folder.mkdir()
-    (row.folder / "arguments.json").write_text(json.dumps(row.arguments))
-    (row.folder / "report.json").write_text('{"exit_code": 6}')
-    assert not is_done(row)
-    (row.folder / "report.json").write_text('{"exit_code": 0}')
-    assert is_done(row) and not is_done(row._replace(arguments=[*row.arguments, "--seed", "1"]))
+def test_the_model_is_loaded_once_for_all_rows(studies, monkeypatch):
+    loaded = []
+    load = common.s.load_model
+    monkeypatch.setattr(common.s, "load_model", lambda *a, **k: loaded.append(a) or load(*a, **k), raising=False)
+    for name in ("one", "two"):
+        assert run_task(task(studies, "scan.nii.gz", name), ["--model", str(studies / "tiny.safetensors")]).results
+    assert len(loaded) == 1
 
 
-def test_the_summary_has_a_line_per_row():
-    lines = summary([Outcome("a", 0, ""), Outcome("b", 3, "x, y does not exist.")]).splitlines()
-    assert lines == ["name,exit_code,cause", "a,0,", 'b,3,"x, y does not exist."']
+def test_what_a_killed_worker_left_is_swept_before_the_row_runs_again(studies):
+    left = studies / "out" / "one" / ".points.0a1b2c3d.part.mrk.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    run_task(task(studies, "no.nii.gz"))
+    assert not left.exists()
+
+
+def test_paths_reach_workers_of_another_folder_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.safetensors").touch()
+    args = Namespace(model="m.safetensors", cache="kept", precision=None, workers=None, slurm=False)
+    assert _shared(args, ["model", "cache"]) == [
+        "--model", str(tmp_path / "m.safetensors"), "--cache", str(tmp_path / "kept")
+    ]  # fmt: skip
+    assert _shared(Namespace(model="lite-ct", workers=None), ["model"]) == ["--model", "lite-ct"]
+
+
+def test_a_dry_run_names_every_row_that_cannot_run_and_writes_nothing(studies, capsys):
+    (studies / "broken.nii.gz").write_bytes(b"no volume")
+    rows = ["scan.nii.gz", "no.nii.gz", "broken.nii.gz"]
+    lines = [f"row{n},scan.nii.gz,{query},points.csv" for n, query in enumerate(rows)]
+    (studies / "t.csv").write_text("\n".join(["name,template,query,points", *lines]))
+    code = main(["batch", "match", "--table", str(studies / "t.csv"), "--output", str(studies / "out"), "--dry-run"])
+    told = capsys.readouterr()
+    assert code == 3 and "2 of 3 rows cannot run" in told.err
+    assert "row1: " in told.out and "row2: " in told.out and "row0: " not in told.out
+    assert not (studies / "out").exists()
