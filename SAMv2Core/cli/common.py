@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Optional, Sequence, 
 
 import SAMv2Core as s
 from SAMv2Core.errors import InputError
+from SAMv2Core.network import precision
+from SAMv2Core.preprocessing import modality
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
     from SAMv2Core.embedding.cache import Cache
 
-MODALITIES = ("auto", "ct", "mr")
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MODALITIES = ("auto", *modality.MODALITIES)
+PRECISIONS = ("auto", *precision.PRECISIONS)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -33,13 +33,11 @@ class DemoResult:
 
     :param output: the folder.
     :param page: the HTML page to open.
-    :param has_pictures: False when matplotlib is missing or pictures were not wanted.
     :param data: everything measured, as plain data for a report.
     """
 
     output: Path
     page: Path
-    has_pictures: bool
     data: Dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,4 +102,4 @@ def run(
     if with_pictures and not drawing:
         say(HOW_TO_GET_PICTURES)
     say(f"Done in {trip.seconds['total']:.0f} s. Open {page}")
-    return DemoResult(trip.output, page, drawing, data)
+    return DemoResult(trip.output, page, data)

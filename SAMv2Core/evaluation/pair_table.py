@@ -21,12 +21,12 @@ from SAMv2Core.io.points import PointList, read_points
 from SAMv2Core.io.tables import read_table
 from SAMv2Core.io.transforms import read_transform
 from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.preprocessing.modality import MODALITIES
 
 FILES = (
     "fixed", "moving", "fixed_keypoints", "moving_keypoints", "fixed_labels", "moving_labels", "initial_transform",
 )  # fmt: skip
 COLUMNS = ("id", *FILES, "fixed_modality", "moving_modality")
-_MODALITIES = ("", "auto", "ct", "mr")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _pair(row: Mapping[str, str], number: int, table: Path) -> Pair:
         )
     for side in ("fixed", "moving"):
         modality = row.get(f"{side}_modality", "").lower()
-        if modality not in _MODALITIES:
+        if modality not in ("", "auto", *MODALITIES):
             raise InputError(f"{where}: there is no modality {modality!r}.", "Use ct, mr or leave it empty.")
         values[f"{side}_modality"] = modality or "auto"
     return Pair(key=row.get("id") or str(number), **values)

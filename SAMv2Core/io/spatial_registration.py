@@ -15,7 +15,7 @@ import datetime
 import importlib
 import io
 from pathlib import Path
-from typing import Any, Iterable, List, Tuple
+from typing import Any, Iterable, List
 
 import numpy as np
 
@@ -201,27 +201,3 @@ def _other_study(pydicom: Any, study_uid: str, entry: Any) -> Any:
     study.StudyInstanceUID = study_uid
     study.ReferencedSeriesSequence = pydicom.Sequence([entry])
     return study
-
-
-def read_spatial_registration(path: PathLike) -> Tuple[np.ndarray, str, str]:
-    """What such an object says: (4, 4) fixed to moving, and the frames of reference of fixed and moving.
-
-    :raises InputError: no Spatial Registration of two frames of reference.
-    """
-    pydicom = _pydicom()
-    try:
-        dataset = pydicom.dcmread(path)
-    except (pydicom.errors.InvalidDicomError, OSError) as error:
-        raise InputError(f"{path} cannot be read as DICOM.", "Check that the file is complete.") from error
-    if dataset.get("SOPClassUID") != STORAGE_CLASS:
-        raise InputError(f"{path} is no DICOM Spatial Registration.", "Choose another file.")
-    found = []
-    for item in dataset.RegistrationSequence:
-        matrix = np.eye(4)
-        for part in item.MatrixRegistrationSequence[0].MatrixSequence:
-            matrix = np.array(part.FrameOfReferenceTransformationMatrix, float).reshape(4, 4) @ matrix
-        found.append((str(item.FrameOfReferenceUID), matrix))
-    if len(found) != 2:
-        raise InputError(f"{path} registers {len(found)} sets of images, not 2.", "Choose another file.")
-    (fixed_uid, fixed), (moving_uid, moving) = found
-    return np.linalg.inv(moving) @ fixed, fixed_uid, moving_uid

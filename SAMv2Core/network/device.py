@@ -17,13 +17,12 @@ import functools
 import platform
 import re
 from pathlib import Path
-from typing import Dict, Iterator
+from typing import Iterator
 
 import torch
 
 from SAMv2Core.errors import UsageError
-
-PRECISIONS: Dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from SAMv2Core.network.precision import PRECISIONS
 
 # Names in /proc/cpuinfo of instructions that multiply bfloat16 in hardware.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
@@ -87,7 +86,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     :raises UsageError: not a precision, or one that the device does not compute natively.
     """
     if precision not in ("auto", *PRECISIONS):
-        raise UsageError(f"{precision!r} is not a precision.", "Use auto, fp32, fp16 or bf16.")
+        raise UsageError(f"{precision!r} is not a precision.", f"Use auto, {', '.join(PRECISIONS)}.")
     if precision == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     native = {"fp32"}
@@ -107,7 +106,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def number_format(precision: str, device: torch.device) -> Iterator[None]:
     """Compute in a format while open: autocast for the half formats, and fp32 that is really fp32 on CUDA."""
     if precision != "fp32":
-        with torch.autocast(device.type, dtype=PRECISIONS[precision]):
+        with torch.autocast(device.type, dtype=getattr(torch, PRECISIONS[precision])):
             yield
         return
     # cuDNN rounds the factors to TF32 (10 bits) unless told otherwise; who asks for fp32 wants the reference.

@@ -22,6 +22,9 @@ from scipy import ndimage
 
 from SAMv2Core.io.volume import Volume
 
+#: What a scan can be.
+MODALITIES = ("ct", "mr")
+
 #: What is added to HU in a CT that is stored without its rescale.
 CT_OFFSET = 1024.0
 
@@ -76,11 +79,6 @@ def _looks_like_offset_hu(values: np.ndarray) -> bool:
     between = _share(tissue, -650, -200)
     has_peaks = _share(hu, -1100, -850) >= 0.01 and fat >= 0.02 and muscle >= 0.15 and bone >= 0.002
     return has_peaks and between <= 0.25 and _share(tissue, -200, 200) >= 0.5
-
-
-def is_offset_ct(volume: Volume) -> bool:
-    """True when the values are those of a CT without its rescale (1024 too high)."""
-    return _looks_like_offset_hu(_sample(volume))
 
 
 class CtScale(NamedTuple):

@@ -23,7 +23,7 @@ from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.preprocessing.body import body_mask
 from SAMv2Core.preprocessing.lattice import to_lattice
-from SAMv2Core.preprocessing.modality import ct_scale, detect_modality, doubt
+from SAMv2Core.preprocessing.modality import MODALITIES, ct_scale, detect_modality, doubt
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def scale_mr(values: np.ndarray) -> np.ndarray:
 
 
 def _resolve_modality(volume: Volume, modality: str, warnings: List[str]) -> Tuple[str, str]:
-    if modality not in ("auto", "ct", "mr"):
+    if modality not in ("auto", *MODALITIES):
         raise UsageError(f"Modality {modality!r} is not known.", "Use ct, mr or auto.")
     if modality == "auto":
         return detect_modality(volume)

@@ -29,12 +29,12 @@ import numpy as np
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, write_text
+from SAMv2Core.preprocessing.modality import MODALITIES
 
 FORMAT = "samv2-training-index"
 VERSION = 1
 INDEX_NAME = "index.jsonl"
 
-MODALITIES = ("ct", "mr")
 SPLITS = ("train", "val", None)
 
 STORED_RANGE = (-1024.0, 3071.0)

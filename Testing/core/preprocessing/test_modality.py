@@ -9,7 +9,7 @@ import pytest
 
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.preprocessing import modality as modality_module
-from SAMv2Core.preprocessing.modality import CT_OFFSET, ct_scale, detect_modality, doubt, is_offset_ct
+from SAMv2Core.preprocessing.modality import CT_OFFSET, ct_scale, detect_modality, doubt
 from SAMv2Core.preprocessing.preprocess import prepare
 from Testing.samples.synthetic import make_body_volume
 
@@ -70,9 +70,7 @@ def test_doubts_about_a_choice():
 def test_ct_without_rescale():
     volume = make_body_volume()
     shifted = with_array(volume, np.clip(volume.array + int(CT_OFFSET), 0, None).astype(np.uint16))
-    assert is_offset_ct(shifted)
-    assert not is_offset_ct(volume)
-    assert not is_offset_ct(make_body_volume(modality="mr"))
+    assert ct_scale(shifted)[:2] == (1.0, -CT_OFFSET)
     found, reason = detect_modality(shifted)
     assert found == "ct"
     assert "without its rescale" in reason
@@ -115,10 +113,10 @@ def test_all_real_scans(shared):
     for path in paths:
         volume = read_volume(path)
         wanted = "mr" if path.name.endswith("_mr.nii.gz") else "ct"
-        if detect_modality(volume)[0] != wanted or is_offset_ct(volume):
+        if detect_modality(volume)[0] != wanted or ct_scale(volume, is_ct=False) is not None:
             wrong.append(path.name)
         if wanted == "ct":
             raw = np.clip(volume.array, -1024, None) + 1024
-            if not is_offset_ct(with_array(volume, raw)):
+            if (ct_scale(with_array(volume, raw)) or (0, 0))[:2] != (1.0, -CT_OFFSET):
                 wrong.append(f"{path.name} shifted")
     assert wrong == []
