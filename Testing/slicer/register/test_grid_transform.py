@@ -1,5 +1,7 @@
 """A deformation on top of a registration: the grid transform node says what SAMv2Core's deformation says."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -181,7 +183,15 @@ def test_deformation_asks_before_installing(widget, scene, monkeypatch):
 
 
 def test_optional_packages_never_replace_slicers_own(monkeypatch):
-    installed = []
-    monkeypatch.setattr(slicer.util, "pip_install", installed.append, raising=False)
+    """pip gets a list of constraints that pins what is there, for as long as it runs."""
+    seen = []
+
+    def pipInstall(requirements, **options):
+        seen.append((requirements, Path(os.environ["PIP_CONSTRAINT"]).read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(slicer.util, "pip_install", pipInstall, raising=False)
+    monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
     assert install.installOptional("x>=1", "?", ask=lambda text: True) == ""
-    assert installed[0][0] == "x>=1" and any(line.startswith("numpy==") for line in installed[0])
+    ((requirements, constraints),) = seen
+    assert requirements == ["x>=1"] and f"\nnumpy=={np.__version__}\n" in constraints
+    assert "PIP_CONSTRAINT" not in os.environ
