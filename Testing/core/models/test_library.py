@@ -10,53 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from SAMv2Core.embedding.load import load_model
 from SAMv2Core.errors import ModelError
 from SAMv2Core.models import catalogue, library
 from SAMv2Core.models.records import read_record, write_calibration, write_record
+from Testing.samples.bundled import bundle
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4000  # looks like a checkpoint; is never loaded here
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 FIELDS = set("name title architecture file modalities coverage licence source sha256 description".split())
 ROOT = Path(__file__).resolve().parents[3]
 
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path, monkeypatch):
-    """Empty models folders of the user and of the program."""
-    user, bundled = tmp_path / "Modelle ü", tmp_path / "bundled"
-    bundled.mkdir()
-    monkeypatch.setenv("SAMV2_MODELS_DIR", str(user))
-    monkeypatch.setattr(catalogue, "bundled_folder", lambda: bundled)
-    return user, bundled
-
-
-@pytest.fixture(scope="module")
-def lite_file(tmp_path_factory):
-    """A small light network in our layout, with the metadata that a trained one has."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    from SAMv2Core.models.checkpoints import save_network
-    from SAMv2Core.network.lite import LiteConfig, LiteNet
-
-    torch.manual_seed(7)
-    config = LiteConfig(
-        context_channels=(8, 12, 16, 16), detail_channels=(8, 16, 16), merge_channels=16, embedding_dim=32
-    )
-    path = tmp_path_factory.mktemp("weights") / "lite-ct.safetensors"
-    facts = {
-        "modalities": '["ct"]',
-        "coverage": "chest, abdomen",
-        "head_weights": '{"fine": 2, "coarse": 1, "semantic": 1}',
-        "calibration": '{"matched_above": 0.8}',
-    }
-    save_network(LiteNet(config), path, facts)
-    return path
-
-
-def bundle(lite_file, bundled, recorded=None):
-    path = Path(shutil.copy(lite_file, bundled))
-    write_record(path, recorded or hashlib.sha256(path.read_bytes()).hexdigest(), "trained here")
-    return path
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 # The catalogue
@@ -258,39 +222,14 @@ def test_nothing_is_imported_that_cannot_be_loaded(folders, tmp_path):
     assert names_in(folders[0]) == []
 
 
-def test_a_loaded_model_knows_its_file(folders, lite_file):
-    bundle(lite_file, folders[1])
-    model = load_model("lite-ct", "cpu")
-    assert model.info.name == "lite-ct" and model.info.trusted
-    assert model.info.sha256 == hashlib.sha256(lite_file.read_bytes()).hexdigest()
-    assert model.info.head_weights == {"fine": 0.5, "coarse": 0.25, "semantic": 0.25}
-    assert model.info.calibration == {"matched_above": 0.8}
-    assert model.net.architecture == "lite"
-
-
 def test_coefficients_fitted_later_come_from_the_record_and_belong_to_one_file(folders, lite_file):
     path = bundle(lite_file, folders[1])
     write_calibration(path, {"matched_above": 0.75, "track": {"matched_above": 0.9}})
     assert library.model_info("lite-ct").calibration["matched_above"] == 0.75
-    loaded = load_model("lite-ct", "cpu")  # the record still vouches for the file
-    assert loaded.info.trusted and loaded.info.calibration["track"] == {"matched_above": 0.9}
+    verified = library.verify("lite-ct")  # the record still vouches for the file
+    assert verified.trusted and verified.calibration["track"] == {"matched_above": 0.9}
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ModelError, match="not the file of its record"):
         write_calibration(path, {})
     write_record(path, "0" * 64, "other weights")
     assert "calibration" not in read_record(path)
-
-
-def test_head_weights_are_equal_unless_told(tmp_path, lite_file):
-    from SAMv2Core.models.checkpoints import load_network, save_network
-
-    path = tmp_path / "plain.safetensors"
-    save_network(load_network(lite_file)[0], path)
-    found = load_model(path, "cpu").info.head_weights
-    assert found == dict.fromkeys(("fine", "coarse", "semantic"), 1 / 3)
-
-
-def test_a_bundled_model_that_was_exchanged_is_not_loaded(folders, lite_file):
-    bundle(lite_file, folders[1], recorded="0" * 64)
-    with pytest.raises(ModelError):
-        load_model("lite-ct", "cpu")
