@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 BENCHMARKS = ("accuracy", "robustness", "embedding", "matching", "registration", "slicer")
-OTHERS = ("calibration", "ctmr", "ctmr_deformable", "ctmr_matching", "tracking")
-PRINT_ONLY = ("embedding", "matching", "slicer")
+OTHERS = ("batch", "calibration", "ctmr", "ctmr_deformable", "ctmr_matching", "tracking")
+PRINT_ONLY = ("batch", "embedding", "matching", "slicer")
 
 
 def main() -> int:
