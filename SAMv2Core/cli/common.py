@@ -98,7 +98,11 @@ def add_input(parser: argparse.ArgumentParser, name: str, help_text: str, requir
     parser.add_argument(
         f"--modality-{name}", choices=MODALITIES, default="auto", help="what it is; default: decided from its values"
     )
-    parser.add_argument(f"--series-{name}", metavar="UID", help="which DICOM series, when its folder holds several")
+    parser.add_argument(
+        f"--series-{name}",
+        metavar="UID",
+        help="which DICOM series, when its folder holds several; UID:2 for its second volume",
+    )
 
 
 def add_series_option(parser: argparse.ArgumentParser) -> None:

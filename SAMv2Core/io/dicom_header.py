@@ -230,9 +230,9 @@ def read_headers(paths: Sequence[Path]) -> Found:
         for path in paths:
             try:
                 frames = _frames_of(path)
-            except OSError:
-                raise
-            except Exception as error:  # whatever a damaged file makes of pydicom
+            except Exception as error:  # whatever a damaged file makes of pydicom, errors without a number included
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 if _starts_like_dicom(path):
                     found.damaged.append(Damaged(path, f"its header is damaged ({type(error).__name__})"))
                 continue

@@ -78,7 +78,7 @@ def _of_dicom(path: Path) -> Optional[List[Segment]]:
     try:
         with quiet_pydicom():
             return _of_dicom_files(path)
-    except (InputError, OSError, MemoryError):
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # whatever damaged data makes of pydicom
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"

@@ -44,7 +44,7 @@ def formats() -> Dict[str, Format]:
     import SimpleITK as sitk
 
     import SAMv2Core as s
-    from SAMv2Core.cli.batch import read_table
+    from SAMv2Core.batch.table import COMMANDS, Studies
     from SAMv2Core.io.points import Point, PointList, read_points, write_points
     from SAMv2Core.io.safetensors import read_safetensors, write_safetensors
     from SAMv2Core.io.transforms import read_transform, write_transform
@@ -147,7 +147,7 @@ def formats() -> Dict[str, Format]:
         "h5": Format(transform(".h5"), read_transform),
         "safetensors": Format(tensors, read_safetensors),
         "checkpoint": Format(checkpoint, read_checkpoint),
-        "batch": Format(batch, lambda path: read_table(path, "register", path.parent, [])),
+        "batch": Format(batch, lambda path: Studies(path, COMMANDS["register"], path.parent, lambda arguments: None)),
         "embedding": Format(embedding, read_embedding),
     }
     return found

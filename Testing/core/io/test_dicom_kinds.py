@@ -254,3 +254,12 @@ def test_unused_high_bits_are_no_values(tmp_path):
         image.PixelData = (stored | (0x1000 * (np.arange(stored.size) % 7 == 0)).astype("<u2")).astype("<u2").tobytes()
 
     assert same_anatomy(read_volume(dicom.write_slices(tmp_path / "a", change)))
+
+
+def test_a_header_that_ends_in_the_middle_refuses_no_other_file(tmp_path):
+    """pydicom raises an OSError for it, without a number."""
+    folder = dicom.write_slices(tmp_path / "a")
+    path = folder / "IM0900.dcm"
+    path.write_bytes((folder / "IM0001.dcm").read_bytes()[:340])
+    volume = read_volume(folder)
+    assert np.array_equal(volume.array, SCAN.array)
