@@ -218,7 +218,9 @@ def _load(name: str, device: str) -> s.Model:
     return _loaded[name, device]
 
 
-def embed(session: Session, model: s.Model, name: str, volume: s.Volume, low: float, high: float) -> s.Embedding:
+def embed(
+    session: Session, model: s.Model, name: str, volume: s.Volume, low: float, high: float, every_head: bool = False
+) -> s.Embedding:
     """Embed one input with the options of the command line; its warnings go to the user."""
     args = session.args
     with session.stage(f"embed {name}", low, high) as progress:
@@ -229,6 +231,7 @@ def embed(session: Session, model: s.Model, name: str, volume: s.Volume, low: fl
             precision=args.precision,
             max_memory_gib=args.max_memory,
             cache=open_cache(args),
+            every_head=every_head,
         )
     session.add_embedding(name, emb)
     return emb

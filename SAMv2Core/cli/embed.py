@@ -34,7 +34,7 @@ def run(session: Session) -> None:
     with session.stage("read", 0.0, 0.05):
         volume = common.read_input(session, "image")
     model = common.load_model(session, {"image": volume})
-    emb = common.embed(session, model, "image", volume, 0.05, 0.95)
+    emb = common.embed(session, model, "image", volume, 0.05, 0.95, every_head=True)
     with session.stage("write", 0.95, 1.0):
         from SAMv2Core.embedding.file import save_embedding
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Some 40 torso CTs with the bundled model.
+#: Some 150 torso CTs with the bundled model.
 DEFAULT_MAX_BYTES = 10 * 2**30
 
 ENVIRONMENT_VARIABLE = "SAMV2_CACHE_DIR"
@@ -160,8 +160,10 @@ class Cache:
             os.utime(path)
         return emb
 
-    def store(self, key: str, emb: Embedding) -> Optional[str]:
+    def store(self, key: str, emb: Embedding, body_only: bool = True) -> Optional[str]:
         """Keep an embedding, then remove the least recently used ones over the bound.
+
+        :param body_only: without the vectors of the air around the patient, which nothing is matched with.
 
         :returns: None when it was stored, else a warning for the user; a failure is not an error.
         """
@@ -173,7 +175,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Room first: on a nearly full disk the old entries must go before the new one can be written.
             self.evict(reserve_bytes=emb.nbytes)
-            save_embedding(emb, self.path_of(key), extra={"cache_key": key})
+            save_embedding(emb, self.path_of(key), extra={"cache_key": key}, body_only=body_only)
         except OutputError as error:
             return self._not_stored(error.cause)
         except OSError as error:

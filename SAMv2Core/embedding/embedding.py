@@ -13,6 +13,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from SAMv2Core.geometry.grid import Grid
 
@@ -44,7 +45,8 @@ class Embedding:
 
     :param fine: appearance vectors at 4 mm.
     :param coarse: appearance vectors of large context, on a coarser lattice.
-    :param semantic: semantic vectors on the fine lattice, or None when the model has no semantic head.
+    :param semantic: semantic vectors on the fine lattice, or None when the model has no semantic head, or gives it no
+        weight and nobody asked for it.
     :param body: (d, h, w) bool on the fine lattice: inside the patient, table removed.
     :param input_grid: the 2 mm lattice the network saw.
     :param volume_grid: the geometry of the original volume.
@@ -84,3 +86,14 @@ class Embedding:
     @property
     def nbytes(self) -> int:
         return sum(head.nbytes for head in self.heads) + self.body.nbytes
+
+
+def with_shell(body: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """The voxels of a mask, and those followed by their neighbors outside of it: what a place in the body is made of.
+
+    :param body: (d, h, w) bool.
+    :returns: (n,) and (m,) int64 indices into the flattened mask; the first n of the m are the n.
+    """
+    inside = np.flatnonzero(body)
+    shell = np.flatnonzero(ndimage.binary_dilation(body, np.ones((3, 3, 3))) & ~body)
+    return inside, np.concatenate([inside, shell])

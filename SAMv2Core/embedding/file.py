@@ -18,9 +18,14 @@ Tensors:
   (z, y, x), of unit length over C;
 * ``body``: U8, shape (d, h, w) of ``fine``, 1 inside the patient.
 
+The cache keeps nothing of the air around the patient (version 2): of the heads on the lattice of ``body``, such as
+``fine``, shape (n, C) of the voxels of the body and next to it, and once
+
+* ``voxels``: I32, shape (n,), their index in the flattened (d, h, w).
+
 Metadata, all text:
 
-* ``format`` is ``samv2-embedding``, ``format_version`` is ``1``;
+* ``format`` is ``samv2-embedding``, ``format_version`` is ``1``, or ``2`` with ``voxels``;
 * ``grids``: JSON object with a key for each head and for ``input`` (the 2 mm lattice) and ``volume`` (the
   original), each ``{"shape_zyx": [d, h, w], "ijk_to_lps": 4x4 row-major}``; ijk = (x, y, z) index of a
   voxel's centre, LPS mm;
@@ -39,19 +44,21 @@ from typing import Any, Dict, Mapping, Optional
 import numpy as np
 import torch
 
-from SAMv2Core.embedding.embedding import Embedding, FeatureMap
+from SAMv2Core.embedding.embedding import Embedding, FeatureMap, with_shell
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.safetensors import read_safetensors, write_safetensors
 
 FORMAT = "samv2-embedding"
-FORMAT_VERSION = "1"
+FORMAT_VERSION, BODY_ONLY_VERSION = "1", "2"
 
 _HEADS = ("fine", "coarse", "semantic")
 
 
-def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, str]] = None) -> None:
+def save_embedding(
+    emb: Embedding, path: PathLike, extra: Optional[Mapping[str, str]] = None, body_only: bool = False
+) -> None:
     """Write an embedding; atomically, so that the file is whole or absent.
 
     Parameters
@@ -61,6 +68,8 @@ def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, 
         Usually ``*.safetensors``; the layout stands at the top of this module and is readable with numpy alone.
     extra : mapping of str to str, optional
         More metadata; must not use the keys of the format.
+    body_only : bool
+        Leave out the vectors of the air around the patient, which read back as zero.
 
     Raises
     ------
@@ -77,6 +86,12 @@ def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, 
     """
     tensors = {head.name: head.vectors.detach().cpu().contiguous().numpy() for head in emb.heads}
     tensors["body"] = np.ascontiguousarray(emb.body).view(np.uint8)
+    if body_only:
+        tensors["voxels"] = voxels = with_shell(emb.body)[1].astype(np.int32)
+        for head in emb.heads:
+            if head.grid.shape_zyx == emb.body.shape:
+                flat = head.vectors.detach().cpu().reshape(len(head.vectors), -1)
+                tensors[head.name] = flat.T[torch.from_numpy(voxels.astype(np.int64))].contiguous().numpy()
     grids = {
         "input": emb.input_grid,
         "volume": emb.volume_grid,
@@ -85,7 +100,7 @@ def save_embedding(emb: Embedding, path: PathLike, extra: Optional[Mapping[str, 
     metadata = {
         **(extra or {}),
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": BODY_ONLY_VERSION if body_only else FORMAT_VERSION,
         "grids": json.dumps({name: _grid_to_json(grid) for name, grid in grids.items()}),
         "modality": emb.modality,
         "model": emb.model,
@@ -124,9 +139,9 @@ def load_embedding(path: PathLike, verify: bool = True) -> Embedding:
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is not an embedding of SAMv2.", "Make one with: samv2 embed --image I --output E.")
-    if metadata.get("format_version") != FORMAT_VERSION:
+    if metadata.get("format_version") not in (FORMAT_VERSION, BODY_ONLY_VERSION):
         raise InputError(
-            f"{path} has format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}.",
+            f"{path} has format {metadata.get('format_version')}, this program reads up to {BODY_ONLY_VERSION}.",
             "Update SAMv2, or embed the volume again.",
         )
     if verify and metadata.get("tensors_sha256") != tensors_sha256(tensors):
@@ -147,8 +162,11 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 def _assemble(tensors: Dict[str, np.ndarray], metadata: Dict[str, str]) -> Embedding:
     grids = {name: _grid_from_json(value) for name, value in json.loads(metadata["grids"]).items()}
+    body, voxels = tensors["body"], tensors.get("voxels")
+    if voxels is not None:
+        for name in [head for head in _HEADS if head in tensors and tensors[head].ndim == 2]:
+            tensors[name] = _spread_out(tensors[name], voxels, grids[name])
     maps = {name: _feature_map(name, tensors[name], grids[name]) for name in _HEADS if name in tensors}
-    body = tensors["body"]
     if body.dtype != np.uint8 or body.shape != maps["fine"].grid.shape_zyx:
         raise ValueError(f"its body mask is {body.dtype} of shape {body.shape}")
     return Embedding(
@@ -166,6 +184,18 @@ def _assemble(tensors: Dict[str, np.ndarray], metadata: Dict[str, str]) -> Embed
         warnings=tuple(str(text) for text in json.loads(metadata["warnings"])),
         calibration=dict(json.loads(metadata.get("calibration", "{}"))),
     )
+
+
+def _spread_out(rows: np.ndarray, voxels: np.ndarray, grid: Grid) -> np.ndarray:
+    """(C, d, h, w) of (n, C) rows at some voxels, zero elsewhere.
+
+    Rows of one voxel stay together, so the pages between, never written to, take no memory.
+    """
+    if rows.shape[0] != len(voxels) or not np.all((voxels >= 0) & (voxels < grid.n_voxels)):
+        raise ValueError(f"it names {len(voxels)} voxels for {rows.shape[0]} vectors")
+    full = np.zeros((grid.n_voxels, rows.shape[1]), rows.dtype)
+    full[voxels] = rows
+    return np.moveaxis(full.reshape(*grid.shape_zyx, rows.shape[1]), -1, 0)
 
 
 def _feature_map(name: str, vectors: np.ndarray, grid: Grid) -> FeatureMap:

@@ -25,6 +25,7 @@ from SAMv2Core.embedding import memory
 from SAMv2Core.embedding.cache import Cache, cache_key, with_names, without_names
 from SAMv2Core.embedding.embedding import Embedding, FeatureMap
 from SAMv2Core.errors import InputError, ModelError
+from SAMv2Core.geometry.grid import is_upright
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.network.device import number_format, resolve_precision
@@ -85,6 +86,7 @@ class Model:
         precision: str = "auto",
         max_memory_gib: Optional[float] = None,
         cache: Union[Cache, PathLike, bool, None] = None,
+        every_head: bool = False,
     ) -> Embedding:
         """Embed a volume, or take its embedding from the cache.
 
@@ -103,7 +105,10 @@ class Model:
             Limit on the resident memory of the whole process (CPU) or on what it holds on the GPU; None: 80 % of what
             is free, and if possible no more than a process of 3.5 GiB.
         cache : Cache, path or bool, optional
-            Where embeddings are kept: True for the command line's cache, a folder, None or False for nowhere.
+            Where embeddings are kept: True for the command line's cache, a folder, None or False for nowhere. What
+            comes from there is zero in the air around the patient.
+        every_head : bool
+            Keep all that the network says: of heads without a weight in the similarity, and of the air.
 
         Returns
         -------
@@ -134,7 +139,7 @@ class Model:
             cache = None
         tell = _Teller(progress, volume)
         tell(0.0, "reading the cache" if cache else "preparing the volume")
-        key = self._key(volume, modality, precision) if cache else ""
+        key = self._key(volume, modality, precision, every_head) if cache else ""
         found = cache.load(key) if cache else None
         if found is not None:
             logger.info("%s: embedding found in the cache", volume.source)
@@ -142,16 +147,18 @@ class Model:
             return dataclasses.replace(with_names(found, volume), **self._facts())
         prepared = self._prepare(volume, modality, tell)
         emb = self._compute(volume, prepared, precision, max_memory_gib, tell)
+        if not every_head and not (self.info.head_weights or {}).get("semantic", 1.0) > 0:
+            emb = dataclasses.replace(emb, semantic=None)
         if cache:
             tell(_AFTER_NETWORK, "storing")
-            problem = cache.store(key, without_names(emb, volume))
+            problem = cache.store(key, without_names(emb, volume), body_only=not every_head)
             if problem:
                 emb = dataclasses.replace(emb, warnings=(*emb.warnings, problem))
         tell(1.0, "done")
         return emb
 
-    def _key(self, volume: Volume, modality: str, precision: str) -> str:
-        options = {
+    def _key(self, volume: Volume, modality: str, precision: str, every_head: bool) -> str:
+        options: Dict[str, Any] = {
             "modality": modality,
             "precision": precision,
             "model": self.info.sha256,
@@ -159,6 +166,10 @@ class Model:
             "preprocessing": PREPROCESSING_VERSION,
             "embedding": EMBEDDING_VERSION,
         }
+        if not is_upright(volume.ijk_to_lps):  # entries of before a CT kept its axes are others; all else stays
+            options["lattice"] = 2
+        if every_head:
+            options["heads"] = "every"
         return cache_key(volume, options)
 
     def _prepare(self, volume: Volume, modality: str, tell: _Teller) -> Preprocessed:

@@ -62,12 +62,12 @@ def canonical_axes(ijk_to_lps: np.ndarray) -> Tuple[Tuple[int, ...], np.ndarray]
     return best, signs
 
 
-def is_upright(ijk_to_lps: np.ndarray) -> bool:
-    """True when every axis is within 10 degrees of a patient axis and the axes are perpendicular."""
+def is_upright(ijk_to_lps: np.ndarray, within_degrees: float = MAX_TILT_DEGREES) -> bool:
+    """True when every axis is within 10 (or so many) degrees of a patient axis and the axes are perpendicular."""
     axes, _ = canonical_axes(ijk_to_lps)
     cosines = ijk_to_lps[:3, :3] / np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
     aligned = min(abs(cosines[world, axis]) for world, axis in enumerate(axes))
-    return bool(aligned >= np.cos(np.radians(MAX_TILT_DEGREES)) and shear_of(ijk_to_lps) <= _MAX_SHEAR_KEPT)
+    return bool(aligned >= np.cos(np.radians(within_degrees)) and shear_of(ijk_to_lps) <= _MAX_SHEAR_KEPT)
 
 
 def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

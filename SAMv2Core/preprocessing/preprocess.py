@@ -172,7 +172,7 @@ def prepare(volume: Volume, modality: str = "auto") -> Prepared:
     if n_bad:
         warnings.append(f"{volume.source}: {n_bad} voxels are NaN or infinite; they are treated as air.")
         array = np.where(np.isfinite(array), array, np.asarray(air_stored, array.dtype))
-    values, covered, grid = to_lattice(array, volume.grid, air)
+    values, covered, grid = to_lattice(array, volume.grid, air, modality)
     if scale is not None:
         values[covered] = values[covered] * np.float32(scale.slope) + np.float32(scale.intercept)
     body = body_mask(values, modality, covered)

@@ -98,7 +98,7 @@ ABLATION = (
     Variant("appearance + fixed points + expectation (default)", {"method": "fixed-point"}, APPEARANCE),
     Variant("all", {"method": "fixed-point"}, WITH_SEMANTIC),
 )
-Features = Union[Model, MindFeatures]
+Features = Union[Model, "EveryHead", MindFeatures]
 
 N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
 N_MR_POINTS = 100
@@ -165,6 +165,16 @@ def unique(values: Iterable[Any]) -> List[Any]:
     for value in values:
         found += [] if value in found else [value]
     return found
+
+
+class EveryHead:
+    """A model whose embeddings keep the heads that have no weight of their own: an ablation gives them one."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def embed(self, volume: Volume, modality: str = "auto") -> Embedding:
+        return self._model.embed(volume, modality, every_head=True)
 
 
 class Experiment(NamedTuple):
@@ -419,7 +429,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.oracle:
         trials = [t for build in (between_torsos, between_necks) for t in near_the_truth(build(model, data))]
     else:
-        trials = run(model)
+        trials = run(EveryHead(model) if args.ablation or heads else model)
     if args.mind:
         trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in run(MindFeatures())]
         trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from SAMv2Core.embedding.embedding import Embedding
-from SAMv2Core.embedding.file import load_embedding, save_embedding
+from SAMv2Core.embedding.embedding import Embedding, with_shell
+from SAMv2Core.embedding.file import load_embedding, save_embedding, tensors_sha256
 from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.io.safetensors import read_safetensors, write_safetensors
+from SAMv2Core.matching.similarity import joint_vectors
 from Testing.samples.embedding_samples import random_embedding
 
 
@@ -120,8 +122,8 @@ def other_grid(raw: bytearray) -> None:
 
 
 def newer_version(raw: bytearray) -> None:
-    raw[:] = raw.replace(b'"format_version":"1"', b'"format_version":"2"')
-    raw[:] = raw.replace(b'"format_version": "1"', b'"format_version": "2"')
+    raw[:] = raw.replace(b'"format_version":"1"', b'"format_version":"3"')
+    raw[:] = raw.replace(b'"format_version": "1"', b'"format_version": "3"')
 
 
 def empty(raw: bytearray) -> None:
@@ -169,3 +171,37 @@ def test_a_folder_that_is_missing(tmp_path):
     with pytest.raises(OutputError):
         save_embedding(random_embedding(), tmp_path / "none" / "e.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_air_around_the_patient_is_left_out_and_reads_back_as_zero(tmp_path):
+    emb = random_embedding()
+    body = np.zeros_like(emb.body)
+    body[2:4, 3:5, 4:6] = True
+    emb = dataclasses.replace(emb, body=body)
+    save_embedding(emb, tmp_path / "whole.safetensors")
+    save_embedding(emb, tmp_path / "body.safetensors", body_only=True)
+    found = load_embedding(tmp_path / "body.safetensors")
+    inside, kept = with_shell(body)
+    assert len(inside) == 8 and len(kept) == 64  # 2 x 2 x 2 voxels, and one more on every side
+    for one, other in zip(found.heads, emb.heads):
+        expected = other.vectors.clone()
+        if other.grid.shape_zyx == body.shape:
+            air = np.setdiff1d(np.arange(body.size), kept)
+            expected.reshape(len(expected), -1)[:, torch.from_numpy(air)] = 0
+        assert torch.equal(one.vectors, expected), one.name
+    np.testing.assert_array_equal(found.body, body)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("body", "whole")]
+    assert sizes[0] < sizes[1]
+    points = emb.fine.grid.to_lps(np.random.default_rng(0).uniform([4, 3, 2], [5, 4, 3], (20, 3)))
+    assert torch.allclose(joint_vectors(found, points), joint_vectors(emb, points), atol=1e-6)
+
+
+def test_voxels_that_do_not_fit_are_refused(tmp_path):
+    emb = random_embedding()
+    save_embedding(emb, tmp_path / "e.safetensors", body_only=True)
+    tensors, metadata = read_safetensors(tmp_path / "e.safetensors")
+    tensors["voxels"] = tensors["voxels"] + emb.body.size
+    metadata["tensors_sha256"] = tensors_sha256(tensors)
+    write_safetensors(tmp_path / "e.safetensors", tensors, metadata)
+    with pytest.raises(InputError, match=r"damaged.*voxels"):
+        load_embedding(tmp_path / "e.safetensors")

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.io.volume import Volume
@@ -156,3 +157,17 @@ def test_thick_slices_and_long_pixels_lie_right():
         k, j, i = (np.sum(np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)]) * weights) / weights.sum()
                    for axis, n in enumerate(weights.shape))  # fmt: skip
         np.testing.assert_allclose(grid.to_lps([i, j, k]), center, atol=0.5)
+
+
+@pytest.mark.parametrize("degrees", [(7, -12, 18), (25, 0, 0), (0, 25, 25)])
+def test_a_ct_in_a_turned_frame_is_the_same_to_a_network(degrees):
+    """A transform that was hardened turns the frame, not the patient in the scan; an MR's tilt is the scanner's."""
+    volume = make_body_volume(modality="ct")
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    turned = dataclasses.replace(volume, ijk_to_lps=turn @ volume.ijk_to_lps)
+    plain, other = preprocess_report(volume, "ct"), preprocess_report(turned, "ct")
+    assert torch.equal(plain.x, other.x) and np.array_equal(plain.body, other.body)
+    np.testing.assert_allclose(other.grid.ijk_to_lps, turn @ plain.grid.ijk_to_lps, atol=1e-9)
+    upright = preprocess_report(turned, "mr").grid.ijk_to_lps[:3, :3]
+    np.testing.assert_allclose(upright, 2 * np.eye(3), atol=1e-9)
