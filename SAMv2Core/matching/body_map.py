@@ -23,6 +23,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from SAMv2Core.embedding.embedding import Embedding
+from SAMv2Core.matching.confidence import UncertaintyModel
 from SAMv2Core.matching.robust import redescending, reweighted
 from SAMv2Core.matching.search import Expectation, SearchIndex, search_index
 
@@ -33,6 +34,10 @@ KERNEL_MM = 32.0
 REJECT_MM = 25.0
 MIN_MATCHES = 40
 N_NEIGHBORS = 24
+SCALES = (0.6, 1.6)
+"""Bodies are not stretched or squeezed more than this along any axis: pairs of validation scans that overlap lie within
+0.69 to 1.15, necks laid over abdomens at 0.12 to 2.06."""
+
 FLOOR_MM = 20.0
 WEIGHT = 0.02
 """A departure of one spread costs this much similarity, two spreads four times as much. Chosen, like the floor of the
@@ -55,6 +60,11 @@ class BodyMap:
     weights: np.ndarray
     residual_mm: np.ndarray
     affine: np.ndarray
+
+    @property
+    def cosine(self) -> float:
+        """Median similarity of the matches that agree."""
+        return float(np.median(self.weights))
 
     @property
     def roughness_mm(self) -> float:
@@ -88,7 +98,9 @@ def expectation_of(body_map: Optional[BodyMap], points_lps: np.ndarray) -> Optio
 
 
 def fit_body_map(source_lps: np.ndarray, target_lps: np.ndarray, weights: np.ndarray) -> Optional[BodyMap]:
-    """A smooth map through pairs of which many may be wrong; None when fewer than :data:`MIN_MATCHES` agree.
+    """A smooth map through pairs of which many may be wrong.
+
+    None when fewer than :data:`MIN_MATCHES` agree, or only on what no body becomes in another (:data:`SCALES`).
 
     :param source_lps: (N, 3) and their matches ``target_lps`` (N, 3), LPS mm.
     :param weights: (N,) > 0, trust in each pair.
@@ -106,7 +118,8 @@ def fit_body_map(source_lps: np.ndarray, target_lps: np.ndarray, weights: np.nda
         residual = np.linalg.norm(shift - smooth, axis=1)
         trust = weights * redescending(residual, REJECT_MM)
         keep = (residual < REJECT_MM) & (support > 0.1) if number else keep
-    if keep.sum() < MIN_MATCHES:
+    scales = np.linalg.svd(affine[:3], compute_uv=False)
+    if keep.sum() < MIN_MATCHES or scales[-1] < SCALES[0] or scales[0] > SCALES[1]:
         return None
     return BodyMap(source_lps[keep], shift[keep], weights[keep], residual[keep], affine)
 
@@ -159,20 +172,37 @@ def kernel_regression(
 
 
 _MAPS: Dict[Tuple[int, int, int], Tuple[Optional[BodyMap], Optional[BodyMap]]] = {}
+_LOCKS: Dict[Tuple[int, int, int], threading.Lock] = {}
 _LOCK = threading.Lock()
 
 
 def body_maps(
     emb_template: Embedding, emb_query: Embedding, seed: int = 0
 ) -> Tuple[Optional[BodyMap], Optional[BodyMap]]:
-    """The maps from template to query and back; each None when too few matches agree. Kept as long as both live."""
+    """The maps from template to query and back; both None when too few matches agree. Kept as long as both live.
+
+    Bodies that share no part agree, too, but less: their matches' cosine stays below what the model's calibration names
+    (:attr:`SAMv2Core.matching.confidence.UncertaintyModel.map_cosine`), and there is no map between them.
+    """
     key = (id(emb_template), id(emb_query), seed)
     with _LOCK:
-        if key not in _MAPS:
-            _MAPS[key] = _make_maps(search_index(emb_template), search_index(emb_query), seed)
+        if key not in _LOCKS:
+            _LOCKS[key] = threading.Lock()
             for emb in (emb_template, emb_query):
-                weakref.finalize(emb, _MAPS.pop, key, None)
+                weakref.finalize(emb, _forget, key)
+        lock = _LOCKS[key]
+    with lock:
+        if key not in _MAPS:
+            maps = _make_maps(search_index(emb_template), search_index(emb_query), seed)
+            alike = emb_template.modality == emb_query.modality  # the cosine of a CT's and an MR's is another one
+            least = UncertaintyModel.from_metadata(emb_query.calibration).map_cosine if alike else -1.0
+            _MAPS[key] = maps if all(found is not None and found.cosine >= least for found in maps) else (None, None)
         return _MAPS[key]
+
+
+def _forget(key: Tuple[int, int, int]) -> None:
+    _MAPS.pop(key, None)
+    _LOCKS.pop(key, None)
 
 
 def body_map(emb_template: Embedding, emb_query: Embedding, seed: int = 0) -> Optional[BodyMap]:

@@ -9,8 +9,9 @@ A nearest neighbor always exists, also of anatomy that the query does not show, 
   between their result and the nearest neighbor's (mm);
 * *departure*: how far the result lies from where the whole body's matches expect it, in units of their spread
   (:mod:`SAMv2Core.matching.body_map`);
-* *roughness*: how far the whole body's matches lie from a smooth map, typically (mm): it tells two scans of one patient
-  from those of two, where the same similarity, cycle and votes are worth less;
+* *roughness*: how far the whole body's matches lie from a smooth map, typically (mm): more between two patients, where
+  the same similarity, cycle and votes are worth less, than in a follow-up. Bodies of which too few matches agree for a
+  map have infinite roughness, the worst there is, and nothing between them is called matched;
 * *edge*: whether the result lies at the end of the query's field of view, where missing anatomy collects.
 
 A logistic function turns them into a confidence in [0, 1], the estimated probability that the match is within
@@ -37,9 +38,11 @@ RIVAL_RADIUS_MM = 20.0
 EDGE_MM = 6.0
 """A result this close to the outer faces of the query's volume is at its edge."""
 
+ROUGHEST_MM = 30.0
+"""Rougher than this is no worse: no map that is believed leaves its matches farther apart."""
+
 OTHER_PATIENT_MM = 8.5
-"""Bodies whose matches are rougher than this are judged as those of two patients: rightly, or because the patient has
-changed that much. Simulated follow-ups stay below, pairs of patients above."""
+"""A doubt worth a word: simulated follow-ups stay below, pairs of patients above."""
 
 MAX_MARGIN = 0.3
 """More lead over the rival than this is no further evidence."""
@@ -61,7 +64,8 @@ class Evidence:
     :param at_edge: the result is in the outermost layer of the query's field of view.
     :param fell_back: fixed points were wanted, but too few survived or they contradicted each other.
     :param departure: distance from the expected place over its spread; NaN when nothing was expected.
-    :param roughness_mm: of the whole body's matches, the same for all points of two scans; NaN likewise.
+    :param roughness_mm: of the whole body's matches, the same for all points of two scans; infinite when too few agree
+        for a map, NaN when none was asked for.
     """
 
     similarity: float
@@ -91,7 +95,8 @@ class Coefficients:
 
     ``bias``, ``similarity * s``, ``margin * min(m, MAX_MARGIN)``, ``cycle * L(cycle_error_mm)``, ``fixed_points *
     log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, ``departure * min(d, 5)``,
-    and ``edge`` and ``fell_back`` where they apply. L is :func:`length`.
+    ``roughness * L(min(roughness_mm, ROUGHEST_MM))``, and ``edge`` and ``fell_back`` where they apply. L is
+    :func:`length`.
     """
 
     bias: float
@@ -104,6 +109,7 @@ class Coefficients:
     edge: float = 0.0
     fell_back: float = 0.0
     departure: float = 0.0
+    roughness: float = 0.0
 
     def terms(self, evidence: Evidence) -> Dict[str, float]:
         """The summands, by name."""
@@ -119,6 +125,7 @@ class Coefficients:
             "edge": self.edge * e.at_edge,
             "fell_back": self.fell_back * e.fell_back,
             "departure": self.departure * min(e.departure, 5.0) if math.isfinite(e.departure) else 0.0,
+            "roughness": self.roughness * length(min(e.roughness_mm, ROUGHEST_MM)),
         }
 
 
@@ -127,37 +134,37 @@ class UncertaintyModel:
     """Coefficients for results of nearest neighbors and of fixed points, and the cuts.
 
     They need sets of their own: the cycle says most about a nearest neighbor, but is itself a pair of single
-    neighbors, while the number of fixed points says most about what they found; and between the bodies of two patients
-    (:data:`OTHER_PATIENT_MM`) the best of votes are right less often than in a follow-up. A fixed-point match that fell
-    back is judged as a nearest neighbor. ``Testing/benchmarks/calibration.py`` fits the numbers.
+    neighbors, while the number of fixed points says most about what they found. A fixed-point match that fell back is
+    judged as a nearest neighbor. ``Testing/benchmarks/calibration.py`` fits the numbers.
+
+    ``map_cosine``: matches of two bodies that agree with one another less similar than this (median) are those of
+    bodies that share no part, and no map is made of them.
     """
 
     nearest: Coefficients = Coefficients(bias=-6.1, similarity=9.2, margin=8.2, cycle=-2.0, edge=-0.5, fell_back=-1.3)
     fixed_point: Coefficients = Coefficients(
         bias=-4.1, similarity=4.4, margin=0.5, cycle=-0.35, fixed_points=1.1, residual=-0.7, agreement=-0.25, edge=-0.2
     )
-    other_patient: Coefficients = Coefficients(
-        bias=-0.5, similarity=0.0, margin=0.0, cycle=-0.15, fixed_points=1.3, residual=-3.0, agreement=-0.45, edge=-0.4
-    )
     matched_above: float = 0.7
     not_found_below: float = 0.2
     min_similarity: float = 0.2
     max_cycle_error_nearest_mm: float = 40.0
+    map_cosine: float = -1.0
 
     @staticmethod
     def from_metadata(values: Mapping[str, Any]) -> UncertaintyModel:
         """Coefficients stored with a model, as ``dataclasses.asdict`` gives them; what is not named keeps its default.
 
-        ``track`` belongs to :mod:`SAMv2Core.tracking.confidence`.
+        ``track`` belongs to :mod:`SAMv2Core.tracking.confidence`; ``other_patient``, once a set, is passed over.
 
         :raises ModelError: unknown names or values that are no finite numbers.
         """
         default = UncertaintyModel()
-        values = {name: value for name, value in values.items() if name != "track"}
+        values = {name: value for name, value in values.items() if name not in ("track", "other_patient")}
         try:
             parts = {k: replace(getattr(default, k), **v) if isinstance(v, Mapping) else v for k, v in values.items()}
             model = replace(default, **parts)
-            sets = (model.nearest, model.fixed_point, model.other_patient)
+            sets = (model.nearest, model.fixed_point)
             numbers = [value for coefficients in sets for value in asdict(coefficients).values()]
         except (TypeError, AttributeError):
             raise nonsense() from None
@@ -168,9 +175,7 @@ class UncertaintyModel:
 
     def coefficients(self, evidence: Evidence) -> Coefficients:
         """The set that fits a result: of the fixed points when they gave it."""
-        if evidence.fixed_points == 0 or evidence.fell_back:
-            return self.nearest
-        return self.other_patient if evidence.roughness_mm > OTHER_PATIENT_MM else self.fixed_point
+        return self.nearest if evidence.fixed_points == 0 or evidence.fell_back else self.fixed_point
 
     def confidence(self, evidence: Evidence) -> float:
         """Estimated probability that the match is right, 0..1."""
@@ -213,6 +218,8 @@ def judge(evidence: Evidence, model: UncertaintyModel = UncertaintyModel()) -> V
     confidence = model.confidence(evidence)
     if model.is_beyond_limits(evidence):
         confidence = min(confidence, model.not_found_below / 2)
+    if math.isinf(evidence.roughness_mm):
+        confidence = min(confidence, 0.99 * model.matched_above)
     if confidence < model.not_found_below:
         status = NOT_FOUND
     elif confidence < model.matched_above:
@@ -238,10 +245,16 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[Tuple[float, st
         (-terms["edge"], "the result lies at the edge of the scan"),
         (-terms["fell_back"], "the surrounding places do not agree"),
         (-terms["departure"] if e.departure > 1.5 else 0.0, "the rest of the body points elsewhere"),
-        (0.4 if e.roughness_mm > OTHER_PATIENT_MM else 0.0, "the bodies differ as those of two patients do"),
+        _doubt_of_bodies(e.roughness_mm),
         (0.3 * few, f"only {e.fixed_points} of the surrounding places agree"),
     ]
     if e.agreement_mm > 6:
         text = f"the surroundings point {e.agreement_mm:.0f} mm away from the best single match"
         found.append((-2 * terms["agreement"], text))
     return found
+
+
+def _doubt_of_bodies(roughness_mm: float) -> Tuple[float, str]:
+    if math.isinf(roughness_mm):
+        return 2.0, "too little of the two bodies agrees"
+    return 0.4 if roughness_mm > OTHER_PATIENT_MM else 0.0, "the bodies differ as those of two patients do"

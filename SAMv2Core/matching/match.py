@@ -1,8 +1,9 @@
 """Find template points in another volume: the verb that the command line, the GUI and scripts share.
 
-Two methods (arXiv 2311.15111): ``nearest`` takes the most similar place of the whole body, between the
-voxels; ``fixed-point`` lets the places around the point vote (sec. 3.2, :mod:`SAMv2Core.matching.fixed_point`) and
-falls back to ``nearest`` when too few of them survive. Both end with the same evidence and the same verdict
+``fixed-point`` looks where the whole body's matches expect the point (:mod:`SAMv2Core.matching.body_map`) and lets
+the places around it vote (arXiv 2311.15111, sec. 3.2; :mod:`SAMv2Core.matching.fixed_point`); without a vote it falls
+back to the nearest neighbor. ``nearest`` is the most similar place of the whole body, between the voxels, and
+``paper`` the paper's own form (eq. 4-5), both for comparison. All end with the same evidence and the same verdict
 (:mod:`SAMv2Core.matching.confidence`); anatomy that the query does not show is ``not_found``, not a guess.
 
 Conventions: points are LPS mm; nothing here depends on voxel axes, spacing or handedness of either volume.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+import torch
 
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError, UsageError
@@ -31,13 +33,22 @@ from SAMv2Core.matching.confidence import (
     Verdict,
     judge,
 )
-from SAMv2Core.matching.fixed_point import BodyMaps, FixedPointOptions, FixedPointResult, fixed_point_matches
-from SAMv2Core.matching.search import SearchIndex, search, search_index
+from SAMv2Core.matching.fixed_point import (
+    BodyMaps,
+    FixedPointOptions,
+    FixedPointResult,
+    fixed_point_matches,
+    paper_matches,
+)
+from SAMv2Core.matching.search import Expectation, SearchIndex, search, search_index, search_near
 from SAMv2Core.matching.similarity import check_comparable, joint_vectors
 from SAMv2Core.matching.subvoxel import refine
 from SAMv2Core.progress import Progress, part, silent
 
-METHODS = ("fixed-point", "nearest")
+NO_MAPS: BodyMaps = (None, None)
+"""Nothing is to be expected; not the same as bodies that were compared and gave no map."""
+
+METHODS = ("fixed-point", "nearest", "paper")
 
 Points = Union[np.ndarray, Sequence[Sequence[float]], Sequence[float], PointList]
 
@@ -126,7 +137,7 @@ def match(
         Of one model, see :meth:`SAMv2Core.Model.embed`.
     points_lps : (N, 3) or (3,) array, or PointList
         LPS mm in the template's world.
-    method : {"fixed-point", "nearest"}
+    method : {"fixed-point", "nearest", "paper"}
     progress : callable, optional
         Called as ``progress(fraction, text)``; may raise ``Cancelled``.
     options : FixedPointOptions, optional
@@ -177,7 +188,7 @@ def match(
     answers: Iterator[Match] = iter(())
     if len(asked):
         weigh = method == "fixed-point" if expect is None else expect
-        maps = body_maps(emb_template, emb_query) if weigh else (None, None)
+        maps = body_maps(emb_template, emb_query) if weigh else NO_MAPS
         answers = iter(_find((emb_template, emb_query), points[asked], method, options, uncertainty, maps, tell))
     tell(1.0, "Matched")
     nothing = (None, math.nan, math.nan, 0, 0.0, NOT_FOUND)
@@ -225,15 +236,28 @@ def locate(emb_template: Embedding, emb_query: Embedding, points_lps: Points) ->
         return found
     there, back = body_maps(emb_template, emb_query)
     vectors = joint_vectors(emb_template, points[asked])
-    rows, _ = search(query, vectors, expected=expectation_of(there, points[asked]))
+    rows = _nearest_rows(query, vectors, expectation_of(there, points[asked]))
     places = refine(query, vectors, rows)
     at_place = joint_vectors(emb_query, places)
-    returned, _ = search(template, at_place, expected=expectation_of(back, places))
+    returned = _nearest_rows(template, at_place, expectation_of(back, places))
     apart = np.linalg.norm(template.points_lps(returned) - points[asked], axis=1)
     similarity = (at_place * vectors).sum(1).cpu().numpy()
     sure = (apart <= LOCATE_RETURN_MM) & (similarity >= LOCATE_SIMILARITY)
     found[asked[sure]] = places[sure]
     return found
+
+
+def _nearest_rows(
+    index: SearchIndex, vectors: torch.Tensor, expected: Optional[Expectation], progress: Optional[Progress] = None
+) -> np.ndarray:
+    """(N,) rows of the most similar places: near where they are expected, else in the whole body."""
+    if expected is None:
+        return search(index, vectors, progress=progress)[0]
+    rows, _ = search_near(index, vectors, expected, FixedPointOptions().ball_mm)
+    lost = np.flatnonzero(rows < 0)  # expected where this scan has no body
+    if len(lost):
+        rows[lost], _ = search(index, vectors[torch.from_numpy(lost)], expected=expected.part(lost), progress=progress)
+    return rows
 
 
 def _find(
@@ -249,19 +273,21 @@ def _find(
     emb_template, emb_query = embeddings
     template, query = search_index(emb_template), search_index(emb_query)
     vectors = joint_vectors(emb_template, points)
-    expected = expectation_of(maps[0], points)
-    rows, _ = search(query, vectors, progress=part(tell, 0.05, 0.2), expected=expected)
+    rows = _nearest_rows(query, vectors, expectation_of(maps[0], points), part(tell, 0.05, 0.2))
     found = nearest = refine(query, vectors, rows)
     votes: Sequence[Optional[FixedPointResult]] = [None] * len(points)
     if method == "fixed-point":
         votes = fixed_point_matches(template, query, points, options, part(tell, 0.2, 0.7), maps)
+    elif method == "paper":
+        votes = paper_matches(template, query, points, part(tell, 0.2, 0.7))
+    if method != "nearest":
         found = np.array([n if v is None or v.query_lps is None else v.query_lps for n, v in zip(nearest, votes)])
     at_result = joint_vectors(emb_query, found)
     similarity = (at_result * vectors).sum(1).cpu().numpy()
     _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, part(tell, 0.7, 0.85))
     back_rows, _ = search(template, at_result, progress=part(tell, 0.85, 1.0))
     cycle_error = np.linalg.norm(refine(template, at_result, back_rows) - points, axis=1)
-    departure, roughness = np.full(len(points), np.nan), math.nan
+    departure, roughness = np.full(len(points), np.nan), math.nan if maps is NO_MAPS else math.inf
     if maps[0] is not None:
         places, spread = maps[0].predict(points)
         departure = np.linalg.norm(found - places, axis=1) / spread
@@ -346,9 +372,8 @@ def similarity_map(
     vector = joint_vectors(emb_template, _checked_points([point_lps]))[0].cpu()
     index = search_index(emb_query)
     similarities = np.full(index.grid.n_voxels, -1.0, dtype=np.float32)
-    for start in range(0, index.n_body, 16384):
-        rows = np.arange(start, min(start + 16384, index.n_body))
-        similarities[index.voxels[rows]] = (index.vectors(rows).cpu() @ vector).numpy()
+    for places in index.chunks():
+        similarities[index.voxels[places.rows]] = (places.vectors.cpu() @ vector).numpy()
     return similarities.reshape(index.grid.shape_zyx), index.grid
 
 

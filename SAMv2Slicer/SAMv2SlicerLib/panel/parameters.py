@@ -19,7 +19,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from SAMv2SlicerLib.work.engine import AUTO
 
-DEFAULT_STARTS = 5
+DEFAULT_STARTS = 3
 """That of SAMv2Core (FixedPointOptions), written down because reading it there takes torch; a test compares."""
 
 MODELS_OWN_THRESHOLD = 0.2

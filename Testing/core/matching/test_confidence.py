@@ -54,14 +54,19 @@ def test_a_fallback_is_judged_as_a_nearest_neighbor():
     assert model.coefficients(two) is model.nearest and model.coefficients(VOTED) is model.fixed_point
 
 
-def test_votes_between_two_patients_are_judged_by_their_own_coefficients():
-    model = UncertaintyModel()
-    kin, other = (dataclasses.replace(VOTED, roughness_mm=mm) for mm in (5.0, 12.0))
-    assert model.coefficients(kin) is model.fixed_point and model.coefficients(other) is model.other_patient
-    assert model.confidence(other) < model.confidence(kin)
-    assert model.coefficients(dataclasses.replace(other, fell_back=True)) is model.nearest
-    doubted = judge(dataclasses.replace(other, fixed_points=8, residual_mm=3.0))
+def test_rougher_bodies_are_believed_less_and_bodies_without_a_map_least():
+    model = UncertaintyModel(fixed_point=dataclasses.replace(UncertaintyModel().fixed_point, roughness=-0.8))
+    kin, other, none = (dataclasses.replace(VOTED, roughness_mm=mm) for mm in (5.0, 12.0, math.inf))
+    assert model.confidence(none) < model.confidence(other) < model.confidence(kin) < model.confidence(VOTED)
+    doubted = judge(dataclasses.replace(other, fixed_points=2, residual_mm=6.0), model)
     assert doubted.status != MATCHED and "two patients" in doubted.reason
+
+
+def test_nothing_is_called_matched_between_bodies_that_have_no_map():
+    """Not a number is larger than nothing: a threshold on the roughness passed such bodies as one patient's."""
+    verdict = judge(dataclasses.replace(VOTED, roughness_mm=math.inf))
+    assert judge(VOTED).status == MATCHED
+    assert verdict.status == UNCERTAIN and "too little of the two bodies agrees" in verdict.reason
 
 
 def test_hard_limits_overrule_the_sum():
@@ -109,6 +114,7 @@ def test_coefficients_come_from_the_model():
     assert stored.nearest == dataclasses.replace(UncertaintyModel().nearest, bias=1.5)
     assert stored.matched_above == 0.8 and stored.fixed_point == UncertaintyModel().fixed_point
     assert UncertaintyModel.from_metadata({}) == UncertaintyModel()
+    assert UncertaintyModel.from_metadata({"other_patient": {"bias": 1.0}}) == UncertaintyModel()  # of older records
     assert UncertaintyModel.from_metadata({"track": {"matched_above": 0.9}}) == UncertaintyModel()  # the tracker's
     as_json = json.dumps(dataclasses.asdict(stored))
     assert UncertaintyModel.from_metadata(json.loads(as_json)) == stored
@@ -120,7 +126,7 @@ def test_coefficients_come_from_the_model():
         {"nearest": {"bias": "high"}},
         {"nearest": {"bias": math.inf}},
         {"nearest": {"gamma": 1.0}},
-        {"other_patient": {"bias": math.nan}},
+        {"fixed_point": {"bias": math.nan}},
         {"nearest": 3.0},
         {"gamma": 1.0},
         {"matched_above": None},

@@ -101,7 +101,7 @@ def test_the_same_call_gives_the_same_numbers(template, query):
     ]
 
 
-@pytest.mark.parametrize("method", ["nearest", "fixed-point"])
+@pytest.mark.parametrize("method", ["nearest", "fixed-point", "paper"])
 def test_air_and_places_outside_the_scan_are_not_found(template, query, method):
     skin = [BODY[0] - 0.5, 0, 0]
     asked = [[78.0, 60.0, 0.0], POINTS[0], [0.0, 0.0, 200.0], skin]
@@ -136,7 +136,7 @@ def test_just_past_the_end_of_the_query_is_not_found():
 
 
 def test_without_fixed_points_it_falls_back_to_the_nearest_neighbor(template, query):
-    nothing_survives = FixedPointOptions(min_similarity=1.01)
+    nothing_survives = FixedPointOptions(ball_mm=0.01)
     wanted = match(template, query, POINTS[:4], options=nothing_survives)
     for a, b in zip(wanted, match(template, query, POINTS[:4], "nearest")):
         assert a.fixed_points == 0

@@ -1,7 +1,8 @@
-"""The branch-and-bound search returns what a full comparison returns, and keeps nothing alive."""
+"""The search returns what a full comparison returns, in balls too, and keeps nothing alive."""
 
 import dataclasses
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -12,13 +13,13 @@ from SAMv2Core.embedding.embedding import Embedding, FeatureMap
 from SAMv2Core.errors import Cancelled, InputError, ModelError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.matching import search as search_module
-from SAMv2Core.matching.search import BRICK, build_index, release_index, search, search_index
+from SAMv2Core.matching.search import Expectation, build_index, release_index, search, search_index, search_near
 from SAMv2Core.matching.similarity import joint_vectors
 from Testing.samples.synthetic_embeddings import AnatomyField, lattice, synthetic_embedding
 
 
 def white_noise(seed=0, channels=24, shape=(14, 13, 12)):
-    """Vectors without any structure: the bounds prune nothing, the answer must still be right."""
+    """Vectors without any structure."""
     grid = Grid((28, 26, 24), np.diag([2.0, 2.0, 2.0, 1.0])).strided((2, 2, 2), shape)
     vectors = torch.randn((channels, *shape), generator=torch.Generator().manual_seed(seed))
     head = FeatureMap("fine", torch.nn.functional.normalize(vectors, dim=0).half(), grid)
@@ -58,15 +59,6 @@ def test_equals_a_full_comparison(emb, n_points, radius_mm):
     assert np.mean(rows == expected_rows.numpy()) > 0.99  # ties within float32 rounding may differ
 
 
-def test_most_bricks_of_a_smooth_field_are_never_read(monkeypatch):
-    index = build_index(smooth())
-    read = []
-    original = search_module._best_in_bricks
-    monkeypatch.setattr(search_module, "_best_in_bricks", lambda *a: (read.append(len(a[1])), original(*a))[1])
-    search(index, index.vectors(np.array([1000])))
-    assert sum(read) < index.n_bricks / 3
-
-
 def test_only_body_voxels_are_found_and_shell_voxels_are_kept_for_refinement():
     emb = white_noise()
     index = build_index(emb)
@@ -86,10 +78,31 @@ def test_rows_and_voxels_name_each_other():
     np.testing.assert_allclose(index.grid.to_ijk(index.points_lps(rows)), index.ijk(rows), atol=1e-9)
 
 
-def test_bricks_are_compact():
+def test_a_ball_is_the_body_within_a_radius():
     index = build_index(smooth())
-    points = index.ijk(np.arange(BRICK))
-    assert np.all(np.ptp(points, axis=0) <= 16)  # 256 voxels make a cube of 6.3
+    center = index.points_lps(np.array([index.n_body // 2]))[0] + 1.3
+    points = index.points_lps(np.arange(index.n_body))
+    ball = index.ball(center, 25.0)
+    np.testing.assert_array_equal(ball.rows, np.flatnonzero(np.linalg.norm(points - center, axis=1) <= 25.0))
+    np.testing.assert_array_equal(ball.points_lps, points[ball.rows])
+    assert len(index.ball(center + 1e4, 25.0).rows) == 0
+
+
+def test_near_the_expected_places_it_is_a_comparison_within_the_ball():
+    index = build_index(smooth())
+    rng = np.random.default_rng(2)
+    places = index.points_lps(rng.integers(0, index.n_body, 6))
+    places[5] += 1e4
+    expected = Expectation(places, np.full(6, 1e-4))
+    vectors = index.vectors(rng.integers(0, index.n_body, 6))
+    rows, values = search_near(index, vectors, expected, 30.0)
+    points = index.points_lps(np.arange(index.n_body))
+    for n in range(5):
+        away = np.linalg.norm(points - places[n], axis=1)
+        similarity = (index.vectors(np.arange(index.n_body)) @ vectors[n]).numpy() - 1e-4 * away**2
+        similarity[away > 30.0] = -np.inf
+        assert rows[n] == similarity.argmax() and values[n] == pytest.approx(similarity.max(), abs=1e-5)
+    assert rows[5] == -1 and values[5] == -1
 
 
 def test_no_candidate_left():
@@ -102,10 +115,32 @@ def test_memory_is_as_documented():
     index = build_index(smooth())
     n_rows, length = index.rows.shape
     assert index.rows.dtype == torch.float16
-    assert (
-        index.nbytes
-        <= n_rows * (2 * length + 4 * index.bounds.shape[1] + 8) + 4 * index.grid.n_voxels + 4 * 64 * length
-    )
+    assert index.nbytes <= n_rows * (2 * length + 8) + 4 * index.grid.n_voxels
+
+
+def test_a_ready_index_does_not_wait_for_another(monkeypatch):
+    """While one index is being built, which takes its time, another one is handed out."""
+    ready, slow = white_noise(0), white_noise(1)
+    index = search_index(ready)
+    building, go_on = threading.Event(), threading.Event()
+    original = search_module.build_index
+
+    def held_up(emb):
+        building.set()
+        assert go_on.wait(60)
+        return original(emb)
+
+    monkeypatch.setattr(search_module, "build_index", held_up)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(search_index(slow))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert building.wait(60)
+    assert search_index(ready) is index
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1], "built once"
 
 
 def test_an_index_is_built_once_and_dies_with_its_embedding():

@@ -195,18 +195,18 @@ def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
     realEmbed = Model.embed
     monkeypatch.setattr(Model, "embed", lambda self, *a, **k: embedded.append(k) or realEmbed(self, *a, **k))
     ui = widget.ui
-    ui.startsSpinBox.value = 3
+    ui.startsSpinBox.value = 5
     ui.matchedAboveSpinBox.value = 0.95
     ui.memoryLimitSpinBox.value = 16.5  # more than a process that ran other tests holds already
-    assert widget.panel.parameters.startsPerAxis == 3 and widget.panel.parameters.memoryLimitGB == 16.5
+    assert widget.panel.parameters.startsPerAxis == 5 and widget.panel.parameters.memoryLimitGB == 16.5
     widget.logic.store.clear()
     widget.logic.engine.remembers = False
     ui.matchButton.click()
     settle(widget)
-    assert asked[-1]["options"].starts_per_axis == 3 and asked[-1]["uncertainty"].matched_above == 0.95
+    assert asked[-1]["options"].starts_per_axis == 5 and asked[-1]["uncertainty"].matched_above == 0.95
     assert [item["max_memory_gib"] for item in embedded] == [16.5, 16.5]
     ui.defaultsButton.click()
-    assert (ui.startsSpinBox.value, ui.memoryLimitSpinBox.value) == (5, 0.0) and "own" in ui.matchedAboveSpinBox.text
+    assert (ui.startsSpinBox.value, ui.memoryLimitSpinBox.value) == (3, 0.0) and "own" in ui.matchedAboveSpinBox.text
     ui.matchButton.click()
     settle(widget)
     assert asked[-1]["options"] is None and asked[-1]["uncertainty"] is None
