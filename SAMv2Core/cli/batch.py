@@ -19,7 +19,7 @@ import re
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import SAMv2Core as s
 from SAMv2Core.batch import results, table
@@ -117,7 +117,7 @@ def run(session: Session) -> None:
         with session.stage("write", 0.99, 1.0):
             results.write_summary(journal, functools.partial(_names, studies))
             results.write_results(journal, functools.partial(_names, studies), RESULT_COLUMNS[args.what])
-    _conclude(session, studies, folder)
+        _conclude(session, studies, journal)
 
 
 def _names(studies: table.Studies) -> Iterator[str]:
@@ -271,25 +271,24 @@ def _result_rows(what: str, found: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
         yield {**row, **dict(zip("lps", lps))}
 
 
-def _conclude(session: Session, studies: table.Studies, folder: Path) -> None:
+def _conclude(session: Session, studies: table.Studies, journal: Journal) -> None:
     """The sums; an error when a row failed."""
-    bad: List[Tuple[str, str]] = []
+    first: Optional[Outcome] = None
     n_bad = 0
-    with Journal(folder) as journal:
-        session.results["rows"] = rows = []
-        for name in _names(studies):
-            outcome = journal.outcome_of(name)
-            if outcome is None:
-                continue
-            if session.args.report:
-                rows.append({"name": name, "exit_code": outcome.exit_code, "cause": outcome.cause})
-            if outcome.exit_code:
-                n_bad += 1
-                bad = bad or [(name, outcome.cause)]
-    if bad:
+    session.results["rows"] = rows = []
+    for name in _names(studies):
+        outcome = journal.outcome_of(name)
+        if outcome is None:
+            continue
+        if session.args.report:
+            rows.append({"name": name, "exit_code": outcome.exit_code, "cause": outcome.cause})
+        if outcome.exit_code:
+            n_bad += 1
+            first = first or outcome
+    if first is not None:
         raise UnreliableResultError(
-            f"{n_bad} of {studies.n_rows} rows failed (first one, {bad[0][0]}: {bad[0][1].rstrip('.')}).",
-            f"See {folder / 'summary.csv'} and the log of each row; --resume runs again what has no result.",
+            f"{n_bad} of {studies.n_rows} rows failed (first one, {first.name}: {first.cause.rstrip('.')}).",
+            f"See {journal.folder / 'summary.csv'} and the log of each row; --resume runs again what has no result.",
         )
 
 

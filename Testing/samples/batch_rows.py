@@ -20,7 +20,8 @@ class Task(NamedTuple):
 
 
 def run(tasks: Sequence[Task]) -> List[Outcome]:
-    """A row named ``killer...`` kills its process, ``unlucky...`` the first time, ``slow...`` takes a minute."""
+    """A row named ``killer...`` kills its process, ``unlucky...`` the first time, ``slow...`` takes a minute and
+    ``nap...`` half a second."""
     outcomes = []
     for task in tasks:
         n_before = n_starts(Path(task.folder), task.name)
@@ -29,6 +30,8 @@ def run(tasks: Sequence[Task]) -> List[Outcome]:
             os.kill(os.getpid(), signal.SIGKILL)
         if task.name.startswith("slow"):
             time.sleep(60)
+        if task.name.startswith("nap"):
+            time.sleep(0.5)
         outcomes.append(Outcome(task.name, task.fingerprint, 0, results=({"pid": os.getpid()},)))
     return outcomes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -125,3 +126,48 @@ def test_slurm_where_there_is_none_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match="sbatch"):
         Slurm(tmp_path, 1)
+
+
+def dask_cluster(folder: Path, port: int) -> list:
+    """Scheduler and one worker of one thread, as their own commands."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show"]
+    worker = ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", 1, "--no-nanny", "--no-dashboard"]
+    worker += ["--local-directory", folder]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + command[0], *map(str, command[1:])],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for command in (scheduler, worker)
+    ]
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_and_started_again_costs_no_row(tmp_path):
+    pytest.importorskip("distributed")
+    (tmp_path / "rows").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    names = [f"nap {n}" for n in range(8)]
+    running = dask_cluster(tmp_path, port)
+    try:
+        with contextlib.closing(Dask(f"tcp://127.0.0.1:{port}")) as executor:
+            stream = outcomes(executor, run, tasks(tmp_path / "rows", names))
+            found = [next(stream), next(stream)]
+            for process in running:
+                process.kill()
+                process.wait()
+            running = dask_cluster(tmp_path, port)
+            found += stream
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert sorted(outcome.name for outcome in found) == names
+    assert not [outcome for outcome in found if outcome.exit_code]
+    assert all(n_starts(tmp_path / "rows", outcome.name) == 1 for outcome in found[:2])
