@@ -27,8 +27,8 @@ def test_every_kind_of_troublesome_file(tmp_path, kind):
 def test_a_scan_lies_where_it_lies_however_it_is_written(seed):
     with TemporaryDirectory() as folder:
         found = reexpressions.deviation(SCAN, seed, Path(folder))
-    # float32 headers: 5e6 micrometers have steps of 0.5, half a thousandth of a millimeter for each of the terms.
-    assert found.millimeters < 0.02 and found.value == 0, (found.kind, seed)
+    # A NIfTI quaternion keeps three of its four numbers, in float32: up to 5e-4 rad over the phantom's 120 mm.
+    assert found.millimeters < 0.1 and found.value == 0, (found.kind, seed)
 
 
 @pytest.mark.slow
