@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Optional, Sequence, 
 
 import SAMv2Core as s
 from SAMv2Core.errors import InputError
+from SAMv2Core.io.files import write_text
 from SAMv2Core.network import precision
 from SAMv2Core.preprocessing import modality
 
@@ -123,6 +124,13 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads; default: torch's own choice")
     group.add_argument("--cache", metavar="DIR|off", help="where embeddings are kept; default: the user's cache folder")
+
+
+def say_table(session: Session, text: str) -> None:
+    """A table for the user, and for the file of ``--table``."""
+    session.say(text)
+    if session.args.table:
+        write_text(session.args.table, text + "\n", session.inputs)
 
 
 def read_input(session: Session, name: str) -> s.Volume:

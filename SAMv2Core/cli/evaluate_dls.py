@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from SAMv2Core.cli import common
 from SAMv2Core.errors import UnreliableResultError, UsageError
 from SAMv2Core.evaluation import dls_files, dls_metrics
 from SAMv2Core.evaluation.chosen import make_extractor
 from SAMv2Core.evaluation.dls_files import LesionPair
 from SAMv2Core.evaluation.tables import dls_tables
-from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -123,10 +123,7 @@ def report_figures(
 
 def _write(session: Session, pairs: Sequence[LesionPair], centers: np.ndarray, outcome: dls_metrics.Outcome) -> None:
     args = session.args
-    text = dls_tables(session.results)
-    session.say(text)
-    if args.table:
-        write_text(args.table, text + "\n", session.inputs)
+    common.say_table(session, dls_tables(session.results))
     if args.plot:
         from SAMv2Core.evaluation.plots import plot_dls
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
+from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, UnreliableResultError
 from SAMv2Core.evaluation import landmarks
 from SAMv2Core.evaluation.chosen import make_extractor
 from SAMv2Core.evaluation.landmark_points import read_label_names
 from SAMv2Core.evaluation.methods import POINT_METHODS
 from SAMv2Core.evaluation.tables import landmark_tables
-from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -37,10 +37,7 @@ def run(session: Session, choices: Sequence[Dict[str, Any]]) -> None:
     if not trials:
         raise UnreliableResultError("Not one pair could be matched.", "See the failures in the report.")
     with session.stage("write", 0.98, 1.0):
-        text = landmark_tables(lines)
-        session.say(text)
-        if args.table:
-            write_text(args.table, text + "\n", session.inputs)
+        common.say_table(session, landmark_tables(lines))
         if args.plot:
             from SAMv2Core.evaluation.plots import plot_errors
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
+from SAMv2Core.cli import common
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.evaluation import registration
 from SAMv2Core.evaluation.landmark_points import read_label_names
 from SAMv2Core.evaluation.pair_table import read_pairs
 from SAMv2Core.evaluation.tables import registration_tables
-from SAMv2Core.io.files import write_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
@@ -41,10 +41,7 @@ def run(session: Session, choices: Sequence[Dict[str, Any]]) -> None:
     if not any(run_["tre_mm"] and run_["method"] != registration.START for run_ in runs):
         raise UnreliableResultError("Not one registration could be run.", "See the reasons in the report.")
     with session.stage("write", 0.98, 1.0):
-        text = registration_tables(lines)
-        session.say(text)
-        if args.table:
-            write_text(args.table, text + "\n", session.inputs)
+        common.say_table(session, registration_tables(lines))
         if args.plot:
             from SAMv2Core.evaluation.plots import plot_errors
 
