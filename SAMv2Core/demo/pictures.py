@@ -241,7 +241,7 @@ def match_card(path: Path, case: Case, finding: Finding, similarity: Similarity)
     color = STATUS_STYLE[match.status][1]
     rows = 2 if match.query_lps is None else 3
     figure = Figure(figsize=(13, 0.7 + 3.6 * rows), layout="constrained")
-    figure.suptitle(f"{finding.label}\n{case.title}", x=0.01, ha="left", fontsize=14)
+    figure.suptitle(f"{finding.label}\n{case.title}", x=0.01, ha="left", fontsize=12)
     axes = figure.subplots(rows, 4, gridspec_kw={"width_ratios": [0.68, 1, 1, 1]})
     words = status_words(match.status)
     if finding.error_mm is not None:
