@@ -31,8 +31,7 @@ from SAMv2Core.demo.table import PLACES, WORDS, number, registration_lines, verd
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io import files
 from SAMv2Core.io.itk import resampled, transform_of
-from SAMv2Core.io.resample import crop_to, resample_to
-from SAMv2Core.io.volume import Volume
+from SAMv2Core.io.resample import resample_to
 
 # Dark, as reading rooms are. Marks use the palette of Okabe and Ito, which color-blind readers can tell apart; a status
 # is always also a shape and a word.
@@ -113,11 +112,11 @@ def _sampled(array: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
     """The values on another grid, NaN outside; only the part that is needed is handed to ITK, which copies it."""
     reach = grid.to_ijk(target.corners_lps())
     last = grid.size_ijk - 1
-    low = np.clip(np.floor(reach.min(axis=0)) - 1, 0, last).astype(int)
-    high = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, last).astype(int)
-    needed = crop_to(Volume(array, grid.ijk_to_lps), {"ijk_min": low.tolist(), "ijk_max": high.tolist()})
-    across = transform_of(needed.grid.lps_to_ijk @ target.ijk_to_lps)
-    return resampled(needed.array, across, target.shape_zyx, np.nan)
+    i0, j0, k0 = low = np.clip(np.floor(reach.min(axis=0)) - 1, 0, last).astype(int)
+    i1, j1, k1 = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, last).astype(int) + 1
+    across = grid.lps_to_ijk @ target.ijk_to_lps
+    across[:3, 3] -= low
+    return resampled(array[k0:k1, j0:j1, i0:i1], transform_of(across), target.shape_zyx, np.nan)
 
 
 def body_box(*scans: Scan) -> Tuple[np.ndarray, np.ndarray]:

@@ -67,6 +67,13 @@ def test_outside_the_scan_is_nan_and_the_outer_half_voxel_is_not_lost():
     assert np.isfinite(pixels).any(axis=1).sum() == pytest.approx(30 * per_mm, abs=2)
 
 
+def test_a_plane_at_or_beyond_the_border_is_cut_too():
+    array, grid = np.arange(60, dtype=np.float32).reshape(3, 4, 5), Grid((3, 4, 5), np.eye(4))
+    at_the_top = pictures.cut(array, grid, "axial", np.array([2.0, 1.0, 2.4]), 1.0)
+    assert at_the_top[170, 170] == pytest.approx(array[2, 1, 2], abs=0.1)
+    assert np.isnan(pictures.cut(array, grid, "axial", np.array([2.0, 1.0, 2.6]), 1.0)).all()
+
+
 def ball_scan(name, center):
     """A 110 mm body with a bright ball of 12 mm radius at ``center``."""
     shape = (40, 60, 60)
