@@ -188,8 +188,10 @@ def match(
     answers: Iterator[Match] = iter(())
     if len(asked):
         weigh = method == "fixed-point" if expect is None else expect
-        maps = body_maps(emb_template, emb_query) if weigh else NO_MAPS
-        answers = iter(_find((emb_template, emb_query), points[asked], method, options, uncertainty, maps, tell))
+        # Weighed or not, the map tells the verdict whether the bodies are alike: votes of two patients agree, too.
+        maps = body_maps(emb_template, emb_query) if weigh or method != "nearest" else NO_MAPS
+        pair = (emb_template, emb_query)
+        answers = iter(_find(pair, points[asked], method, options, uncertainty, maps, weigh, tell))
     tell(1.0, "Matched")
     nothing = (None, math.nan, math.nan, 0, 0.0, NOT_FOUND)
     return [Match(p, *nothing, refusal) if refusal else next(answers) for p, refusal in zip(points, refusals)]
@@ -267,17 +269,22 @@ def _find(
     options: FixedPointOptions,
     uncertainty: UncertaintyModel,
     maps: BodyMaps,
+    weigh: bool,
     tell: Progress,
 ) -> List[Match]:
-    """Matches of points that lie in the template's body: result, then evidence, then verdict."""
+    """Matches of points that lie in the template's body: result, then evidence, then verdict.
+
+    :param weigh: whether the searches weigh where ``maps`` expect the points; the verdict always does.
+    """
     emb_template, emb_query = embeddings
     template, query = search_index(emb_template), search_index(emb_query)
     vectors = joint_vectors(emb_template, points)
-    rows = _nearest_rows(query, vectors, expectation_of(maps[0], points), part(tell, 0.05, 0.2))
+    expected = expectation_of(maps[0] if weigh else None, points)
+    rows = _nearest_rows(query, vectors, expected, part(tell, 0.05, 0.2))
     found = nearest = refine(query, vectors, rows)
     votes: Sequence[Optional[FixedPointResult]] = [None] * len(points)
     if method == "fixed-point":
-        votes = fixed_point_matches(template, query, points, options, part(tell, 0.2, 0.7), maps)
+        votes = fixed_point_matches(template, query, points, options, part(tell, 0.2, 0.7), maps if weigh else NO_MAPS)
     elif method == "paper":
         votes = paper_matches(template, query, points, part(tell, 0.2, 0.7))
     if method != "nearest":

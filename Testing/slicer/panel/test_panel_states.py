@@ -180,7 +180,8 @@ def test_the_threshold_is_the_models_own_until_one_is_chosen(widget):
     widget.panel.parameters.model = "lite-ct"
     assert box.text == "0.60"
     widget.ui.defaultsButton.click()
-    assert box.text == "0.83 (the model's own)" and widget.logic.engine.matchedAbove is None
+    own = model_info("lite-ct").calibration["matched_above"]
+    assert box.text == f"{own:.2f} (the model's own)" and widget.logic.engine.matchedAbove is None
 
 
 def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
