@@ -347,6 +347,8 @@ def _pixels(dataset: Any, syntax: str, where: Optional[_Place], length: int) -> 
         fault = "it ends before its pixels"
     elif rows < 1 or columns < 1 or allocated not in (1, 8, 16, 32) or not 1 <= stored <= allocated:
         fault = f"its header makes no sense ({size} pixels of {allocated} bits)"
+    elif allocated == 1 and _text(dataset, "SOPClassUID") not in SEGMENTATIONS:
+        fault = "its pixels have one bit each: a mask, not a scan"
     elif pixels.is_compressed and syntax not in DECODABLE:
         fault = f"its transfer syntax, {syntax_name(syntax)}, cannot be decoded here"
     elif needed > there * (_MAX_RATIO if pixels.is_compressed else 1):

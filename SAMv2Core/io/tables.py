@@ -151,7 +151,7 @@ def open_table(path: PathLike, needed: Sequence[str] = ()) -> TableText:
     lower = [name.lower() for name in names]
     twice = sorted({name for name in lower if name and lower.count(name) > 1})
     if twice:
-        raise InputError(f"{path} has two columns {', '.join(twice)}.", "Rename one of them.")
+        raise InputError(f"{path} has two columns {' '.join(', '.join(twice).split())}.", "Rename one of them.")
     return TableText(names, path, text, delimiter, tuple(needed))
 
 
