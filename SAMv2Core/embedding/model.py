@@ -130,7 +130,7 @@ class Model:
         >>> import SAMv2Core as s
         >>> model = s.load_model("lite-ct", "cpu")
         >>> model.embed(volume)  # the doctests' phantom; a path is as good
-        <Embedding of phantom: CT, lite-ct (fine, coarse, semantic), 24 x 24 x 20 voxels of 4 x 4 x 4 mm, 3.1 MB>
+        <Embedding of phantom: CT, lite-ct (fine, coarse), 24 x 24 x 20 voxels of 4 x 4 x 4 mm, 1.7 MB>
         """
         volume, cache = _as_volume(volume), _as_cache(cache)
         precision = resolve_precision(precision, self.device)

@@ -162,13 +162,37 @@ def find_landmarks(
 ) -> List[Landmark]:
     """Look for every name of an atlas in a scan.
 
-    :param emb: of the scan, made with the atlas's model.
-    :param atlas: None for the one that ships with the model.
-    :param only: names wanted; None for all. All are searched for, since each helps the others.
-    :returns: one answer per name, in alphabetical order, or in that of ``only``.
-    :raises ModelError: no atlas for this model, or one of other weights.
-    :raises UsageError: a name that the atlas does not have.
-    :raises InputError: the scan shows no body.
+    Parameters
+    ----------
+    emb : Embedding
+        Of the scan, made with the atlas's model.
+    atlas : Atlas, optional
+        None for the one that ships with the model.
+    only : sequence of str, optional
+        Names wanted; None for all. All are searched for, since each helps the others.
+    progress : callable, optional
+        Called with (fraction, text); may raise ``Cancelled``.
+
+    Returns
+    -------
+    list of Landmark
+        One answer per name, in alphabetical order, or in that of ``only``; places are LPS mm.
+
+    Raises
+    ------
+    ModelError
+        No atlas for this model, or one of other weights.
+    UsageError
+        A name that the atlas does not have.
+    InputError
+        The scan shows no body.
+
+    Examples
+    --------
+    >>> import SAMv2Core as s
+    >>> scan = s.load_model("lite-ct", "cpu").embed(volume)  # the doctests' phantom, which has no carina
+    >>> [(one.name, one.status == "matched") for one in s.find_landmarks(scan, only=["carina", "vertebra_L1"])]
+    [('carina', False), ('vertebra_L1', False)]
     """
     tell = progress or silent
     atlas = atlas_for(emb) if atlas is None else atlas
