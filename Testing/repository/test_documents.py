@@ -46,7 +46,9 @@ def test_links_lead_somewhere(document):
 
 def named_paths(text: str) -> Iterator[str]:
     """What stands in backticks and looks like a file or folder of the checkout."""
-    tops = "|".join(re.escape(p.name) for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith("."))
+    made = ("runs", "demo-output", "build", "dist")  # what commands write, ignored by git
+    folders = (p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith("."))
+    tops = "|".join(re.escape(name) for name in folders if name not in made)
     for quoted in re.findall(r"`([^`\n]+)`", text):
         for word in quoted.split():
             if re.fullmatch(rf"(?:{tops})/[\w./-]*", word):
