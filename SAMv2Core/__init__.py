@@ -45,13 +45,16 @@ _HOME = {
     "embedding.file": ("load_embedding", "save_embedding"),
     "embedding.load": ("load_model",),
     "embedding.model": ("Model",),
-    "matching.match": ("Match", "locate", "match", "positions", "similarity_map"),
+    "matching.match": ("locate", "match", "similarity_map"),
+    "matching.result": ("Match", "positions"),
     "registration.file": ("load_registration", "save_registration"),
     "registration.register": ("Registration", "register"),
     "simulation.simulate": ("SimulatedFollowUp", "simulate_follow_up"),
-    "landmarks.find": ("Landmark", "find_landmarks"),
+    "landmarks.find": ("find_landmarks",),
+    "landmarks.landmark": ("Landmark",),
     "io.lesions": ("Lesion", "read_lesions"),
-    "tracking.track": ("Finding", "Verified", "track"),
+    "tracking.finding": ("Finding", "Verified"),
+    "tracking.track": ("track",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -86,13 +89,13 @@ if TYPE_CHECKING:
     from SAMv2Core.io.volume import Volume as Volume
     from SAMv2Core.io.volume import read_volume as read_volume
     from SAMv2Core.io.volume import write_volume as write_volume
-    from SAMv2Core.landmarks.find import Landmark as Landmark
     from SAMv2Core.landmarks.find import find_landmarks as find_landmarks
-    from SAMv2Core.matching.match import Match as Match
+    from SAMv2Core.landmarks.landmark import Landmark as Landmark
     from SAMv2Core.matching.match import locate as locate
     from SAMv2Core.matching.match import match as match
-    from SAMv2Core.matching.match import positions as positions
     from SAMv2Core.matching.match import similarity_map as similarity_map
+    from SAMv2Core.matching.result import Match as Match
+    from SAMv2Core.matching.result import positions as positions
     from SAMv2Core.models.catalogue import ModelInfo as ModelInfo
     from SAMv2Core.network.build import build_network as build_network
     from SAMv2Core.preprocessing.preprocess import preprocess as preprocess
@@ -102,8 +105,8 @@ if TYPE_CHECKING:
     from SAMv2Core.registration.register import register as register
     from SAMv2Core.simulation.simulate import SimulatedFollowUp as SimulatedFollowUp
     from SAMv2Core.simulation.simulate import simulate_follow_up as simulate_follow_up
-    from SAMv2Core.tracking.track import Finding as Finding
-    from SAMv2Core.tracking.track import Verified as Verified
+    from SAMv2Core.tracking.finding import Finding as Finding
+    from SAMv2Core.tracking.finding import Verified as Verified
     from SAMv2Core.tracking.track import track as track
 
 

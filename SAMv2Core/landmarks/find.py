@@ -23,6 +23,7 @@ import torch
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError, ModelError, UsageError
 from SAMv2Core.landmarks.atlas import Atlas, atlas_for
+from SAMv2Core.landmarks.landmark import Landmark, Witnesses
 from SAMv2Core.matching.body_map import robust_affine
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN, logistic
 from SAMv2Core.matching.similarity import lattice_vectors, vector_length
@@ -89,69 +90,6 @@ class Coefficients:
         """Those of an atlas; what it does not name keeps its default, what is not known is no error."""
         known = {part.name for part in fields(Coefficients)}
         return Coefficients(**{name: float(value) for name, value in values.items() if name in known})
-
-
-@dataclass(frozen=True)
-class Witnesses:
-    """What is known of one landmark's place.
-
-    :param agreement: share of the exemplars whose choice lies within :data:`AGREE_MM` of the answer.
-    :param similarity: mean of their cosines.
-    :param spread_mm: mean distance of the choices from the answer.
-    :param departure: distance from the expected place in units of its spread; NaN when nothing was expected.
-    :param exemplars: how many had this landmark.
-    :param beyond_mm: how far outside the scan the place is expected.
-    :param reliability: of this landmark in other patients; that of an average one where nobody knows.
-    :param at_edge: the answer lies within :data:`EDGE_MM` of the scan's faces, where what is missing collects.
-    :param is_crowded: a landmark with better witnesses was found where this one should not be beside it.
-    """
-
-    agreement: float
-    similarity: float
-    spread_mm: float
-    departure: float
-    exemplars: int
-    beyond_mm: float
-    reliability: float = 0.6
-    at_edge: bool = False
-    is_crowded: bool = False
-
-    def terms(self, c: Coefficients) -> Dict[str, float]:
-        """Summands of the confidence, by name."""
-        return {
-            "bias": c.bias,
-            "agreement": c.agreement * self.agreement,
-            "similarity": c.similarity * self.similarity,
-            "spread": c.spread * math.log1p(self.spread_mm / 4),
-            "departure": c.departure * min(self.departure, 5.0) if math.isfinite(self.departure) else 0.0,
-            "witnesses": c.witnesses * math.log(max(self.exemplars, 1)),
-            "beyond": c.beyond * self.beyond_mm / 10,
-            "reliability": c.reliability * self.reliability,
-            "edge": c.edge * self.at_edge,
-            "crowded": c.crowded * self.is_crowded,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Landmark:
-    """The answer for one name.
-
-    :param name: as in the atlas.
-    :param position_lps: (3,) LPS mm, None when it was not found.
-    :param confidence: 0..1, estimated probability that the place is within 10 mm of the truth.
-    :param status: ``matched``, ``uncertain`` or ``not_found``.
-    :param reason: for people, why not more; empty when matched.
-    :param candidate_lps: (3,) best place even when not found; for debugging, never a result.
-    :param witnesses: what the verdict rests on.
-    """
-
-    name: str
-    position_lps: Optional[np.ndarray]
-    confidence: float
-    status: str
-    reason: str
-    candidate_lps: np.ndarray
-    witnesses: Witnesses
 
 
 def find_landmarks(

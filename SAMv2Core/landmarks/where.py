@@ -7,7 +7,7 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.landmarks.find import Landmark
+from SAMv2Core.landmarks.landmark import Landmark
 
 REGIONS = {
     "neck": ("vertebra_C7", "vertebra_T1", "apex_", "clavicle_"),

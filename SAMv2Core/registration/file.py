@@ -15,7 +15,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.files import PathLike, write_json
-from SAMv2Core.registration.poses import Choice
+from SAMv2Core.registration.choice import Choice
 from SAMv2Core.registration.verdict import Registration
 
 FORMAT, FORMAT_VERSION = "samv2-registration", 1

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
+from SAMv2Core.registration.choice import EDGE_WEIGHT
 from SAMv2Core.registration.tissue import BONE_SPACING_MM, TissueImage, mutual_information, near_body, sample
 
 RIM_MM = 10.0
-EDGE_WEIGHT = 1.0
 BONE_WEIGHT = 1.0  # of what is seen near bone, against what is seen everywhere
 MIN_BONE_SHARE = 0.05  # of the points: of fewer, little is known
 

@@ -11,8 +11,8 @@ Conventions: LPS mm; matrices (4, 4) map points of the small to the large scan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Callable, Dict, List, Optional, Sequence
+from dataclasses import replace
+from typing import Callable, List, Optional, Sequence
 
 import numpy as np
 from scipy.linalg import polar
@@ -20,8 +20,9 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.progress import Progress, silent
+from SAMv2Core.registration.choice import Choice
 from SAMv2Core.registration.least_squares import residuals_mm
-from SAMv2Core.registration.pose_refinement import EDGE_WEIGHT, Level, Poses, refine
+from SAMv2Core.registration.pose_refinement import Level, Poses, refine
 from SAMv2Core.registration.pose_search import rotations_within, search
 from SAMv2Core.registration.ransac import ransac
 from SAMv2Core.registration.tissue import TissueImage
@@ -41,43 +42,6 @@ N_BODY_POINTS = 200
 N_MODES = 6
 
 Votes = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The pose that was chosen.
-
-    :param matrix: (4, 4) small to large.
-    :param information: mutual information in nats; this and the next two where the pose was chosen, before its last
-        refinement near bone.
-    :param edges: agreement of edges, 0..1.
-    :param overlap: share of the small body that both scans show.
-    :param runner_up: score of the best pose elsewhere over the chosen one's, 0..1; 0 when all ended in one place.
-    :param turned_deg: angle of the rotation.
-    :param bone: what information, edges and overlap give near bone alone, at the end.
-    :param votes: share of the matches that the pose explains, 0..1.
-    :param halves_mm: how far two halves of the small scan, each aligned on its own from the pose, put the body apart.
-    """
-
-    matrix: np.ndarray
-    information: float
-    edges: float
-    overlap: float
-    runner_up: float
-    turned_deg: float
-    bone: float
-    votes: float
-    halves_mm: float
-
-    @property
-    def score(self) -> float:
-        """What was maximized, without the votes of the matches."""
-        return (self.information + EDGE_WEIGHT * self.edges) * self.overlap
-
-    def to_report(self) -> Dict[str, float]:
-        """Plain numbers for JSON."""
-        names = ("score", "information", "edges", "overlap", "bone", "votes", "halves_mm", "runner_up", "turned_deg")
-        return {name: float(getattr(self, name)) for name in names}
 
 
 def choose_pose(

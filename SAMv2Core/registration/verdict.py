@@ -26,8 +26,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from SAMv2Core.registration.choice import Choice
 from SAMv2Core.registration.least_squares import spread_mm
-from SAMv2Core.registration.poses import Choice
 
 _Checks = List[Tuple[bool, str]]
 

@@ -21,7 +21,7 @@ from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.lesions import Lesion, lesions_from_segmentation
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
-from SAMv2Core.tracking.track import Finding
+from SAMv2Core.tracking.finding import Finding
 
 GATE_MM = 10.0
 """A part belongs to a track when its surface is this close to the track's place: what tracking may be off."""

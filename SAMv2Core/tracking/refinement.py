@@ -23,7 +23,7 @@ from scipy.signal import fftconvolve
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.lesions import Lesion
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.tracking.track import Finding
+from SAMv2Core.tracking.finding import Finding
 
 STEP_MM = 1.0
 """Lattice on which both scans are compared; coarser voxels are interpolated."""

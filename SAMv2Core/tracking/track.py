@@ -17,7 +17,6 @@ Conventions: LPS mm, each place in the world of its own study; study 0 is the ba
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -28,55 +27,8 @@ from SAMv2Core.io.lesions import Lesion, check_labels
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
 from SAMv2Core.matching.similarity import check_comparable
 from SAMv2Core.progress import Progress, part, silent
-from SAMv2Core.tracking.confidence import TrackEvidence
+from SAMv2Core.tracking.finding import Finding, Verified
 from SAMv2Core.tracking.study import Placed, Places, place_lesions
-
-
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """One lesion in one study.
-
-    :param label: the lesion's.
-    :param study: 0 is the baseline, 1 the first follow-up.
-    :param lps: (3,) LPS mm in that study's world, or None when the status is ``not_found``.
-    :param similarity: weighted mean cosine of the lesion's template points at the place, -1..1; NaN when unknown.
-    :param cycle_error_mm: how far from its template points the way back ends, weighted mean; NaN when unknown.
-    :param confidence: 0..1, estimated probability that the place is within 10 mm of the truth.
-    :param status: ``"matched"``, ``"uncertain"`` or ``"not_found"``; of the *place*: whether the lesion itself is still
-        there, an embedding cannot say.
-    :param reason: for people, why not more; empty when matched.
-    :param diameter_mm: as given with the lesion, in the row of the baseline; None elsewhere (nobody measured it there).
-    :param candidate_lps: (3,) best position even when not found, or None; for debugging, never a result.
-    :param evidence: what the verdict rests on, for calibration; None when nothing was searched.
-    """
-
-    label: str
-    study: int
-    lps: Optional[np.ndarray]
-    similarity: float
-    cycle_error_mm: float
-    confidence: float
-    status: str
-    reason: str
-    diameter_mm: Optional[float] = None
-    candidate_lps: Optional[np.ndarray] = None
-    evidence: Optional[TrackEvidence] = None
-
-    def __repr__(self) -> str:
-        place = "nowhere" if self.lps is None else f"({', '.join(f'{value:.1f}' for value in self.lps)})"
-        return f"<Finding {self.label!r} in study {self.study}: {place}, {self.status}, {self.confidence:.2f}>"
-
-
-@dataclass(frozen=True, eq=False)
-class Verified:
-    """What a person has decided on one lesion in one follow-up.
-
-    :param lps: (3,) LPS mm where it lies, or None: confirmed absent.
-    """
-
-    label: str
-    study: int
-    lps: Optional[np.ndarray]
 
 
 def track(
