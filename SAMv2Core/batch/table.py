@@ -52,8 +52,9 @@ COMMANDS = {
             needed=("baseline", "follow_up", "lesions"),
             volumes=("baseline", "follow_up", "follow_up_lesions"),
             points=("lesions",),
-            outputs=("markups",),
+            outputs=("markups", "recist"),
             result="tracks.csv",
+            other_files=("readings",),
             several=("follow_up", "follow_up_lesions"),
         ),
         Command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 import SAMv2Core as s
-from SAMv2Core.cli import common
+from SAMv2Core.cli import common, reading
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
@@ -63,6 +63,7 @@ def add_subparser(subparsers: Any) -> None:
     )
     parser.add_argument("--markups", metavar="DIR", help="folder for one point list (.mrk.json) per scan")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the body's landmarks; default: 0")
+    reading.add_options(parser)
     common.add_computing_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
@@ -75,13 +76,17 @@ def csv_to_write(text: str) -> str:
 
 def run(session: Session) -> None:
     """Read, embed, track, write; unreliable when nothing was found in any follow-up."""
+    from SAMv2Core.tracking.reading import courses_of
+
     args = session.args
     segmentations = _segmentation_paths(args)
-    session.declare([args.baseline, *args.follow_up, args.lesions, *filter(None, segmentations)], [args.output])
+    inputs = [args.baseline, *args.follow_up, args.lesions, *filter(None, [*segmentations, args.readings])]
+    session.declare(inputs, [args.output, args.recist])
     names = _name_follow_ups(args)
     with session.stage("read", 0.0, 0.05):
         lesions = read_lesions(args.lesions)
         check_labels(lesions)
+        reader = reading.read(session)
         session.report.add_file("lesions", args.lesions, n_lesions=len(lesions))
         volumes = {name: common.read_input(session, name) for name in ("baseline", *names)}
     embeddings = _embed_all(session, volumes)
@@ -95,7 +100,9 @@ def run(session: Session) -> None:
     session.results["findings"] = [as_report(finding) for finding in findings]
     if assignments:
         session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
+    courses = courses_of(lesions, findings, {found.study: found.new for found in assignments}, reader)
     with session.stage("write", 0.95, 1.0):
+        reading.report(session, courses)
         write_text(args.output, table(findings), session.inputs)
         if args.markups:
             write_markups(session, findings, len(names))
@@ -188,13 +195,16 @@ def as_report(finding: s.Finding) -> Dict[str, Any]:
         "status": finding.status,
         "reason": finding.reason,
         "diameter_mm": _number(finding.diameter_mm),
+        "short_mm": _number(finding.short_mm),
+        "state": finding.state or None,
     }
 
 
 def _assignment_report(assignment: Assignment) -> Dict[str, Any]:
     def part(lesion: Lesion) -> Dict[str, Any]:
         center = [round(float(value), 4) for value in lesion.center_lps]
-        return {"label": lesion.label, "lps": center, "diameter_mm": _number(lesion.diameter_mm)}
+        sizes = {"diameter_mm": _number(lesion.diameter_mm), "short_mm": _number(lesion.short_mm)}
+        return {"label": lesion.label, "lps": center, **sizes}
 
     return {
         "study": assignment.study,

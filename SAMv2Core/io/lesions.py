@@ -5,29 +5,30 @@ places within its extent: the voxels of its segmentation, or a small ball where 
 diameter) is known. They come from a point list, from a table with a diameter, or from a segmentation, of
 which each label, or each separate part of a binary one, is a lesion.
 
-Conventions: LPS mm. A diameter is a RECIST one, the longest in a slice: taken as given, or measured on a
-segmentation's axial slices; never guessed.
+Conventions: LPS mm. A diameter is a RECIST one, the longest in a slice, with the short axis across it
+(:mod:`SAMv2Core.geometry.diameters`): taken as given, or measured on a segmentation's axial slices; never guessed.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import pdist
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry.grid import Grid, canonical_axes
+from SAMv2Core.geometry.diameters import SliceAxes, axes_in_slice
 from SAMv2Core.io.files import PathLike, suffix_of
 from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
 from SAMv2Core.io.segments import Segment, read_segments
 from SAMv2Core.io.tables import number_of
 from SAMv2Core.io.volume import Volume, read_volume
+
+ROLES = ("target", "non_target")
+"""What a reader may call a lesion of the baseline."""
 
 N_SAMPLES = 7
 """Places that stand for a lesion: its center and six others, each a vector to search for."""
@@ -45,6 +46,7 @@ MAX_LESIONS = 2000
 # What a scan has and a segmentation of lesions has not: most voxels labelled, or many labels strewn over the volume.
 _MAX_SHARE, _MANY, _SCATTERED = 0.5, 20, 0.02
 _ROUNDING = 1e-3
+_YES, _NO = ("yes", "true", "1", "node"), ("", "no", "false", "0")
 _LABELS_NEEDED = "Choose a label volume: 0 outside, a whole number per lesion."
 
 
@@ -57,6 +59,12 @@ class Lesion:
     :param diameter_mm: longest diameter, or None when nobody measured it.
     :param points_lps: (N, 3) LPS mm, places inside the lesion; the first one is the center.
     :param weights: (N,) positive, how much each place counts; they sum to 1.
+    :param short_mm: short axis across the diameter, or None.
+    :param ends_lps: (2, 3) ends of the diameter, or None.
+    :param role: ``target`` or ``non_target`` (:mod:`SAMv2Core.tracking.recist`), "" when nobody said.
+    :param organ: name of the organ, "" when nobody said.
+    :param is_node: a lymph node, which counts by its short axis.
+    :param tracking_uid: DICOM's Tracking UID, when the lesion comes from a report; "" otherwise.
     """
 
     label: str
@@ -64,21 +72,30 @@ class Lesion:
     diameter_mm: Optional[float]
     points_lps: np.ndarray
     weights: np.ndarray
+    short_mm: Optional[float] = None
+    ends_lps: Optional[np.ndarray] = None
+    role: str = ""
+    organ: str = ""
+    is_node: bool = False
+    tracking_uid: str = ""
 
     def __post_init__(self) -> None:
         center = np.array(self.center_lps, dtype=np.float64).reshape(-1)
         points = np.array(self.points_lps, dtype=np.float64)
         weights = np.array(self.weights, dtype=np.float64)
-        diameter = None if self.diameter_mm is None else float(self.diameter_mm)
+        diameter, short = (None if mm is None else float(mm) for mm in (self.diameter_mm, self.short_mm))
         if center.shape != (3,) or not np.all(np.isfinite(center)):
             raise InputError(f"Lesion {self.label!r} has no position.", "Give it a center (mm, LPS).")
-        if diameter is not None and not 0 < diameter < math.inf:
-            raise InputError(f"Lesion {self.label!r}: a diameter of {diameter:g} mm makes no sense.", "Correct it.")
+        for mm in (diameter, short):
+            if mm is not None and not 0 < mm < math.inf:
+                raise InputError(f"Lesion {self.label!r}: a diameter of {mm:g} mm makes no sense.", "Correct it.")
+        if self.role not in ("", *ROLES):
+            raise InputError(f"Lesion {self.label!r}: there is no role {self.role!r}.", f"Use {' or '.join(ROLES)}.")
         if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.all(np.isfinite(points)):
             raise InputError(f"Lesion {self.label!r} has no places to look for.", "Give at least its center.")
         if weights.shape != (len(points),) or not np.all(np.isfinite(weights)) or weights.min() <= 0:
             raise InputError(f"Lesion {self.label!r}: its weights are not positive numbers.", "Give one per place.")
-        checked = {"center_lps": center, "diameter_mm": diameter, "points_lps": points}
+        checked = {"center_lps": center, "diameter_mm": diameter, "points_lps": points, "short_mm": short}
         for name, value in {**checked, "weights": weights / weights.sum()}.items():
             object.__setattr__(self, name, value)
 
@@ -123,11 +140,17 @@ def lesion_of_samples(
 
 
 def lesions_from_points(points: PointList) -> List[Lesion]:
-    """The points with a position, each a lesion; its diameter from the column ``diameter_mm``, where there is one.
+    """The points with a position, each a lesion; what else is known of it from further columns of a table.
 
-    :raises InputError: no point has a position, or a diameter is no positive number.
+    These are ``diameter_mm``, ``short_mm``, ``role`` (target, non_target), ``organ`` and ``node`` (yes, no).
+
+    :raises InputError: no point has a position, a diameter is no positive number, a role or a yes makes no sense.
     """
-    found = [lesion_at(p.label, p.position_lps, _diameter_of(p)) for p in points if p.position_lps is not None]
+    found = [
+        replace(lesion_at(p.label, p.position_lps, _mm_of(p, "diameter_mm")), **_facts_of(p))
+        for p in points
+        if p.position_lps is not None
+    ]
     if not found:
         raise InputError(f"{points.name} holds no lesion: none of its points has a position.", "Place one at least.")
     return found
@@ -141,9 +164,15 @@ def lesions_from_segmentation(volume: Volume) -> List[Lesion]:
     :raises InputError: nothing but 0 in it, values that are no labels (a scan's), or thousands of parts.
     """
     return [
-        lesion_of_samples(f"lesion {number}", volume.grid.to_lps(ijk), _longest_in_slice_mm(ijk, volume.grid))
+        _measured(f"lesion {number}", volume.grid.to_lps(ijk), axes_in_slice(ijk, volume.grid))
         for number, ijk in _parts_of(volume)
     ]
+
+
+def _measured(label: str, samples_lps: np.ndarray, axes: SliceAxes) -> Lesion:
+    """A lesion known by its voxels, with both axes of them."""
+    lesion = lesion_of_samples(label, samples_lps, axes.long_mm)
+    return replace(lesion, short_mm=axes.short_mm, ends_lps=axes.long_lps)
 
 
 def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List[Lesion]:
@@ -168,10 +197,10 @@ def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List
         raise InputError(f"{source} holds no lesion: all its segments are empty.", "Choose a segmentation.")
     names = [segment.name for segment in segments]
     return [
-        lesion_of_samples(
+        _measured(
             name if names.count(name) == 1 else f"{name} ({names[: n + 1].count(name)})",
             grid.to_lps(ijk),
-            _longest_in_slice_mm(ijk, grid),
+            axes_in_slice(ijk, grid),
         )
         for n, (name, ijk, grid) in enumerate(segments)
     ]
@@ -183,7 +212,8 @@ def read_lesions(path: PathLike) -> List[Lesion]:
     Parameters
     ----------
     path : path
-        Points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with an optional column ``diameter_mm``), named segments
+        Points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with optional columns, see
+        :func:`lesions_from_points`), named segments
         (``.seg.nrrd``, DICOM SEG), or a label volume.
 
     Returns
@@ -224,10 +254,24 @@ def check_labels(lesions: Sequence[Lesion]) -> None:
         raise InputError(f"Several lesions bear the same label: {shown}.", "Give each lesion a label of its own.")
 
 
-def _diameter_of(point: Point) -> Optional[float]:
+def _facts_of(point: Point) -> Dict[str, Any]:
+    """What the further columns of a table say about a lesion."""
+    node = _text_of(point, "node").lower()
+    if node not in _YES + _NO:
+        raise InputError(f"Lesion {point.label!r}: node is {node!r}.", "Write yes or no.")
+    role = _text_of(point, "role").lower().replace("-", "_").replace(" ", "_")
+    short = _mm_of(point, "short_mm")
+    return {"short_mm": short, "role": role, "organ": _text_of(point, "organ"), "is_node": node in _YES}
+
+
+def _mm_of(point: Point, column: str) -> Optional[float]:
+    text = _text_of(point, column)
+    return number_of(text, f"Lesion {point.label!r}, {column}") if text else None
+
+
+def _text_of(point: Point, column: str) -> str:
     named = {name.strip().lower(): value for name, value in point.extra.items()}
-    text = named.get("diameter_mm", "").strip()
-    return number_of(text, f"Lesion {point.label!r}, diameter_mm") if text else None
+    return named.get(column, "").strip()
 
 
 def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:
@@ -267,25 +311,6 @@ def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:
         box = boxes[int(label) - 1] if boxes is not None else (slice(None),) * 3
         zyx = np.argwhere(array[box] == label) + [part.start or 0 for part in box]
         yield int(label), zyx[:, ::-1]
-
-
-def _longest_in_slice_mm(ijk: np.ndarray, grid: Grid) -> float:
-    """Longest distance between two corners of a lesion's voxels within one slice (the axial one, where it is
-    sampled so)."""
-    axes, _ = canonical_axes(grid.ijk_to_lps)
-    across = axes[2]
-    in_plane = [axis for axis in range(3) if axis != across]
-    steps = grid.ijk_to_lps[:3, :3][:, in_plane]
-    longest = 0.0
-    for number in np.unique(ijk[:, across]):
-        pixels = ijk[ijk[:, across] == number][:, in_plane]
-        corners = np.concatenate([pixels + 0.5 * np.array(sign) for sign in ((-1, -1), (-1, 1), (1, -1), (1, 1))])
-        try:
-            corners = corners[ConvexHull(corners).vertices]
-        except QhullError:  # cannot happen with corners of a pixel, but rounding has its own mind
-            corners = np.unique(corners, axis=0)
-        longest = max(longest, float(pdist(corners @ steps.T).max()))
-    return longest
 
 
 def _typical_gap_mm(samples: np.ndarray) -> float:

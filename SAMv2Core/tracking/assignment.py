@@ -22,6 +22,7 @@ from SAMv2Core.io.lesions import Lesion, lesions_from_segmentation
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
 from SAMv2Core.tracking.finding import Finding
+from SAMv2Core.tracking.recist import MERGED, PRESENT, VANISHED
 
 GATE_MM = 10.0
 """A part belongs to a track when its surface is this close to the track's place: what tracking may be off."""
@@ -105,10 +106,15 @@ def with_parts(findings: Sequence[Finding], assignment: Assignment) -> List[Find
             continue
         part, note = assignment.parts.get(finding.label), ""
         if part is not None:
-            finding = replace(finding, lps=part.center_lps, diameter_mm=part.diameter_mm)
+            finding = replace(
+                finding, lps=part.center_lps, diameter_mm=part.diameter_mm, short_mm=part.short_mm,
+                ends_lps=part.ends_lps, state=PRESENT,
+            )  # fmt: skip
         elif finding.label in assignment.merged:
+            finding = replace(finding, state=MERGED)
             note = f"Shares one segmented lesion with {assignment.merged[finding.label]!r}: they may have merged."
         else:
+            finding = replace(finding, state=VANISHED)
             note = "No lesion is segmented at its place: it may have vanished."
         if note:
             said = "" if finding.status == MATCHED else f"{finding.reason} "

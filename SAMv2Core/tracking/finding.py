@@ -26,6 +26,9 @@ class Finding:
     :param diameter_mm: as given with the lesion, in the row of the baseline; None elsewhere (nobody measured it there).
     :param candidate_lps: (3,) best position even when not found, or None; for debugging, never a result.
     :param evidence: what the verdict rests on, for calibration; None when nothing was searched.
+    :param state: what a segmentation or a reader says of the lesion itself, one of
+        :data:`SAMv2Core.tracking.recist.STATES`; "" when nobody said.
+    :param short_mm: short axis across the diameter, :param ends_lps: (2, 3) ends of the diameter, LPS mm; or None.
     """
 
     label: str
@@ -39,6 +42,9 @@ class Finding:
     diameter_mm: Optional[float] = None
     candidate_lps: Optional[np.ndarray] = None
     evidence: Optional[TrackEvidence] = None
+    state: str = ""
+    short_mm: Optional[float] = None
+    ends_lps: Optional[np.ndarray] = None
 
     def __repr__(self) -> str:
         place = "nowhere" if self.lps is None else f"({', '.join(f'{value:.1f}' for value in self.lps)})"

@@ -28,6 +28,7 @@ from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
 from SAMv2Core.matching.similarity import check_comparable
 from SAMv2Core.progress import Progress, part, silent
 from SAMv2Core.tracking.finding import Finding, Verified
+from SAMv2Core.tracking.recist import PRESENT
 from SAMv2Core.tracking.study import Placed, Places, place_lesions
 
 
@@ -124,7 +125,10 @@ def _in_study(
 def _as_marked(lesion: Lesion) -> Finding:
     """The row of the baseline."""
     center = lesion.center_lps
-    return Finding(lesion.label, 0, center, 1.0, 0.0, 1.0, MATCHED, "", lesion.diameter_mm, center)
+    return Finding(
+        lesion.label, 0, center, 1.0, 0.0, 1.0, MATCHED, "", lesion.diameter_mm, center,
+        state=PRESENT, short_mm=lesion.short_mm, ends_lps=lesion.ends_lps,
+    )  # fmt: skip
 
 
 def _as_decided(lesion: Lesion, number: int, lps: Optional[np.ndarray]) -> Finding:

@@ -73,12 +73,23 @@ def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, 
         labels[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2] = number
     s.write_volume(s.Volume(labels, volume.ijk_to_lps), tmp_path / "seg.nii.gz")
     segmented = [*tracking, "--follow-up", scans / "query.nii.gz", "--report", "r.json", "--follow-up-lesions"]
-    ended = samv2(*segmented, "seg.nii.gz")
+    (tmp_path / "read.csv").write_text("label,study,diameter_mm,state\nb,0,10,\n")  # measured by a reader
+    ended = samv2(*segmented, "seg.nii.gz", "--recist", "recist.csv", "--readings", "read.csv")
     assert ended.code == 0, ended.err
     (found,) = read_json(tmp_path / "r.json")["assignments"]
     assert list(found["assigned"]) == ["a"] and found["vanished"] == ["b"] and len(found["new"]) == 1
     row = rows_of(tmp_path / "out.csv")["a", 1]
     assert float(row["diameter_mm"]) == pytest.approx(72**0.5, abs=0.01)  # 3 x 3 voxels of 2 mm
+    recist = read_json(tmp_path / "r.json")["recist"]
+    assert [lesion["readings"][1]["counts_mm"] for lesion in recist["lesions"][:3]] == [
+        pytest.approx(72**0.5, abs=0.01), 0.0, None
+    ]  # fmt: skip
+    point = recist["time_points"][1]
+    assert (point["missing"], point["new"], point["overall"]) == (["far"], ["new 1.1"], "PD")
+    with open(tmp_path / "recist.csv", newline="") as stream:
+        shown = {row["lesion"]: row for row in csv.DictReader(stream)}
+    assert shown["b"]["follow-up 1"] == "0.0" and shown["rule"]["follow-up 1"] == "New: new 1.1."
+    assert "suggested category PD: New: new 1.1." in ended.out and "far: a lesion of 9.0 mm" in ended.err
     wrong = samv2(*segmented, "seg.nii.gz", "seg.nii.gz")
     assert wrong.code == 2 and "2 segmentations are given for 1 follow-ups" in wrong.err
 

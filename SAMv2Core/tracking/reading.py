@@ -1,0 +1,155 @@
+"""From findings to a reading: what tracking, segmentations and a reader say of each lesion, as courses through time.
+
+Tracking finds places, a segmentation gives sizes and says what is gone or new, a person measures and decides. The last
+one counts most. What comes out is what :mod:`SAMv2Core.tracking.recist` sums up.
+
+A table of readings has the columns ``label,study,diameter_mm`` and, if wanted, ``short_mm`` and ``state``; the table
+that ``samv2 track`` writes, filled in, is one. Study 0 is the baseline; a label that no lesion of the baseline bears is
+a new lesion. Conventions: mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.files import PathLike
+from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.tables import number_of, read_table
+from SAMv2Core.tracking.finding import Finding
+from SAMv2Core.tracking.recist import (
+    ABSENT,
+    NEW,
+    NON_TARGET,
+    NOT_EVALUABLE,
+    PRESENT,
+    STATES,
+    TARGET,
+    TOO_SMALL,
+    VANISHED,
+    Course,
+    Reading,
+)
+
+Key = Tuple[str, int]
+"""(label, study)."""
+
+_WRITTEN = {"ne": NOT_EVALUABLE, "gone": VANISHED, "too small": TOO_SMALL, "toosmall": TOO_SMALL}
+
+
+@dataclass(frozen=True)
+class ReaderTable:
+    """What a reader has written down.
+
+    :param readings: by label and study; :param organs: by label, :param nodes: labels of lymph nodes.
+    """
+
+    readings: Dict[Key, Reading]
+    organs: Dict[str, str]
+    nodes: Tuple[str, ...] = ()
+
+
+def read_readings(path: PathLike, n_studies: int) -> ReaderTable:
+    """A reader's table; rows without a size and a state say nothing.
+
+    :param n_studies: with the baseline.
+    :raises InputError: not readable, no such column or study, a state or a size that makes no sense.
+    """
+    table = read_table(path, needed=("label", "study"))
+    names = {name.lower() for name in table.names}
+    missing = [name for name in ("label", "study", "diameter_mm") if name not in names]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]}.", "Columns: label,study,diameter_mm,short_mm,state.")
+    readings: Dict[Key, Reading] = {}
+    organs: Dict[str, str] = {}
+    nodes: List[str] = []
+    for row in table.rows:
+        where = f"{path}, line {row.line}"
+        label = row.cells["label"].strip()
+        study = number_of(row.cells["study"], f"{where}, study")
+        if study not in range(n_studies):
+            raise InputError(f"{where}: there is no study {study:g}.", f"Studies are 0 (baseline) to {n_studies - 1}.")
+        reading = _reading_of(row.cells, where)
+        if reading is not None:
+            if (label, int(study)) in readings:
+                raise InputError(f"{where}: {label!r} has two readings in study {study:g}.", "Remove one.")
+            readings[label, int(study)] = reading
+        if row.cells.get("organ", "").strip():
+            organs[label] = row.cells["organ"].strip()
+        if row.cells.get("node", "").strip().lower() in ("yes", "true", "1"):
+            nodes.append(label)
+    return ReaderTable(readings, organs, tuple(nodes))
+
+
+def _reading_of(cells: Mapping[str, str], where: str) -> Optional[Reading]:
+    sizes = {}
+    for column in ("diameter_mm", "short_mm"):
+        text = cells.get(column, "").strip()
+        sizes[column] = number_of(text, f"{where}, {column}") if text else None
+    written = cells.get("state", "").strip().lower()
+    state = _WRITTEN.get(written, written.replace("-", "_").replace(" ", "_"))
+    if state and state not in STATES:
+        raise InputError(f"{where}: there is no state {written!r}.", f"Use one of {', '.join(STATES)}.")
+    long_mm = sizes["diameter_mm"]
+    if not state and long_mm is None and sizes["short_mm"] is None:
+        return None
+    return Reading(state or (VANISHED if long_mm == 0 else PRESENT), long_mm, sizes["short_mm"])
+
+
+def courses_of(
+    lesions: Sequence[Lesion],
+    findings: Sequence[Finding],
+    new: Optional[Mapping[int, Sequence[Lesion]]] = None,
+    reader: Optional[ReaderTable] = None,
+) -> List[Course]:
+    """Each lesion of the baseline, then the new ones, through all studies.
+
+    Whom nobody gave a role is a target if its size is known in the baseline. A place that was not found, or found and
+    not measured, has no size; that it has vanished is only taken from a segmentation or a reader.
+
+    :param findings: of :func:`SAMv2Core.tracking.track.track`, with what segmentations added.
+    :param new: study -> lesions that a segmentation of it shows and the baseline does not have.
+    """
+    reader = reader or ReaderTable({}, {})
+    n_studies = 1 + max((finding.study for finding in findings), default=0)
+    found = {(finding.label, finding.study): finding for finding in findings}
+    courses = []
+    for lesion in lesions:
+        readings = tuple(
+            reader.readings.get((lesion.label, n)) or _of_finding(found[lesion.label, n]) for n in range(n_studies)
+        )
+        is_node = lesion.is_node or lesion.label in reader.nodes
+        size = readings[0].short_mm if is_node else readings[0].long_mm
+        role = lesion.role or (TARGET if size else NON_TARGET)
+        courses.append(
+            Course(lesion.label, role, readings, lesion.organ or reader.organs.get(lesion.label, ""), is_node)
+        )
+    return courses + _new_courses({lesion.label for lesion in lesions}, n_studies, new or {}, reader)
+
+
+def _of_finding(finding: Finding) -> Reading:
+    if finding.state:
+        return Reading(finding.state, finding.diameter_mm, finding.short_mm)
+    return Reading(NOT_EVALUABLE if finding.lps is None else PRESENT, finding.diameter_mm, finding.short_mm)
+
+
+def _new_courses(known: set, n_studies: int, new: Mapping[int, Sequence[Lesion]], reader: ReaderTable) -> List[Course]:
+    """Lesions that the baseline does not have: not there before they were seen first, unknown afterwards."""
+    readings = {key: reading for key, reading in reader.readings.items() if key[0] not in known}
+    for study, lesions in new.items():
+        for n, lesion in enumerate(lesions, 1):
+            label = new_label(study, n)
+            readings.setdefault((label, study), Reading(PRESENT, lesion.diameter_mm, lesion.short_mm))
+    courses = []
+    for label in dict.fromkeys(label for label, _ in readings):
+        mine = {study: reading for (other, study), reading in readings.items() if other == label}
+        unknown = (Reading(ABSENT if n < min(mine) else NOT_EVALUABLE) for n in range(n_studies))
+        row = tuple(mine.get(n, blank) for n, blank in enumerate(unknown))
+        courses.append(Course(label, NEW, row, reader.organs.get(label, ""), label in reader.nodes))
+    return courses
+
+
+def new_label(study: int, number: int) -> str:
+    """How a new lesion is named that a segmentation shows: ``new 2.1`` is the first one in follow-up 2."""
+    return f"new {study}.{number}"
