@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 import SAMv2Core as s
-from SAMv2Core.cli import common, reading
+from SAMv2Core.cli import common, reading, structured_report
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
@@ -43,7 +43,8 @@ def add_subparser(subparsers: Any) -> None:
         required=True,
         metavar="L",
         help="lesions of the baseline: points (.mrk.json, .fcsv), a table (.csv with label,l,p,s and, if known, "
-        "diameter_mm), or a segmentation with one label per lesion (or one label, split into separate parts)",
+        "diameter_mm), a segmentation with one label per lesion (or one label, split into separate parts), or the "
+        "baseline's DICOM report (TID 1500)",
     )
     parser.add_argument(
         "--follow-up-lesions",
@@ -64,6 +65,7 @@ def add_subparser(subparsers: Any) -> None:
     parser.add_argument("--markups", metavar="DIR", help="folder for one point list (.mrk.json) per scan")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the body's landmarks; default: 0")
     reading.add_options(parser)
+    structured_report.add_option(parser)
     common.add_computing_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
@@ -81,14 +83,18 @@ def run(session: Session) -> None:
     args = session.args
     segmentations = _segmentation_paths(args)
     inputs = [args.baseline, *args.follow_up, args.lesions, *filter(None, [*segmentations, args.readings])]
-    session.declare(inputs, [args.output, args.recist])
+    session.declare(inputs, [args.output, args.recist, args.sr])
     names = _name_follow_ups(args)
     with session.stage("read", 0.0, 0.05):
-        lesions = read_lesions(args.lesions)
+        past = structured_report.read_past(args.lesions, args.baseline)
+        lesions = read_lesions(args.lesions, args.baseline)
         check_labels(lesions)
         reader = reading.read(session)
         session.report.add_file("lesions", args.lesions, n_lesions=len(lesions))
         volumes = {name: common.read_input(session, name) for name in ("baseline", *names)}
+        structured_report.check_past(session, past, volumes["baseline"])
+        if args.sr:
+            structured_report.check_target(volumes[names[-1]])
     embeddings = _embed_all(session, volumes)
     with session.stage("track", 0.8, 0.93) as progress:
         findings = s.track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
@@ -100,12 +106,17 @@ def run(session: Session) -> None:
     session.results["findings"] = [as_report(finding) for finding in findings]
     if assignments:
         session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
-    courses = courses_of(lesions, findings, {found.study: found.new for found in assignments}, reader)
+    new = {found.study: found.new for found in assignments}
+    courses = courses_of(lesions, findings, new, reader, past)
     with session.stage("write", 0.95, 1.0):
         reading.report(session, courses)
         write_text(args.output, table(findings), session.inputs)
         if args.markups:
             write_markups(session, findings, len(names))
+        if args.sr:
+            regions = structured_report.sites(lesions, embeddings[0])
+            last = (volumes[names[-1]], lesions, findings, courses, new.get(len(names), ()))
+            structured_report.write(session, *last, reader, past, regions)
     _tell(session, findings, len(names), assignments)
 
 

@@ -27,8 +27,8 @@ from SAMv2Core.io.segments import Segment, read_segments
 from SAMv2Core.io.tables import number_of
 from SAMv2Core.io.volume import Volume, read_volume
 
-ROLES = ("target", "non_target")
-"""What a reader may call a lesion of the baseline."""
+ROLES = ("target", "non_target", "new")
+"""What a reader may call a lesion; one that was new last month still is so when that month is the baseline."""
 
 N_SAMPLES = 7
 """Places that stand for a lesion: its center and six others, each a vector to search for."""
@@ -61,7 +61,7 @@ class Lesion:
     :param weights: (N,) positive, how much each place counts; they sum to 1.
     :param short_mm: short axis across the diameter, or None.
     :param ends_lps: (2, 3) ends of the diameter, or None.
-    :param role: ``target`` or ``non_target`` (:mod:`SAMv2Core.tracking.recist`), "" when nobody said.
+    :param role: ``target``, ``non_target`` or ``new`` (:mod:`SAMv2Core.tracking.recist`), "" when nobody said.
     :param organ: name of the organ, "" when nobody said.
     :param is_node: a lymph node, which counts by its short axis.
     :param tracking_uid: DICOM's Tracking UID, when the lesion comes from a report; "" otherwise.
@@ -206,7 +206,7 @@ def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List
     ]
 
 
-def read_lesions(path: PathLike) -> List[Lesion]:
+def read_lesions(path: PathLike, scan: Optional[PathLike] = None) -> List[Lesion]:
     """Lesions from a file.
 
     Parameters
@@ -214,7 +214,9 @@ def read_lesions(path: PathLike) -> List[Lesion]:
     path : path
         Points (``.mrk.json``, ``.fcsv``, ``.csv``, the last with optional columns, see
         :func:`lesions_from_points`), named segments
-        (``.seg.nrrd``, DICOM SEG), or a label volume.
+        (``.seg.nrrd``, DICOM SEG), a DICOM report (TID 1500, :mod:`SAMv2Core.io.report_reader`), or a label volume.
+    scan : path, optional
+        Folder of the scan that a report speaks of; needed when it marks lesions in images.
 
     Returns
     -------
@@ -232,8 +234,12 @@ def read_lesions(path: PathLike) -> List[Lesion]:
     >>> [(lesion.label, lesion.diameter_mm) for lesion in s.read_lesions("lesions.csv")]
     [('L1', 12.0)]
     """
+    from SAMv2Core.io.report_reader import is_report, read_report
+
     if Path(path).suffix.lower() == ".json" or suffix_of(path) in SUFFIXES:
         return lesions_from_points(read_points(path))
+    if suffix_of(path) in (".dcm", "") and is_report(path):
+        return list(read_report(path, scan).lesions)
     segments = read_segments(path)
     if segments is not None:
         return lesions_from_segments(segments, path)

@@ -1,9 +1,12 @@
 """Lesions of one study as a DICOM Structured Report (TID 1500 Measurement Report), readable by other viewers.
 
-Each lesion is one planar measurement group (TID 1410): tracking identifier and UID, its place in three dimensions, its
-long axis where one is known, and, as qualitative evaluations of our own coding scheme, what the tracker proposed and
-what the user decided. The Tracking UID belongs to the lesion, not to the study: the reports of all studies of a patient
-name the same one, which is how viewers recognize a lesion over time.
+Each lesion is one planar measurement group (TID 1410): tracking identifier and UID, finding site, its place in three
+dimensions, long and short axis where they are known, and, as qualitative evaluations of our own coding scheme, what
+the tracker proposed, what the reader decided, what has become of the lesion and whether it is a target. One that has
+vanished has the place where it was and a long axis of 0 mm. The Tracking UID belongs to the lesion, not to the study:
+the reports of all studies of a patient name the same one, which is how viewers recognize a lesion over time. What
+earlier studies measured follows as groups of that UID without a region (TID 1501), each with its time point, so that
+the last report alone tells the whole course (:mod:`SAMv2Core.io.report_reader` reads it back).
 
 Slicer 5.12 and later have a TID 1500 plugin of their own, which cannot write these reports: ``DICOMTID1500Plugin``
 (Slicer's Modules/Scripted/DICOMPlugins, titled "DICOM SR TID1500 Object Import Plugin") examines and loads, and has no
@@ -20,16 +23,20 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.files import atomic_path
+from SAMv2Core.io.finding_sites import CODE_LENGTH, SCHEME, site_of
+
+if TYPE_CHECKING:
+    from SAMv2Core.io.volume import Volume
 
 REQUIREMENT = "highdicom>=0.22"
-SCHEME = "99SAMV2"
-"""Coding scheme of the two evaluations that no standard scheme has codes for."""
+PROPOSAL, DECISION, STATE, ROLE = "proposal", "decision", "state", "role"
+"""Codes of the evaluations that no standard scheme has codes for."""
 
 STATUS_WORDS = {
     "matched": "Matched",
@@ -45,8 +52,27 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-CODE_LENGTH = 16
-"""DICOM's value representation SH, of which code values are."""
+STATE_WORDS = {
+    "present": "Present", "vanished": "Vanished", "too_small": "Too small", "merged": "Merged",
+    "progressed": "Progressed", "not_evaluable": "Not evaluable", "absent": "Not there yet",
+}  # fmt: skip
+ROLE_WORDS = {"target": "Target lesion", "non_target": "Non-target", "new": "New lesion"}
+LONG_AXIS, SHORT_AXIS = ("103339001", "SCT", "Long axis"), ("103340004", "SCT", "Short axis")
+
+
+@dataclass(frozen=True)
+class PastReading:
+    """What was known of a lesion in one study.
+
+    :param order: 0 for the baseline; :param time_point: its name.
+    :param state: as in :data:`STATE_WORDS`, "" when nobody said.
+    """
+
+    order: int
+    time_point: str
+    state: str = ""
+    long_mm: Optional[float] = None
+    short_mm: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -56,17 +82,25 @@ class ReportedLesion:
     :param tracking_uid: the same in all studies.
     :param position: (3,) LPS mm in the frame of reference of the scan.
     :param ends: (2, 3) end points of the long axis; without them the measurement has a length but no line.
-    :param status: ``matched``, ``uncertain``, ``not_found`` or ``baseline``.
+    :param status: ``matched``, ``uncertain``, ``not_found``, ``baseline`` or ``new``.
     :param decision: ``accepted``, ``moved``, ``rejected`` or empty.
+    :param position: None where no place is known; the group then has no region.
+    :param organ: name of the finding site. :param state: :param role: as in :data:`STATE_WORDS`, :data:`ROLE_WORDS`.
+    :param history: what earlier studies said.
     """
 
     label: str
     tracking_uid: str
-    position: Tuple[float, float, float]
+    position: Optional[Tuple[float, float, float]]
     status: str
     decision: str = ""
     diameter_mm: Optional[float] = None
     ends: Optional[Tuple[Tuple[float, float, float], Tuple[float, float, float]]] = None
+    short_mm: Optional[float] = None
+    organ: str = ""
+    state: str = ""
+    role: str = ""
+    history: Tuple[PastReading, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +126,29 @@ def new_tracking_uid() -> str:
     import uuid
 
     return f"2.25.{uuid.uuid4().int}"
+
+
+def series_files(volume: Volume) -> List[str]:
+    """The files of the DICOM series that a volume was read from.
+
+    :raises InputError: it was not read from a DICOM folder, or its files are gone.
+    """
+    import pydicom
+
+    from SAMv2Core.io.dicom_header import files_of
+
+    found = []
+    folder = Path(volume.source)
+    for file in files_of(folder) if volume.dicom is not None and folder.is_dir() else ():
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        except (pydicom.errors.InvalidDicomError, OSError):
+            continue
+        if volume.dicom is not None and str(header.get("SeriesInstanceUID", "")) == volume.dicom.series_instance_uid:
+            found.append(str(file))
+    if not found:
+        raise InputError(f"{volume.source} is no folder of DICOM images.", "Give the scan as a DICOM folder.")
+    return found
 
 
 def write_report(path: str, study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str) -> str:
@@ -162,6 +219,7 @@ def _document(
     )
     identification = sr.AlgorithmIdentification(name=algorithm[:64], version=version)
     groups = [_group(lesion, study, str(evidence[0].FrameOfReferenceUID), identification) for lesion in lesions]
+    groups += [_past_group(lesion, past) for lesion in lesions for past in lesion.history]
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion
@@ -188,45 +246,80 @@ def _document(
 
 
 def _group(lesion: ReportedLesion, study: Study, frame_of_reference: str, identification: Any) -> Any:
-    """One lesion: TID 1410."""
+    """One lesion in this study: TID 1410, or TID 1501 where it has no place."""
     from highdicom import sr
-    from pydicom.sr.codedict import codes
 
-    measurements = []
-    if lesion.diameter_mm is not None and np.isfinite(lesion.diameter_mm):
-        measurements.append(
-            sr.Measurement(name=_long_axis(), value=round(float(lesion.diameter_mm), 2), unit=codes.UCUM.Millimeter)
-        )
-    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=lesion.tracking_uid, identifier=lesion.label),
-        referenced_region=_region(lesion, frame_of_reference),
-        time_point_context=sr.TimePointContext(time_point=study.time_point, time_point_order=study.order),
-        finding_type=codes.SCT.Lesion,
-        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.BodyStructure)],
-        algorithm_id=identification,
-        measurements=measurements or None,
-        qualitative_evaluations=[
-            _evaluation("proposal", "Proposal by matching", lesion.status, STATUS_WORDS),
-            _evaluation("decision", "Decision of the reader", lesion.decision, DECISION_WORDS),
+    known = {
+        **_common(lesion, study.time_point, study.order),
+        "algorithm_id": identification,
+        "measurements": _measurements(lesion.diameter_mm, lesion.short_mm, lesion.state),
+        "qualitative_evaluations": [
+            _evaluation(PROPOSAL, "Proposal by matching", lesion.status, STATUS_WORDS),
+            _evaluation(DECISION, "Decision of the reader", lesion.decision, DECISION_WORDS),
+            *_evaluations(lesion.state, lesion.role),
         ],
+    }
+    region = _region(lesion, frame_of_reference)
+    if region is None:
+        return sr.MeasurementsAndQualitativeEvaluations(**known)
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **known)
+
+
+def _past_group(lesion: ReportedLesion, past: PastReading) -> Any:
+    """The lesion in an earlier study: numbers and words, no region."""
+    from highdicom import sr
+
+    return sr.MeasurementsAndQualitativeEvaluations(
+        **_common(lesion, past.time_point, past.order),
+        measurements=_measurements(past.long_mm, past.short_mm, past.state),
+        qualitative_evaluations=_evaluations(past.state, "") or None,
     )
 
 
+def _common(lesion: ReportedLesion, time_point: str, order: int) -> Dict[str, Any]:
+    """What names a lesion and a time, in every group."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    return {
+        "tracking_identifier": sr.TrackingIdentifier(uid=lesion.tracking_uid, identifier=lesion.label),
+        "time_point_context": sr.TimePointContext(time_point=time_point, time_point_order=order),
+        "finding_type": codes.SCT.Lesion,
+        "finding_sites": [sr.FindingSite(anatomic_location=sr.CodedConcept(*site_of(lesion.organ)))],
+    }
+
+
+def _measurements(long_mm: Optional[float], short_mm: Optional[float], state: str) -> Any:
+    """Long and short axis; None when neither is known."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    if state == "vanished" and long_mm is None:
+        long_mm = 0.0
+    return [
+        sr.Measurement(name=sr.CodedConcept(*name), value=round(float(mm), 2), unit=codes.UCUM.Millimeter)
+        for name, mm in ((LONG_AXIS, long_mm), (SHORT_AXIS, short_mm))
+        if mm is not None and np.isfinite(mm)
+    ] or None
+
+
+def _evaluations(state: str, role: str) -> List[Any]:
+    """State and role, as far as they are known."""
+    both = ((STATE, "State of the lesion", state, STATE_WORDS), (ROLE, "Role in the sum", role, ROLE_WORDS))
+    return [_evaluation(name, meaning, value, words) for name, meaning, value, words in both if value]
+
+
 def _region(lesion: ReportedLesion, frame_of_reference: str) -> Any:
-    """The long axis as a line, or the place as a point."""
+    """The long axis as a line, or the place as a point; None without a place."""
     from highdicom import sr
 
+    if lesion.position is None:
+        return None
     if lesion.ends is not None:
         kind, points = sr.GraphicTypeValues3D.POLYLINE, np.array(lesion.ends, dtype=np.float64)
     else:
         kind, points = sr.GraphicTypeValues3D.POINT, np.array([lesion.position], dtype=np.float64)
     return sr.ImageRegion3D(graphic_type=kind, graphic_data=points, frame_of_reference_uid=frame_of_reference)
-
-
-def _long_axis() -> Any:
-    from highdicom.sr import CodedConcept
-
-    return CodedConcept("103339001", "SCT", "Long axis")
 
 
 def _evaluation(name: str, meaning: str, value: str, words: dict) -> Any:

@@ -16,10 +16,12 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.report_reader import LesionReport, PastLesion
 from SAMv2Core.io.tables import number_of, read_table
 from SAMv2Core.tracking.finding import Finding
 from SAMv2Core.tracking.recist import (
     ABSENT,
+    MERGED,
     NEW,
     NON_TARGET,
     NOT_EVALUABLE,
@@ -102,6 +104,7 @@ def courses_of(
     findings: Sequence[Finding],
     new: Optional[Mapping[int, Sequence[Lesion]]] = None,
     reader: Optional[ReaderTable] = None,
+    report: Optional[LesionReport] = None,
 ) -> List[Course]:
     """Each lesion of the baseline, then the new ones, through all studies.
 
@@ -110,22 +113,54 @@ def courses_of(
 
     :param findings: of :func:`SAMv2Core.tracking.track.track`, with what segmentations added.
     :param new: study -> lesions that a segmentation of it shows and the baseline does not have.
+    :param report: the one that the lesions were read from: its time points come first, its own one is the baseline's
+        place; studies of the courses are then counted from the report's baseline on.
     """
     reader = reader or ReaderTable({}, {})
+    past = report.past if report is not None else {}
+    first = report.order if report is not None else 0
     n_studies = 1 + max((finding.study for finding in findings), default=0)
     found = {(finding.label, finding.study): finding for finding in findings}
     courses = []
     for lesion in lesions:
-        readings = tuple(
-            reader.readings.get((lesion.label, n)) or _of_finding(found[lesion.label, n]) for n in range(n_studies)
-        )
+        before = _of_past(past.get(lesion.label), first, n_studies)
+        own = {n: _of_finding(found[lesion.label, n]) for n in range(n_studies)}
+        if before:  # what a report says of its own study counts; what has gone is not there because its place was found
+            own[0] = before[first]
+            for n in range(1, n_studies):
+                if before[first].state == VANISHED and not found[lesion.label, n].state:
+                    own[n] = Reading(NOT_EVALUABLE)
+        readings = (*before[:first], *(reader.readings.get((lesion.label, n)) or own[n] for n in range(n_studies)))
         is_node = lesion.is_node or lesion.label in reader.nodes
-        size = readings[0].short_mm if is_node else readings[0].long_mm
+        size = readings[first].short_mm if is_node else readings[first].long_mm
         role = lesion.role or (TARGET if size else NON_TARGET)
         courses.append(
             Course(lesion.label, role, readings, lesion.organ or reader.organs.get(lesion.label, ""), is_node)
         )
-    return courses + _new_courses({lesion.label for lesion in lesions}, n_studies, new or {}, reader)
+    known = {lesion.label for lesion in lesions}
+    for label, item in past.items():
+        if label not in known:  # without a place: it cannot be tracked, and is not forgotten
+            row = _of_past(item, first, n_studies)
+            later = (reader.readings.get((label, n), row[first + n]) for n in range(n_studies))
+            courses.append(Course(label, item.role or NON_TARGET, (*row[:first], *later), item.organ))
+    return courses + _new_courses({*known, *past}, first, n_studies, new or {}, reader)
+
+
+def _of_past(item: Optional[PastLesion], first: int, n_studies: int) -> Tuple[Reading, ...]:
+    """(first + n_studies,) readings of a report; after its own time point, only what has merged is known."""
+    if item is None:
+        return (Reading(NOT_EVALUABLE),) * first if first else ()
+    known = {reading.order: reading for reading in item.readings}
+    start = min(known)
+    found = []
+    for n in range(first + 1):
+        past = known.get(n)
+        if past is None:
+            found.append(Reading(ABSENT if n < start else NOT_EVALUABLE))
+        else:
+            found.append(Reading(past.state or PRESENT, past.long_mm, past.short_mm))
+    later = Reading(MERGED if found[-1].state == MERGED else NOT_EVALUABLE)
+    return (*found, *[later] * (n_studies - 1))
 
 
 def _of_finding(finding: Finding) -> Reading:
@@ -134,18 +169,20 @@ def _of_finding(finding: Finding) -> Reading:
     return Reading(NOT_EVALUABLE if finding.lps is None else PRESENT, finding.diameter_mm, finding.short_mm)
 
 
-def _new_courses(known: set, n_studies: int, new: Mapping[int, Sequence[Lesion]], reader: ReaderTable) -> List[Course]:
+def _new_courses(
+    known: set, first: int, n_studies: int, new: Mapping[int, Sequence[Lesion]], reader: ReaderTable
+) -> List[Course]:
     """Lesions that the baseline does not have: not there before they were seen first, unknown afterwards."""
     readings = {key: reading for key, reading in reader.readings.items() if key[0] not in known}
     for study, lesions in new.items():
         for n, lesion in enumerate(lesions, 1):
-            label = new_label(study, n)
+            label = new_label(first + study, n)
             readings.setdefault((label, study), Reading(PRESENT, lesion.diameter_mm, lesion.short_mm))
     courses = []
     for label in dict.fromkeys(label for label, _ in readings):
         mine = {study: reading for (other, study), reading in readings.items() if other == label}
         unknown = (Reading(ABSENT if n < min(mine) else NOT_EVALUABLE) for n in range(n_studies))
-        row = tuple(mine.get(n, blank) for n, blank in enumerate(unknown))
+        row = (Reading(ABSENT),) * first + tuple(mine.get(n, blank) for n, blank in enumerate(unknown))
         courses.append(Course(label, NEW, row, reader.organs.get(label, ""), label in reader.nodes))
     return courses
 

@@ -94,6 +94,44 @@ def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, 
     assert wrong.code == 2 and "2 segmentations are given for 1 follow-ups" in wrong.err
 
 
+def test_a_report_is_next_months_baseline(samv2, scans, tracking, tmp_path):
+    """DICOM in, DICOM out, three studies: a row keeps its label, its Tracking UID and its history."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from SAMv2Core.io.report_reader import read_report
+    from Testing.samples.dicom_series import writeSeries
+
+    for name, scan in (("second", "query"), ("third", "template")):
+        volume = s.read_volume(scans / f"{scan}.nii.gz")
+        writeSeries(tmp_path / name, volume=s.Volume(np.rint(volume.array), volume.ijk_to_lps))
+    (tmp_path / "read.csv").write_text(
+        "label,study,diameter_mm,short_mm,state,organ\na,1,9,6,,liver\nb,0,11,,,\nb,1,,,vanished,\nn,1,7,,,lung\nfar,1,,,vanished,\n"
+    )
+    first = samv2(*tracking, "--follow-up", tmp_path / "second", "--readings", "read.csv", "--sr", "second.dcm")
+    assert first.code == 0, first.err
+    written = read_report(tmp_path / "second.dcm")
+    assert [lesion.label for lesion in written.lesions] == ["a", "b"] and written.order == 1
+    uid = written.lesions[0].tracking_uid
+    (tmp_path / "read.csv").write_text(
+        "label,study,diameter_mm,state\na,1,4.5,\nb,1,,vanished\nn,1,8,\nfar,1,,vanished\n"
+    )
+    arguments = [*tracking, "--follow-up", tmp_path / "third", "--report", "r.json", "--recist", "recist.csv"]
+    arguments[arguments.index("--baseline") + 1] = tmp_path / "second"
+    arguments[arguments.index("--lesions") + 1] = "second.dcm"
+    second = samv2(*arguments, "--readings", "read.csv", "--sr", "third.dcm")
+    assert second.code == 0, second.err
+    report = read_report(tmp_path / "third.dcm")
+    assert report.order == 2 and report.lesions[0].tracking_uid == uid
+    told = {label: [(r.order, r.state, r.long_mm) for r in past.readings] for label, past in report.past.items()}
+    assert told["a"] == [(0, "present", 12.0), (1, "present", 9.0), (2, "present", 4.5)]
+    assert told["b"] == [(0, "present", 11.0), (1, "vanished", 0.0), (2, "vanished", 0.0)]
+    assert told["n"] == [(1, "present", 7.0), (2, "present", 8.0)]
+    points = read_json(tmp_path / "r.json")["recist"]["time_points"]
+    assert [point["sum_mm"] for point in points] == [32.0, 9.0, 4.5] and points[2]["nadir_mm"] == 9.0
+    assert points[2]["overall"] == "PD" and points[2]["new"] == ["n"]
+    other = samv2(*tracking, "--follow-up", scans / "query.nii.gz", "--sr", "x.dcm")
+    assert other.code == 3 and "is no DICOM folder" in other.err and not (tmp_path / "x.dcm").exists()
+
+
 def test_wrong_inputs_end_with_3_and_nothing_written(samv2, scans, tracking, tmp_path):
     (tmp_path / "twice.csv").write_text("label,l,p,s\nx,0,0,140\nx,1,0,140\n")
     arguments = list(tracking)

@@ -10,11 +10,15 @@ SPACING_MM = (2.0, 2.0, 4.0)
 ORIGIN_LPS = (-20.0, -30.0, 100.0)
 
 
-def writeSeries(folder, patientID="P1", date="20240301", slices=3):
-    """The files of one series; positions as in SPACING_MM and ORIGIN_LPS."""
+def writeSeries(folder, patientID="P1", date="20240301", slices=3, volume=None):
+    """The files of one series; positions as in SPACING_MM and ORIGIN_LPS, or those of an upright volume (int16)."""
+    array = np.zeros((slices, 8, 8), np.int16) if volume is None else volume.array.astype(np.int16)
+    origin = ORIGIN_LPS if volume is None else volume.ijk_to_lps[:3, 3]
+    spacing = SPACING_MM if volume is None else volume.grid.spacing_ijk_mm
+    folder.mkdir(exist_ok=True)
     study, series, frame = generate_uid(), generate_uid(), generate_uid()
     files = []
-    for n in range(slices):
+    for n, pixels in enumerate(array):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -28,14 +32,14 @@ def writeSeries(folder, patientID="P1", date="20240301", slices=3):
         ds.StudyTime = ds.ContentTime = datetime.time(12).strftime("%H%M%S")
         ds.Modality, ds.StudyID, ds.AccessionNumber, ds.ReferringPhysicianName = "CT", "1", "", ""
         ds.SeriesNumber, ds.InstanceNumber = 1, n + 1
-        ds.ImagePositionPatient = [ORIGIN_LPS[0], ORIGIN_LPS[1], ORIGIN_LPS[2] + n * SPACING_MM[2]]
+        ds.ImagePositionPatient = [float(origin[0]), float(origin[1]), float(origin[2] + n * spacing[2])]
         ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        ds.PixelSpacing, ds.SliceThickness = [SPACING_MM[1], SPACING_MM[0]], SPACING_MM[2]
-        ds.Rows = ds.Columns = 8
+        ds.PixelSpacing, ds.SliceThickness = [float(spacing[1]), float(spacing[0])], float(spacing[2])
+        ds.Rows, ds.Columns = pixels.shape
         ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
         ds.RescaleSlope, ds.RescaleIntercept = 1, 0
-        ds.PixelData = np.zeros((8, 8), np.int16).tobytes()
+        ds.PixelData = pixels.tobytes()
         ds.save_as(str(path), enforce_file_format=True)
         files.append(str(path))
     return files
