@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 from SAMv2Core.cli.progress import Progress, ProgressBar
 from SAMv2Core.cli.report import Report, as_json
-from SAMv2Core.errors import Cancelled, MemoryLimitError, OutputError, SAMv2Error, UsageError
+from SAMv2Core.errors import Cancelled, SAMv2Error, UsageError, as_samv2_error, one_line
 from SAMv2Core.io.files import check_output, is_same_file
 
 if TYPE_CHECKING:
@@ -26,45 +25,14 @@ if TYPE_CHECKING:
     from SAMv2Core.embedding.model import Model
     from SAMv2Core.io.volume import Volume
 
-ISSUES_URL = "https://github.com/SlicerSAMv2/SlicerSAMv2/issues"
-
 logger = logging.getLogger(__name__)
-
-
-class InternalError(SAMv2Error):
-    """A fault of SAMv2 itself; exit code 1."""
 
 
 def print_error(error: SAMv2Error) -> None:
     """One line of cause and one of remedy on stderr."""
-    print(f"error: {_one_line(error.cause)}", file=sys.stderr)
+    print(f"error: {one_line(error.cause)}", file=sys.stderr)
     if error.remedy:
-        print(f"remedy: {_one_line(error.remedy)}", file=sys.stderr)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())
-
-
-def as_samv2_error(error: BaseException) -> SAMv2Error:
-    """The typed error that an exception of Python, torch or the file system means for the user."""
-    if isinstance(error, SAMv2Error):
-        return error
-    text = _one_line(str(error))
-    # torch's own classes cannot be named here without loading torch.
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "not enough memory" in text:
-        return MemoryLimitError(
-            f"Not enough memory ({text[:160] or type(error).__name__}).",
-            "Close other programs, use --max-memory, --device cpu, or crop the volume.",
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return OutputError("The disk is full.", "Free some space and try again.")
-    if isinstance(error, ModuleNotFoundError):
-        return InternalError(f"The Python package {error.name} is missing.", "Install it; `samv2 doctor` tells more.")
-    return InternalError(
-        f"Unexpected {type(error).__name__}: {text[:300]}",
-        f"Please report this at {ISSUES_URL} with the output of the same command with --log-level debug.",
-    )
+        print(f"remedy: {one_line(error.remedy)}", file=sys.stderr)
 
 
 class _Messages(logging.Handler):
@@ -77,7 +45,7 @@ class _Messages(logging.Handler):
         self.shown_level = shown_level
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = _one_line(record.getMessage())
+        text = one_line(record.getMessage())
         # Python's own warnings (numpy's, torch's) speak to developers.
         is_ours = record.name.split(".")[0] == __name__.split(".")[0]
         if record.levelno >= logging.WARNING and is_ours:

@@ -9,11 +9,12 @@ one is clearly better, the match is uncertain whatever the rest of the evidence 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from SAMv2Core.errors import InputError
+from SAMv2Core.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,65 @@ def restricted(embedding: Any, mask: SearchMask) -> Any:
     if not body.any():
         raise InputError(*mask.refusal)
     return replace(embedding, body=body)
+
+
+class LastRestricted:
+    """:func:`restricted`, with the last result kept: the search index that comes with it takes up to a second."""
+
+    def __init__(self) -> None:
+        self._last: Tuple[Any, Any, Any] = (None, None, None)
+
+    def __call__(self, embedding: Any, mask: Optional[SearchMask]) -> Any:
+        """The embedding itself without a mask."""
+        if mask is None:
+            return embedding
+        last = self._last
+        if last[0] is not embedding or last[1] != mask.key:
+            last = self._last = (embedding, mask.key, restricted(embedding, mask))
+        return last[2]  # not read again: another thread may have asked for another mask
+
+    def forget(self) -> None:
+        """Release what was kept."""
+        self._last = (None, None, None)
+
+
+def match_inside(
+    template: Any,
+    query: Any,
+    points_lps: np.ndarray,
+    method: str,
+    mask: Optional[SearchMask],
+    narrow: LastRestricted,
+    starts_per_axis: Optional[int] = None,
+    matched_above: Optional[float] = None,
+    expect: Optional[bool] = None,
+    progress: Optional[Progress] = None,
+) -> List[Any]:
+    """:func:`SAMv2Core.matching.match.match`, inside a mask where there is one, with the knobs that people turn.
+
+    :param starts_per_axis: of the fixed-point method; made odd, so that there is a middle; None for its default.
+    :param matched_above: matches with less confidence are uncertain; None for what came with the model.
+    """
+    from SAMv2Core.matching.confidence import UncertaintyModel
+    from SAMv2Core.matching.fixed_point import FixedPointOptions
+    from SAMv2Core.matching.match import match
+
+    options = None if starts_per_axis is None else FixedPointOptions(starts_per_axis=starts_per_axis | 1)
+    model = UncertaintyModel.from_metadata(query.calibration)
+    if matched_above is not None:
+        lower = min(model.not_found_below, matched_above)
+        model = replace(model, matched_above=matched_above, not_found_below=lower)
+    searched = narrow(query, mask)
+
+    def matched(points: np.ndarray, by: str) -> List[Any]:
+        knobs = {"options": options, "uncertainty": model, "expect": expect}
+        return match(template, searched, points, by, progress, **knobs)  # type: ignore[arg-type]
+
+    matches = matched(points_lps, method)
+    if mask is not None:
+        matches = kept_inside(matches, mask, lambda n: matched(points_lps[n], "nearest"))
+        matches = judged_in_all(matches, template, query, model)
+    return matches
 
 
 def kept_inside(matches: Sequence[Any], mask: SearchMask, nearest: Callable[[List[int]], Sequence[Any]]) -> List[Any]:

@@ -25,7 +25,7 @@ LAYERS = (
     ("embedding",),
     ("matching",),
     ("tracking", "registration", "landmarks"),
-    ("evaluation", "batch"),
+    ("evaluation", "batch", "serve"),
     ("demo", "diagnosis"),
     ("cli",),
     ("__init__", "__main__"),
@@ -36,7 +36,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # and modules load no torch.
 TORCH_FREE = {
     "__init__", "__main__", "errors", "progress", "geometry", "io", "preprocessing", "simulation", "diagnosis", "batch",
-    "cli",
+    "serve", "cli", "matching.result", "matching.search_mask", "tracking.finding", "tracking.assignment",
+    "landmarks.landmark", "registration.choice", "registration.verdict", "registration.deformable",
     "models.library", "models.catalogue", "models.records", "models.download", "network.precision",
     "embedding.cache", "embedding.memory",
 }  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 
 from SAMv2Core.errors import ModelError
 from SAMv2Core.io.volume import Volume
-from SAMv2Core.matching.search_mask import SearchMask, judged_in_all, kept_inside, restricted
+from SAMv2Core.matching.search_mask import LastRestricted, SearchMask, match_inside
 from SAMv2SlicerLib.work.lesion_engine import (
     LesionInput,
     TrackedStudy,
@@ -94,8 +94,7 @@ class Engine:
         """Matches with less confidence are uncertain; None for what came with the model."""
         self.voxelsPerSecond: Dict[str, float] = {}
         """Measured on this machine per device, for honest estimates; empty until the first embedding."""
-        self._restricted: Tuple[Any, Any, Any] = (None, None, None)
-        """(embedding, mask's key, restricted embedding) of the last mask: preparing it takes up to a second."""
+        self._narrow = LastRestricted()
 
     def embed(self, inputs: Sequence[VolumeInput], options: Options, progress: Progress) -> Computed:
         """One comparable embedding per input, from the cache where possible.
@@ -124,55 +123,25 @@ class Engine:
         progress: Progress,
     ) -> Computed:
         """Find points (N, 3), template volume LPS mm, in the query: a list of Match with query volume LPS."""
-        import SAMv2Core
-        from SAMv2Core.matching.confidence import UncertaintyModel
-
         share = _embeddingShare(template, query)
         pair = self.embed((template, query), options, _partOf(progress, 0.0, share))
         part = _partOf(progress, share, 1 - share, text)
         part(0.0, "")
-        options, uncertainty = self._knobs(pair.embeddings[1])
-        searched = (pair.embeddings[0], self._searched(pair.embeddings[1], query.inside))
-
-        def matched(points: np.ndarray, by: str) -> List[Any]:
-            knobs = {"options": options, "uncertainty": uncertainty}
-            return SAMv2Core.match(*searched, points, method=by, progress=part, **knobs)
-
-        matches = matched(pointsLPS, method)
-        if query.inside is not None:
-            matches = kept_inside(matches, query.inside, lambda n: matched(pointsLPS[n], "nearest"))
-            model = uncertainty or UncertaintyModel.from_metadata(pair.embeddings[1].calibration)
-            matches = judged_in_all(matches, *pair.embeddings, model)
+        matches = match_inside(
+            *pair.embeddings,
+            pointsLPS,
+            method,
+            query.inside,
+            self._narrow,
+            self.startsPerAxis,
+            self.matchedAbove,
+            progress=part,
+        )
         return Computed(matches, pair.embeddings, pair.fresh)
-
-    def _searched(self, embedding: Any, inside: Optional[SearchMask]) -> Any:
-        """The embedding to search in."""
-        if inside is None:
-            return embedding
-        known, key, _ = self._restricted
-        if known is not embedding or key != inside.key:
-            self._restricted = (embedding, inside.key, restricted(embedding, inside))
-        return self._restricted[2]
 
     def forgetMasks(self) -> None:
         """Release what was kept for the last mask."""
-        self._restricted = (None, None, None)
-
-    def _knobs(self, queryEmbedding: Any) -> Tuple[Any, Any]:
-        """(FixedPointOptions, UncertaintyModel) of SAMv2Core, each None for its defaults."""
-        from dataclasses import replace
-
-        from SAMv2Core.matching.confidence import UncertaintyModel
-        from SAMv2Core.matching.fixed_point import FixedPointOptions
-
-        starts, above = self.startsPerAxis, self.matchedAbove
-        options = (
-            None if starts is None else FixedPointOptions(starts_per_axis=starts | 1)
-        )  # an odd number has a middle
-        if above is None:
-            return options, None
-        model = UncertaintyModel.from_metadata(queryEmbedding.calibration)
-        return options, replace(model, matched_above=above, not_found_below=min(model.not_found_below, above))
+        self._narrow.forget()
 
     def follow(
         self, template: VolumeInput, query: VolumeInput, pointLPS: np.ndarray, options: Options, text: str, progress
@@ -181,7 +150,7 @@ class Engine:
         from SAMv2Core.matching.match import locate
 
         pair = self.embed((template, query), options, _partOf(progress, 0.0, _embeddingShare(template, query)))
-        place = locate(pair.embeddings[0], self._searched(pair.embeddings[1], query.inside), pointLPS)[0]
+        place = locate(pair.embeddings[0], self._narrow(pair.embeddings[1], query.inside), pointLPS)[0]
         return Computed((None if np.isnan(place).any() else place,), pair.embeddings, pair.fresh)
 
     def register(

@@ -1,0 +1,61 @@
+"""Who computes when: lanes beside one another, in each the clients take turns.
+
+A scan takes minutes to embed and a place of a moving cursor milliseconds to find, so what is quick must never wait for
+what is slow: each kind of work has a thread of its own. Within a lane every client that waits gets one turn after the
+other, however many requests one of them has sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import Callable, Deque, Optional
+
+Work = Callable[[], None]
+
+
+class Lane:
+    """One thread that works for several clients in turn; it starts with the first work."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._waiting: OrderedDict[str, Deque[Work]] = OrderedDict()
+        self._condition = threading.Condition()
+        self._thread: Optional[threading.Thread] = None
+        self._is_closed = False
+
+    def add(self, client: str, work: Work) -> None:
+        """Queue some work, which must not raise."""
+        with self._condition:
+            self._waiting.setdefault(client, deque()).append(work)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"samv2 {self._name}", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def n_waiting(self, client: str) -> int:
+        """How many works of a client have not begun."""
+        with self._condition:
+            return len(self._waiting.get(client, ()))
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        with self._condition:
+            self._is_closed = True
+            self._waiting.clear()
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._waiting and not self._is_closed:
+                    self._condition.wait()
+                if self._is_closed:
+                    return
+                client, queue = next(iter(self._waiting.items()))
+                work = queue.popleft()
+                self._waiting.move_to_end(client)  # everyone else who waits is before him now
+                if not queue:
+                    del self._waiting[client]
+            work()
+            del work
