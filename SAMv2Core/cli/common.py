@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import SAMv2Core as s
 from SAMv2Core.errors import InputError
@@ -104,6 +104,17 @@ def add_input(parser: argparse.ArgumentParser, name: str, help_text: str, requir
         metavar="UID",
         help="which DICOM series, when its folder holds several; UID:2 for its second volume",
     )
+
+
+def position(text: str) -> List[float]:
+    """An argparse type: L,P,S in mm."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError("give three numbers separated by commas, as --point=-12.5,30,80")
+    return values
 
 
 def add_series_option(parser: argparse.ArgumentParser) -> None:

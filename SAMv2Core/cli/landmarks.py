@@ -34,7 +34,11 @@ def add_subparser(subparsers: Any) -> None:
     parser = subparsers.add_parser("where", help="tell what lies near a point of a scan", description=__doc__)
     _add_scan(parser)
     parser.add_argument(
-        "--point", required=True, metavar="L,P,S", type=_position, help="mm, LPS; write --point=-12,30,80 (with =)"
+        "--point",
+        required=True,
+        metavar="L,P,S",
+        type=common.position,
+        help="mm, LPS; write --point=-12,30,80 (with =)",
     )
     common.add_computing_options(parser)
     common.add_reporting_options(parser)
@@ -47,16 +51,6 @@ def _add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atlas", metavar="FILE", help="landmarks to look for; default: those that ship with the model"
     )
-
-
-def _position(text: str) -> List[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 3:
-        raise argparse.ArgumentTypeError("give three numbers separated by commas, as --point=-12.5,30,80")
-    return values
 
 
 def _find(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:

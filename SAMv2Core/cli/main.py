@@ -14,11 +14,24 @@ import sys
 from typing import Any, Iterator, List, NoReturn, Optional, Sequence
 
 from SAMv2Core import __version__
-from SAMv2Core.cli import batch, demo, doctor, embed, evaluate, landmarks, match, models, register, simulate, track
+from SAMv2Core.cli import (
+    batch,
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    landmarks,
+    match,
+    models,
+    prior,
+    register,
+    simulate,
+    track,
+)
 from SAMv2Core.cli.session import Session, print_error
 from SAMv2Core.errors import UsageError
 
-COMMANDS = (match, track, register, landmarks, embed, simulate, evaluate, batch, models, doctor, demo)
+COMMANDS = (match, track, register, landmarks, prior, embed, simulate, evaluate, batch, models, doctor, demo)
 
 DESCRIPTION = """\
 Find the same anatomical point in another CT or MR scan, and align scans by such points.

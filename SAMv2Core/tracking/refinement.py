@@ -75,8 +75,8 @@ def refined_place(lesion: Lesion, baseline: Volume, follow_up: Volume, place_lps
     """
     reach = float(np.clip(REACH_OF_RADIUS * lesion.radius_mm, SMALLEST_REACH_MM, LARGEST_REACH_MM))
     n, search = round(reach / STEP_MM), round(SEARCH_MM / STEP_MM)
-    template = _sample(baseline, lesion.center_lps, n)
-    scene = _sample(follow_up, place_lps, n + search)
+    template = sample_cube(baseline, lesion.center_lps, n)
+    scene = sample_cube(follow_up, place_lps, n + search)
     steps = np.arange(-n, n + 1)
     ball = np.sum(np.square(np.stack(np.meshgrid(steps, steps, steps, indexing="ij"))), axis=0) <= n**2
     if not np.all(np.isfinite(template[ball])) or not np.all(np.isfinite(scene)):
@@ -121,24 +121,42 @@ def _best_shift(score: np.ndarray, search: int) -> Optional[np.ndarray]:
 def fitted_shift(
     template: np.ndarray, mask: np.ndarray, scene: np.ndarray, start: np.ndarray
 ) -> Tuple[np.ndarray, float]:
-    """Where the middle of the template goes when its ball is fitted to the scene by an affine map.
+    """Where the middle of the template goes when its ball, the middle counting most, is fitted to the scene.
 
-    Gauss-Newton on ``scene(middle + shift + (1 + A) p) = gain template(p) + offset``, the middle of the ball counting
-    most, ``A`` drawn to zero.
+    :returns: (3,) shift (x, y, z) in steps, and the weighted correlation that it ends with; see :func:`fitted_map`.
+    """
+    n = template.shape[0] // 2
+    weights = np.exp(-2.0 * np.sum((np.argwhere(mask) - n) ** 2, axis=1) / n**2)
+    shift, _, similarity = fitted_map(template, mask, weights, scene, start)
+    return shift, similarity
 
+
+def fitted_map(
+    template: np.ndarray,
+    mask: np.ndarray,
+    weights: np.ndarray,
+    scene: np.ndarray,
+    start: np.ndarray,
+    strain: float = STRAIN,
+) -> Tuple[np.ndarray, np.ndarray, float]:
+    """The affine map that fits the masked part of a template to a scene.
+
+    Gauss-Newton on ``scene(middle + shift + (1 + A) p) = gain template(p) + offset``, ``A`` drawn to zero.
+
+    :param weights: (n,) of the masked voxels.
     :param scene: cube with the same middle as the template, larger.
     :param start: (3,) shift (x, y, z) in steps to begin with.
-    :returns: (3,) shift (x, y, z) in steps, and the weighted correlation that it ends with.
+    :param strain: expected size of the entries of A.
+    :returns: (3,) shift (x, y, z) in steps, (3, 3) A, and the weighted correlation that they end with.
     """
     n, half = template.shape[0] // 2, scene.shape[0] // 2
     points = np.argwhere(mask)[:, ::-1].astype(np.float64) - n
     values = template[mask]
-    weights = np.exp(-2.0 * np.sum(points**2, axis=1) / n**2)
     spread = max(float(values.std()), 1e-9)
     values, scene = (values - values.mean()) / spread, scene / spread
     slopes = np.gradient(scene)[::-1]  # along x, y, z
     shift, linear = np.array(start, dtype=np.float64), np.zeros((3, 3))
-    prior = np.diag([*np.full(3, 1e-3), *np.full(9, 1 / STRAIN**2), 1e-9, 1e-9])
+    prior = np.diag([*np.full(3, 1e-3), *np.full(9, 1 / strain**2), 1e-9, 1e-9])
     similarity = 0.0
     for _ in range(N_ITERATIONS):
         at = (half + shift + points + points @ linear.T)[:, ::-1].T
@@ -157,7 +175,7 @@ def fitted_shift(
         shift, linear = shift + np.clip(step[:3], -1, 1), linear + np.clip(step[3:12].reshape(3, 3), -0.1, 0.1)
         if np.abs(step[:3]).max() < 0.01:
             break
-    return shift, similarity
+    return shift, linear, similarity
 
 
 def _line(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> Tuple[float, float]:
@@ -174,11 +192,11 @@ def _weighted_correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> 
     return float(np.average(a * b, weights=weights) / np.sqrt(max(power, 1e-12)))
 
 
-def _sample(volume: Volume, center_lps: np.ndarray, n: int) -> np.ndarray:
+def sample_cube(volume: Volume, center_lps: np.ndarray, n: int, step_mm: float = STEP_MM) -> np.ndarray:
     """(2n + 1,) * 3 values (z, y, x) around a place along the patient's axes, smoothed; NaN outside the scan."""
     side = 2 * n + 1
-    matrix = np.diag([STEP_MM, STEP_MM, STEP_MM, 1.0])
-    matrix[:3, 3] = center_lps - n * STEP_MM
+    matrix = np.diag([step_mm, step_mm, step_mm, 1.0])
+    matrix[:3, 3] = center_lps - n * step_mm
     ijk_to_ijk = volume.grid.lps_to_ijk @ Grid((side, side, side), matrix).ijk_to_lps
     index = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)[..., ::-1].reshape(-1, 3)
     ijk = index @ ijk_to_ijk[:3, :3].T + ijk_to_ijk[:3, 3]
