@@ -1,7 +1,8 @@
 """``samv2 evaluate``: the paper's evaluations as commands.
 
-``dls`` measures lesion tracking by both published evaluators, ``landmarks`` finds landmarks of every template in every
-query, ``registration`` compares errors before and after, beside other programs.
+``dls`` measures lesion tracking by both published evaluators, ``landmarks`` finds landmarks of every template in
+every query, ``registration`` compares errors before and after, beside other programs, ``longitudinal-ct`` follows
+lesions beside the set's own registration.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence
 
-from SAMv2Core.cli import common, evaluate_dls, evaluate_landmarks, evaluate_registration
+from SAMv2Core.cli import (
+    common,
+    evaluate_dls,
+    evaluate_landmarks,
+    evaluate_longitudinal,
+    evaluate_registration,
+)
 from SAMv2Core.errors import UsageError
 from SAMv2Core.evaluation import methods
 
@@ -21,7 +28,7 @@ TRANSFORMS = ("rigid", "similarity", "affine")
 
 
 def add_subparser(subparsers: Any) -> None:
-    """Add ``evaluate`` with its three evaluations to the parser."""
+    """Add ``evaluate`` with its evaluations to the parser."""
     parser = subparsers.add_parser(
         "evaluate", help="measure matching, tracking or registration against the truth", description=__doc__
     )
@@ -29,6 +36,7 @@ def add_subparser(subparsers: Any) -> None:
     _add_dls(evaluations)
     _add_landmarks(evaluations)
     _add_registration(evaluations)
+    _add_longitudinal(evaluations)
 
 
 def _add_dls(evaluations: Any) -> None:
@@ -129,16 +137,40 @@ def _add_registration(evaluations: Any) -> None:
     parser.set_defaults(run=_checked(evaluate_registration.run))
 
 
+def _add_longitudinal(evaluations: Any) -> None:
+    parser = evaluations.add_parser(
+        "longitudinal-ct",
+        help="lesions from baseline to follow-up",
+        description="Lesions of Longitudinal-CT, or of a set of its layout, beside the set's own registration.",
+    )
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="the unpacked set: PID.csv and NIfTI scans")
+    parser.add_argument(
+        "--method",
+        choices=methods.LESION_METHODS,
+        default="track",
+        help="nearest, the paper's fixed-point, what `samv2 match` does (default), or `samv2 track` (track); "
+        "default: track",
+    )
+    _add_features(parser)
+    _add_outputs(parser)
+    common.add_computing_options(parser)
+    common.add_reporting_options(parser)
+    parser.set_defaults(run=_checked(evaluate_longitudinal.run))
+
+
 def _add_features(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("features")
     group.add_argument(
         "--features",
         metavar="FILE",
-        help="also (dls: instead) another network's features with the same matcher: a TorchScript module taking (1, 1, "
-        "D, H, W) at 2 mm and returning (1, C, d, h, w), or a folder of embeddings NAME.safetensors",
+        help="also (dls, longitudinal-ct: instead) another network's features with the same matcher: a TorchScript "
+        "module taking (1, 1, D, H, W) at 2 mm and returning (1, C, d, h, w), or a folder of embeddings "
+        "NAME.safetensors",
     )
     group.add_argument(
-        "--mind", action="store_true", help="also (dls: instead) MIND-SSC, a descriptor without training (convexAdam)"
+        "--mind",
+        action="store_true",
+        help="also (dls, longitudinal-ct: instead) MIND-SSC, a descriptor without training (convexAdam)",
     )
     group.add_argument("--no-model", action="store_true", help="leave our model out")
 

@@ -179,3 +179,27 @@ def test_registration_beside_a_baseline(evaluate, scans, tmp_path):
     for name in set(lines) - {"before"}:
         assert lines[name]["finished"] == 1 and lines[name]["seconds"] > 0 and lines[name]["peak_memory_mib"] > 30
     assert "samv2 tiny, rigid" in (tmp_path / "t.md").read_text(encoding="utf-8")
+
+
+def test_longitudinal_ct_beside_the_sets_own_points(evaluate, scans, tmp_path):
+    """A set of one patient in its layout: two lesions, the set's own registration 4 mm and nowhere."""
+    folder = tmp_path / "set" / "inputsTr"
+    folder.mkdir(parents=True)
+    for side, name in (("BL", "template"), ("FU", "query")):
+        (folder / f"p_{side}_img_00.nii.gz").write_bytes((scans / f"{name}.nii.gz").read_bytes())
+    grid = torso().grid
+    voxels = {label: np.rint(grid.to_ijk(np.array([lps]))[0]) + 0.5 for label, lps in INSIDE_LPS.items()}
+    centers = {label: " ".join(f"{value:g}" for value in ijk) for label, ijk in voxels.items()}
+    own = " ".join(f"{value:g}" for value in voxels["a"] + (2, 0, 0))
+    rows = [f"a,{centers['a']},{own},{centers['a']},0,0,UNCHANGED,False", f"b,{centers['b']},,{centers['b']},0,0,,"]
+    header = "lesion_id,cog_bl,cog_propagated,cog_fu,img_id_bl,img_id_fu,topology_class,linking_unclear"
+    (folder / "p.csv").write_text("\n".join([header, *rows]) + "\n")
+    command = ["longitudinal-ct", "--data", "set", "--model", scans / "tiny.safetensors", "--table", "t.md"]
+    assert evaluate(*command, "--report", "r.json") == 0
+    found = read_json(tmp_path / "r.json")
+    assert (found["n"], found["patients"], found["failed_patients"], found["out_of_bounds"]) == (2, 1, 0, 0)
+    assert found["p95_mm"] <= 2.0 and found["beyond"] == {"25": 0.0, "50": 0.0, "100": 0.0} and found["seconds"] > 0
+    assert found["set"]["n"] == 2 and found["set"]["without_place"] == 1 and found["set"]["median_mm"] is None
+    assert [lesion["error_mm"] for lesion in found["lesions"] if lesion["method"] == "set"] == [4.0, None]
+    assert "the set's own registration" in (tmp_path / "t.md").read_text()
+    assert evaluate("longitudinal-ct", "--data", tmp_path, "--model", "x", "--report", "s.json") != 0
