@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import SAMv2Core as s
 from SAMv2Core.errors import InputError
@@ -93,9 +93,12 @@ def add_reporting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="default: warning")
 
 
-def add_input(parser: argparse.ArgumentParser, name: str, help_text: str, required: bool = True) -> None:
-    """A volume to read: ``--<name>``, with its modality and its DICOM series."""
-    parser.add_argument(f"--{name}", required=required, metavar="VOLUME", help=help_text)
+def add_input(
+    parser: argparse.ArgumentParser, name: str, help_text: str, required: bool = True, several: bool = False
+) -> None:
+    """A volume to read, or ``several``: ``--<name>``, with its modality and its DICOM series."""
+    count: Dict[str, Any] = {"nargs": "+"} if several else {}
+    parser.add_argument(f"--{name}", required=required, metavar="VOLUME", help=help_text, **count)
     parser.add_argument(
         f"--modality-{name}", choices=MODALITIES, default="auto", help="what it is; default: decided from its values"
     )
@@ -142,6 +145,18 @@ def say_table(session: Session, text: str) -> None:
     session.say(text)
     if session.args.table:
         write_text(session.args.table, text + "\n", session.inputs)
+
+
+def name_each(args: argparse.Namespace, option: str) -> List[str]:
+    """The volumes of an option that takes several as inputs of their own, which all functions here then know:
+    ``template`` where there is one, else ``template_1``, ...; modality and series are those of the option."""
+    paths = getattr(args, option)
+    names = [option] if len(paths) == 1 else [f"{option}_{number}" for number in range(1, len(paths) + 1)]
+    modality, series = getattr(args, f"modality_{option}"), getattr(args, f"series_{option}", None)
+    for name, path in zip(names, paths):
+        for attribute, value in ((name, path), (f"modality_{name}", modality), (f"series_{name}", series)):
+            setattr(args, attribute, value)
+    return names
 
 
 def read_input(session: Session, name: str) -> s.Volume:
@@ -256,9 +271,11 @@ def embed(
     return emb
 
 
-def embed_both(session: Session, volumes: Dict[str, s.Volume], high: float) -> Tuple[s.Embedding, s.Embedding]:
-    """Load the model and embed two inputs, the progress bar going to ``high``."""
+def embed_all(session: Session, volumes: Dict[str, s.Volume], high: float) -> List[s.Embedding]:
+    """Load the model and embed some inputs, the progress bar going to ``high``."""
     model = load_model(session, volumes)
-    (first, one), (second, two) = volumes.items()
-    middle = (0.08 + high) / 2
-    return embed(session, model, first, one, 0.08, middle), embed(session, model, second, two, middle, high)
+    low, step = 0.08, (high - 0.08) / len(volumes)
+    return [
+        embed(session, model, name, volume, low + n * step, low + (n + 1) * step)
+        for n, (name, volume) in enumerate(volumes.items())
+    ]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Tuple
 
 import numpy as np
 
 import SAMv2Core as s
 from SAMv2Core.cli import common
-from SAMv2Core.errors import InputError, UnreliableResultError
-from SAMv2Core.io.points import Point, PointList, write_points
+from SAMv2Core.errors import InputError, ModelError, UnreliableResultError, UsageError
+from SAMv2Core.io.points import Point, PointList, read_points, write_points
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
+
+
+BUNDLED = "bundled"
+"""Names the atlas that ships with the model among files of others."""
 
 
 def add_subparser(subparsers: Any) -> None:
@@ -22,12 +29,17 @@ def add_subparser(subparsers: Any) -> None:
     _add_scan(parser)
     parser.add_argument(
         "--output",
-        required=True,
         metavar="A.mrk.json",
         type=common.points_to_write,
         help="the landmarks: .mrk.json, .fcsv or .csv; one that was not found has no position",
     )
     parser.add_argument("--only", metavar="NAME,NAME", help="some landmarks only; default: all of the atlas")
+    parser.add_argument(
+        "--teach",
+        metavar="F.mrk.json",
+        help="nothing is looked for: the scan and these points of it become an exemplar of the file --atlas, which is "
+        "made where there is none",
+    )
     common.add_computing_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
@@ -49,27 +61,73 @@ def _add_scan(parser: argparse.ArgumentParser) -> None:
     common.add_input(parser, "image", "the scan (a file, or a folder of DICOM)")
     common.add_series_option(parser)
     parser.add_argument(
-        "--atlas", metavar="FILE", help="landmarks to look for; default: those that ship with the model"
+        "--atlas",
+        nargs="+",
+        metavar="FILE",
+        help=f"landmarks to look for, several files together; default: {BUNDLED}, those that ship with the model",
     )
 
 
-def _find(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:
-    from SAMv2Core.landmarks.atlas import load_atlas
-
-    args = session.args
+def _embedded(session: Session) -> Tuple[s.Volume, s.Embedding]:
     with session.stage("read", 0.0, 0.05):
-        atlas = load_atlas(args.atlas) if args.atlas else None
         volume = common.read_input(session, "image")
     model = common.load_model(session, {"image": volume})
-    emb = common.embed(session, model, "image", volume, 0.08, 0.85)
+    return volume, common.embed(session, model, "image", volume, 0.08, 0.85)
+
+
+def _find(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:
+    from SAMv2Core.landmarks.atlas import atlas_for, join, load_atlas
+
+    own = {path: load_atlas(path) for path in _own_files(session.args)}  # a wrong file is told before the long work
+    volume, emb = _embedded(session)
+    atlas = join([atlas_for(emb) if name == BUNDLED else own[name] for name in session.args.atlas or [BUNDLED]])
     with session.stage("landmarks", 0.85, 0.98) as progress:
         return volume, s.find_landmarks(emb, atlas, only or None, progress)
+
+
+def _own_files(args: argparse.Namespace) -> List[str]:
+    return [path for path in args.atlas or [] if path != BUNDLED]
+
+
+def teach(session: Session) -> None:
+    """Add a scan and its points to an atlas; its confidence is judged as with the bundled one."""
+    from SAMv2Core.landmarks.atlas import atlas_for, exemplar, join, load_atlas, save_atlas
+
+    args = session.args
+    if len(_own_files(args)) != 1 or len(args.atlas) != 1 or args.output or args.only:
+        raise UsageError(
+            "--teach needs one --atlas of your own, and neither --output nor --only.",
+            "Write: samv2 landmarks --image A.nii.gz --teach A.mrk.json --atlas mine.safetensors",
+        )
+    path = common.safetensors_to_write(args.atlas[0])
+    session.declare(inputs=[args.image, args.teach])
+    points = read_points(args.teach)
+    before = load_atlas(path) if Path(path).exists() else None
+    placed = {point.label: point.position_lps for point in points if point.label and point.position_lps is not None}
+    if len(placed) < sum(point.position_lps is not None for point in points):
+        raise InputError(
+            f"The points of {args.teach} cannot be told apart.", "Give every point a name of its own, as L3 or carina."
+        )
+    _, emb = _embedded(session)
+    mine = exemplar(emb, placed, Path(args.image).name.partition(".")[0], {})
+    if before is None:
+        with contextlib.suppress(ModelError):  # a model without an atlas: the usual coefficients
+            bundled = atlas_for(emb)
+            mine = dataclasses.replace(mine, calibration=bundled.calibration, reliability=bundled.reliability)
+    atlas = mine if before is None else join([before, mine])
+    save_atlas(atlas, path)
+    session.results["atlas"] = {"landmarks": len(set(atlas.names)), "exemplars": sorted(set(atlas.exemplars))}
+    session.say(f"{path}: {atlas!r}")
 
 
 def run(session: Session) -> None:
     """Read, embed, find, write; the result is unreliable when no landmark was found."""
     args = session.args
-    session.declare(inputs=[args.image, args.atlas], outputs=[args.output])
+    if args.teach:
+        return teach(session)
+    if not args.output:
+        raise UsageError("Where to write the landmarks is missing.", "Add --output A.mrk.json")
+    session.declare(inputs=[args.image, *_own_files(args)], outputs=[args.output])
     _, found = _find(session, [name.strip() for name in (args.only or "").split(",") if name.strip()])
     session.results["landmarks"] = [
         {
@@ -115,7 +173,7 @@ def run_where(session: Session) -> None:
     from SAMv2Core.landmarks.where import where
 
     args = session.args
-    session.declare(inputs=[args.image, args.atlas])
+    session.declare(inputs=[args.image, *_own_files(args)])
     volume, found = _find(session, [])
     if not volume.grid.contains(np.array(args.point))[0]:
         raise InputError(f"The point {args.point} lies outside {args.image}.", "Give L,P,S in mm of this scan.")

@@ -10,17 +10,17 @@ import numpy as np
 
 import SAMv2Core as s
 from SAMv2Core.cli import common
-from SAMv2Core.errors import UnreliableResultError
+from SAMv2Core.errors import UnreliableResultError, UsageError
 from SAMv2Core.io.files import suffix_of
 from SAMv2Core.io.points import Point, PointList, read_points, write_points
+from SAMv2Core.matching.exemplars import by_label
 
 if TYPE_CHECKING:
-    from SAMv2Core.cli.progress import Progress
     from SAMv2Core.cli.session import Session
 
     Embeddings = Tuple[s.Embedding, s.Embedding]  # template, query
 
-METHODS = ("fixed-point", "nearest")
+METHODS = ("fixed-point", "nearest", "paper")
 EXPECT = {"auto": None, "on": True, "off": False}
 NO_POSITION = "it has no position in the template"
 
@@ -28,10 +28,17 @@ NO_POSITION = "it has no position in the template"
 def add_subparser(subparsers: Any) -> None:
     """Add ``match`` to the parser."""
     parser = subparsers.add_parser("match", help="find points of one scan in another", description=__doc__)
-    common.add_input(parser, "template", "the scan in which the points are marked (a file, or a folder of DICOM)")
+    what = "the scan in which the points are marked (a file, or a folder of DICOM); several give one answer together"
+    common.add_input(parser, "template", what, several=True)
     common.add_input(parser, "query", "the scan in which they are to be found")
     common.add_series_option(parser)
-    parser.add_argument("--points", required=True, metavar="P", help="points of the template: .mrk.json, .fcsv or .csv")
+    parser.add_argument(
+        "--points",
+        required=True,
+        nargs="+",
+        metavar="P",
+        help="points of the template: .mrk.json, .fcsv or .csv; one list for each template, joined by their labels",
+    )
     parser.add_argument(
         "--output",
         required=True,
@@ -61,37 +68,58 @@ def add_subparser(subparsers: Any) -> None:
 def run(session: Session) -> None:
     """Read, embed, match, write; the result is unreliable when no point was found."""
     args = session.args
-    session.declare(inputs=[args.template, args.query, args.points], outputs=[args.output, args.similarity_map])
+    session.declare([*args.template, args.query, *args.points], [args.output, args.similarity_map])
+    if len(args.points) != len(args.template):
+        raise UsageError(
+            f"{len(args.template)} templates are given with {len(args.points)} point lists.",
+            "Give one list for each template, in the same order.",
+        )
+    names = common.name_each(args, "template")
     with session.stage("read", 0.0, 0.05):
-        points = read_points(args.points)
-        session.report.add_file("points", args.points, n_points=len(points))
-        template = common.read_input(session, "template")
-        query = common.read_input(session, "query")
-    embeddings = common.embed_both(session, {"template": template, "query": query}, 0.9)
+        lists = [read_points(path) for path in args.points]
+        for number, (path, points) in enumerate(zip(args.points, lists), 1):
+            session.report.add_file("points" if len(lists) == 1 else f"points_{number}", path, n_points=len(points))
+        points = common_points(lists)
+        volumes = {name: common.read_input(session, name) for name in (*names, "query")}
+    *templates, query = common.embed_all(session, volumes, 0.9)
     with session.stage("match", 0.9, 0.98) as progress:
-        results = match_points(points, embeddings, args.method, progress, EXPECT[args.expect])
+        knobs = {"method": args.method, "expect": EXPECT[args.expect], "progress": progress}
+        if len(templates) == 1:
+            results = match_points(points, (templates[0], query), **knobs)
+        else:
+            results = list(s.match(templates, query, lists, **knobs))
     session.results["points"] = [as_report(*pair) for pair in zip(points, results)]
     with session.stage("write", 0.98, 1.0):
         write_points(as_point_list(points, results), args.output, session.inputs)
         if args.similarity_map:
-            write_similarity_maps(session, points, embeddings)
+            write_similarity_maps(session, points, (templates[0], query))
     show_table(session, points, results)
     conclude(session, points, results)
 
 
-def match_points(
-    points: PointList, embeddings: Embeddings, method: str, progress: Progress, expect: Optional[bool] = None
-) -> List[Optional[s.Match]]:
+def common_points(lists: Sequence[PointList]) -> PointList:
+    """The points of all templates, in the order of the answers; each as the first list that has its label tells it.
+
+    :raises InputError: with several lists, labels that do not tell the points apart.
+    """
+    if len(lists) == 1:
+        return lists[0]
+    names, _ = by_label(lists)
+    known = {point.label: point for points in reversed(lists) for point in points}
+    return PointList(tuple(known[name] for name in names), lists[0].name)
+
+
+def match_points(points: PointList, embeddings: Embeddings, **knobs: Any) -> List[Optional[s.Match]]:
     """One match per point of the list; None for a point that has no position in the template."""
     positions = points.positions_lps
     is_defined = np.isfinite(positions).all(axis=1)
-    found = iter(s.match(*embeddings, positions[is_defined], method=method, progress=progress, expect=expect))
+    found = iter(s.match(*embeddings, positions[is_defined], **knobs))
     return [next(found) if defined else None for defined in is_defined]
 
 
 def as_report(point: Point, match: Optional[s.Match]) -> Dict[str, Any]:
     """One element of the report's ``points``; what does not exist is null."""
-    if match is None:
+    if match is None or not np.isfinite(match.template_lps).all():
         return {
             "label": point.label,
             "template": None,
@@ -103,7 +131,7 @@ def as_report(point: Point, match: Optional[s.Match]) -> Dict[str, Any]:
             "status": "not_found",
             "reason": NO_POSITION,
         }
-    return {
+    told: Dict[str, Any] = {
         "label": point.label,
         "template": _numbers(match.template_lps),
         "query": _numbers(match.query_lps),
@@ -114,6 +142,9 @@ def as_report(point: Point, match: Optional[s.Match]) -> Dict[str, Any]:
         "status": match.status,
         "reason": match.reason,
     }
+    if match.exemplars:
+        told["exemplars"] = [as_report(point, one) for one in match.exemplars]
+    return told
 
 
 def _numbers(position: Optional[np.ndarray]) -> Optional[List[float]]:

@@ -131,7 +131,7 @@ def run(session: Session) -> None:
             check_sources(fixed, moving)
         if args.deformable:
             load_convex_adam()
-    emb_fixed, emb_moving = common.embed_both(session, {"fixed": fixed, "moving": moving}, 0.6)
+    emb_fixed, emb_moving = common.embed_all(session, {"fixed": fixed, "moving": moving}, 0.6)
     with session.stage("register", 0.6, 0.9) as progress:
         result = s.register(
             emb_fixed,

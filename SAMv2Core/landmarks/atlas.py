@@ -150,7 +150,7 @@ def load_atlas(path: PathLike) -> Atlas:
     :raises InputError: missing, damaged, or a file of another kind.
     """
     tensors, metadata = read_safetensors(path)
-    refusal = InputError(f"{path} is no atlas of landmarks.", "Make one with: python -m Training.landmark_atlas")
+    refusal = InputError(f"{path} is no atlas of landmarks.", "Make one with: samv2 landmarks --teach")
     if metadata.get("format") != FORMAT or not {"vectors", "positions", "sure"} <= set(tensors):
         raise refusal
     try:

@@ -26,6 +26,7 @@ from SAMv2Core.landmarks.atlas import Atlas, atlas_for
 from SAMv2Core.landmarks.landmark import Landmark, Witnesses
 from SAMv2Core.matching.body_map import robust_affine
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN, logistic
+from SAMv2Core.matching.robust import geometric_median
 from SAMv2Core.matching.similarity import lattice_vectors, vector_length
 from SAMv2Core.progress import Progress, silent
 
@@ -295,15 +296,6 @@ def _crowded(places: np.ndarray, trust: np.ndarray, typical: np.ndarray) -> np.n
     """(n,) bool: which answers stand too near to one that is trusted more."""
     near = np.linalg.norm(places[:, None] - places[None], axis=2) < CROWDED * typical
     return (near & (trust[None] > trust[:, None])).any(axis=1)
-
-
-def geometric_median(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The place with the smallest weighted sum of distances to points (N, 3) mm, by Weiszfeld's iteration: (3,)."""
-    center = np.average(points, axis=0, weights=weights)
-    for _ in range(30):
-        pull = weights / np.maximum(np.linalg.norm(points - center, axis=1), 2.0)
-        center = (points * pull[:, None]).sum(axis=0) / pull.sum()
-    return center
 
 
 def judge(name: str, place: np.ndarray, witnesses: Witnesses, c: Coefficients) -> Landmark:

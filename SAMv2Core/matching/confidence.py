@@ -51,6 +51,9 @@ GOOD_SIMILARITY, SMALL_MARGIN, FEW_FIXED_POINTS = 0.8, 0.05, 10
 """Beyond these, similarity, margin and fixed points are no doubt worth a word."""
 
 
+_EARLIER = ("other_patient", "map_cosine")  # in records and embeddings of earlier versions
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known of one match.
@@ -130,6 +133,24 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
+class Several:
+    """What the agreement of several exemplars (:class:`SAMv2Core.matching.exemplars.Agreement`) adds, and its cuts.
+
+    The defaults are those of ``lite-ct`` on torsos and necks, each patient's judged without that patient.
+    """
+
+    bias: float = 0.24
+    support: float = 2.0
+    spread: float = -1.34
+    matched_above: float = 0.85
+    not_found_below: float = 0.15
+
+    def confidence(self, terms: Mapping[str, float]) -> float:
+        """Estimated probability that the agreed place is right, 0..1."""
+        return logistic(getattr(self, name) * value for name, value in terms.items())
+
+
+@dataclass(frozen=True)
 class UncertaintyModel:
     """Coefficients for results of nearest neighbors and of fixed points, and the cuts.
 
@@ -137,38 +158,39 @@ class UncertaintyModel:
     neighbors, while the number of fixed points says most about what they found. A fixed-point match that fell back is
     judged as a nearest neighbor. ``Testing/benchmarks/calibration.py`` fits the numbers.
 
-    ``map_cosine``: matches of two bodies that agree with one another less similar than this (median) are those of
-    bodies that share no part, and no map is made of them.
+    ``map_likeness``: a map of two bodies less alike than this (:attr:`SAMv2Core.matching.body_map.BodyMap.likeness`) is
+    one of bodies that share no part, and is not used.
     """
 
     nearest: Coefficients = Coefficients(bias=-6.1, similarity=9.2, margin=8.2, cycle=-2.0, edge=-0.5, fell_back=-1.3)
     fixed_point: Coefficients = Coefficients(
         bias=-4.1, similarity=4.4, margin=0.5, cycle=-0.35, fixed_points=1.1, residual=-0.7, agreement=-0.25, edge=-0.2
     )
+    several: Several = Several()
     matched_above: float = 0.7
     not_found_below: float = 0.2
     min_similarity: float = 0.2
     max_cycle_error_nearest_mm: float = 40.0
-    map_cosine: float = -1.0
+    map_likeness: float = -1.0
 
     @staticmethod
     def from_metadata(values: Mapping[str, Any]) -> UncertaintyModel:
         """Coefficients stored with a model, as ``dataclasses.asdict`` gives them; what is not named keeps its default.
 
-        ``track`` belongs to :mod:`SAMv2Core.tracking.confidence`; ``other_patient``, once a set, is passed over.
+        ``track`` belongs to :mod:`SAMv2Core.tracking.confidence`; names of earlier versions are passed over.
 
         :raises ModelError: unknown names or values that are no finite numbers.
         """
         default = UncertaintyModel()
-        values = {name: value for name, value in values.items() if name not in ("track", "other_patient")}
+        values = {name: value for name, value in values.items() if name not in ("track", *_EARLIER)}
         try:
             parts = {k: replace(getattr(default, k), **v) if isinstance(v, Mapping) else v for k, v in values.items()}
             model = replace(default, **parts)
-            sets = (model.nearest, model.fixed_point)
+            sets = (model.nearest, model.fixed_point, model.several)
             numbers = [value for coefficients in sets for value in asdict(coefficients).values()]
         except (TypeError, AttributeError):
             raise nonsense() from None
-        numbers += [v for v in vars(model).values() if not isinstance(v, Coefficients)]
+        numbers += [v for v in vars(model).values() if not isinstance(v, (Coefficients, Several))]
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise nonsense()
         return model

@@ -32,6 +32,7 @@ from SAMv2Core.matching.confidence import (
     Verdict,
     judge,
 )
+from SAMv2Core.matching.exemplars import by_label, combined
 from SAMv2Core.matching.fixed_point import (
     BodyMaps,
     FixedPointOptions,
@@ -58,9 +59,9 @@ Testing/benchmarks/slicer.py prints how many landmarks they show and how far off
 
 
 def match(
-    emb_template: Embedding,
+    emb_template: Union[Embedding, List[Embedding], Tuple[Embedding, ...]],
     emb_query: Embedding,
-    points_lps: Points,
+    points_lps: Union[Points, Sequence[Points]],
     method: str = "fixed-point",
     progress: Optional[Progress] = None,
     *,
@@ -73,9 +74,11 @@ def match(
     Parameters
     ----------
     emb_template, emb_query : Embedding
-        Of one model, see :meth:`SAMv2Core.Model.embed`.
+        Of one model, see :meth:`SAMv2Core.Model.embed`. A list of templates gives one answer from all that show the
+        point (:mod:`SAMv2Core.matching.exemplars`).
     points_lps : (N, 3) or (3,) array, or PointList
-        LPS mm in the template's world.
+        LPS mm in the template's world. Of several templates a list with the points of each: point lists, whose labels
+        say which points are the same, or (N, 3) arrays with the same point in the same row, NaN where it is not marked.
     method : {"fixed-point", "nearest", "paper"}
     progress : callable, optional
         Called as ``progress(fraction, text)``; may raise ``Cancelled``.
@@ -90,7 +93,8 @@ def match(
     Returns
     -------
     list of Match
-        One per point, in input order; :func:`positions` makes an array of them.
+        One per point, in input order (several point lists: labels in the order in which they first come, see
+        :func:`SAMv2Core.matching.exemplars.by_label`); :func:`positions` makes an array of them.
 
     Raises
     ------
@@ -115,6 +119,9 @@ def match(
     """
     if method not in METHODS:
         raise UsageError(f"There is no matching method {method!r}.", f"Choose one of: {', '.join(METHODS)}.")
+    if isinstance(emb_template, (list, tuple)):
+        knobs = {"method": method, "options": options, "uncertainty": uncertainty, "expect": expect}
+        return _match_several(emb_template, emb_query, points_lps, progress or silent, **knobs)
     options = options or FixedPointOptions()
     check_comparable(emb_template, emb_query)
     uncertainty = uncertainty or UncertaintyModel.from_metadata(emb_query.calibration)
@@ -134,6 +141,32 @@ def match(
     tell(1.0, "Matched")
     nothing = (None, math.nan, math.nan, 0, 0.0, NOT_FOUND)
     return [Match(p, *nothing, refusal) if refusal else next(answers) for p, refusal in zip(points, refusals)]
+
+
+def _match_several(
+    templates: Sequence[Embedding], emb_query: Embedding, lists: Any, tell: Progress, **knobs: Any
+) -> List[Match]:
+    """Every template's points by themselves, then one answer per point."""
+    if not isinstance(lists, (list, tuple)) or len(lists) != len(templates) or not templates:
+        raise UsageError(
+            f"{len(templates)} templates need a list of {len(templates)} point lists.",
+            "Give the points of each template, in the order of the templates.",
+        )
+    if all(isinstance(points, PointList) for points in lists):
+        _, aligned = by_label(lists)
+    else:
+        aligned = [_checked_points(points, may_miss=True) for points in lists]
+        if len({len(points) for points in aligned}) > 1:
+            raise InputError("The templates have different numbers of points.", "Give NaN for a point that one lacks.")
+    found: List[List[Match]] = [[] for _ in aligned[0]]
+    for number, (template, points) in enumerate(zip(templates, aligned)):
+        rows = np.flatnonzero(np.isfinite(points).all(axis=1))
+        mine = part(tell, number / len(templates), (number + 1) / len(templates))
+        for row, one in zip(rows, match(template, emb_query, points[rows], progress=mine, **knobs)):
+            found[row].append(one)
+    model = knobs["uncertainty"] or UncertaintyModel.from_metadata(emb_query.calibration)
+    nobody = Match(np.full(3, np.nan), None, math.nan, math.nan, 0, 0.0, NOT_FOUND, "No template has this point.")
+    return [combined(several, emb_query.volume_grid, model) if several else nobody for several in found]
 
 
 def locate(emb_template: Embedding, emb_query: Embedding, points_lps: Points) -> np.ndarray:
@@ -323,15 +356,15 @@ def similarity_map(
     return similarities.reshape(index.grid.shape_zyx), index.grid
 
 
-def _checked_points(points_lps: Any) -> np.ndarray:
-    """(N, 3) float64 of (N, 3) or (3,) numbers or of a point list."""
+def _checked_points(points_lps: Any, may_miss: bool = False) -> np.ndarray:
+    """(N, 3) float64 of (N, 3) or (3,) numbers or of a point list; NaN only where some ``may_miss``."""
     given = getattr(points_lps, "positions_lps", points_lps)
     try:
         points = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         points = np.full((1, 3), np.nan)
     points = points.reshape(-1, 3) if points.size == 0 or points.shape == (3,) else points
-    if points.ndim != 2 or points.shape[1] != 3 or not np.all(np.isfinite(points)):
+    if points.ndim != 2 or points.shape[1] != 3 or not (may_miss or np.all(np.isfinite(points))):
         raise InputError("The points are not finite (N, 3) coordinates.", "Give x, y, z in mm (LPS) for each point.")
     return points
 

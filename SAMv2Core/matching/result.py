@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Optional
+from typing import Iterable, Optional, Tuple
 
 import numpy as np
 
@@ -23,7 +23,9 @@ class Match:
     :param status: ``"matched"``, ``"uncertain"`` or ``"not_found"``.
     :param reason: for people, why not more; empty when matched.
     :param candidate_lps: (3,) best position even when not found, or None; for debugging, never a result.
-    :param evidence: what the verdict rests on, for calibration; None when nothing was searched.
+    :param evidence: what the verdict rests on, for calibration; None when nothing was searched, and for several
+        templates.
+    :param exemplars: with several templates, the match of each that shows the point.
     """
 
     template_lps: np.ndarray
@@ -36,6 +38,7 @@ class Match:
     reason: str
     candidate_lps: Optional[np.ndarray] = None
     evidence: Optional[Evidence] = None
+    exemplars: Tuple[Match, ...] = ()
 
     def __repr__(self) -> str:
         place = "nothing" if self.query_lps is None else _in_words(self.query_lps)

@@ -1,4 +1,4 @@
-"""Least squares that wrong pairs do not spoil: re-weighted, and drawn to a prior where there are few.
+"""Least squares and a median that wrong pairs do not spoil: re-weighted, and drawn to a prior where there are few.
 
 Many pairs of a match are good or entirely wrong. Every fit of a linear map on them (around fixed points, through the
 body's landmarks, among the lesions of a study) is this one, with its own weights, prior and loss.
@@ -56,3 +56,12 @@ def reweighted(
         if np.max(np.abs(solution[0] - before[0])) < settled:
             break
     return solution, size
+
+
+def geometric_median(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The place with the smallest weighted sum of distances to points (N, 3) mm, by Weiszfeld's iteration: (3,)."""
+    center = np.average(points, axis=0, weights=weights)
+    for _ in range(30):
+        pull = weights / np.maximum(np.linalg.norm(points - center, axis=1), 2.0)
+        center = (points * pull[:, None]).sum(axis=0) / pull.sum()
+    return center

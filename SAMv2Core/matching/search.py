@@ -159,7 +159,7 @@ def build_index(emb: Embedding) -> SearchIndex:
     row_of_voxel = np.full(body.size, -1, dtype=np.int32)
     row_of_voxel[voxels] = np.arange(len(voxels), dtype=np.int32)
     rows = lattice_vectors(emb, voxels, torch.float16)
-    if not bool(torch.isfinite(rows).all()):
+    if not bool(torch.isfinite(rows.sum(dtype=torch.float32))):  # one that is no number makes the sum none
         raise ModelError(
             f"The embedding of {emb.source or 'the volume'} holds values that are no numbers.",
             "Embed the volume again in full precision (--precision fp32).",

@@ -8,6 +8,7 @@ Results, right when within 10 mm of the truth:
 * *torso* and *neck*: every landmark of every torso (``ct/train`` and ``ct/val``), looked for from a few other patients'
   scans, and centroids of organs of ``hn/val`` (:mod:`Testing.benchmarks.accuracy`). The train scans were seen in
   training; their landmarks were not, and ``--queries val`` leaves them out;
+* *several*: what 2, 3, 4 and 6 of these templates agree on (:mod:`SAMv2Core.matching.exemplars`);
 * *follow-up*: random places of the ``ct/val`` scans in a simulated follow-up;
 * *..., cut*: the same with the middle third of the query's slices alone in view: most points have no counterpart;
 * with ``--tracking``: the tracker's findings of :mod:`Testing.benchmarks.tracking`, whose finished scans are taken from
@@ -17,8 +18,8 @@ Each set of coefficients (nearest neighbor, fixed points, tracker) is a logistic
 weighs the same, drawn to zero; evidence may not count against its sense. All figures are cross-fitted: each patient's
 results (and every pair that the patient is the template of) are judged by coefficients fitted without that patient.
 Those fitted on all patients are printed as JSON, and ``--write`` puts them into the record beside the model's weights,
-where every program finds them. The cuts between the statuses follow by rule, see :func:`cuts_of`; so does the cosine
-below which two bodies have no map, see :func:`map_cosine`. From cached embeddings it takes some minutes of one core.
+where every program finds them. The cuts between the statuses follow by rule, see :func:`cuts_of`; so does how alike
+two bodies must be for a map, see :func:`least_likeness`. From cached embeddings it takes some minutes of one core.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import math
 from pathlib import Path
@@ -41,8 +43,9 @@ from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.methods import POINT_METHODS
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.volume import read_volume
-from SAMv2Core.matching.body_map import body_map
+from SAMv2Core.matching.body_map import body_maps
 from SAMv2Core.matching.confidence import Coefficients, Evidence, UncertaintyModel
+from SAMv2Core.matching.exemplars import agree
 from SAMv2Core.matching.match import match
 from SAMv2Core.models.records import write_calibration
 from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up
@@ -64,10 +67,11 @@ from Testing.benchmarks.tracking_cases import scans
 
 RIGHT_MM = 10.0
 METHODS = ("nearest", "default")
-SETS = ("nearest", "fixed_point", "track")
+SETS = ("nearest", "fixed_point", "several", "track")
+OF_ONE = SETS[:2]
 SIGNS = {"bias": 0, "similarity": 1, "cycle": -1, "margin": 1, "fixed_points": 1, "residual": -1, "agreement": -1}
 SIGNS.update({"edge": -1, "fell_back": -1, "departure": -1, "roughness": -1})
-SIGNS.update({"scatter": -1, "field": -1, "chain": -1})
+SIGNS.update({"scatter": -1, "field": -1, "chain": -1, "support": 1, "spread": -1})
 BY_JUDGMENT = ("no_field",)  # never seen in these scans
 CURVES = {
     ("tracking", "tracker"): "tracking, follow-up",
@@ -75,9 +79,10 @@ CURVES = {
     ("torso", "default"): "matching, two patients",
     ("neck", "default"): "matching, two patients",
 }
-N_TEMPLATES = 3  # of each torso and neck
+N_TEMPLATES = 6  # of each torso and neck
+TOGETHER = (2, 3, 4, 6)  # templates whose results are brought together
 N_FOLLOW_UP = 40  # places of each simulated follow-up
-N_STRANGERS = 12  # pairs of a neck and an abdomen
+N_MAPS, COMMON = 30, 5  # pairs of bodies of each kind, landmarks that two torsos share
 TUBES = ("label 2", "label 5")  # spinal cord, esophagus: drawn as far as was needed, so their centroid is no place
 RIDGE = 2.0  # of a coefficient of evidence scaled to unit spread; 2 to 20 differ by what chance does
 MATCHED_RIGHT = {"follow-up": 0.97, "tracking": 0.9}
@@ -91,18 +96,20 @@ class Sample:
     """One result: what was known of it, and whether it was right."""
 
     experiment: str
-    method: str
+    method: str  # one of METHODS, "tracker", or "several": what the results of some templates agree on
     scans: Tuple[str, ...]  # validation scans that it comes from; the first one is the query
     evidence: Optional[Dict[str, Any]]  # None of a tracked lesion without any place: confidence 0
     is_right: bool
     is_inside: bool = True  # whether the place is in the scan at all
     is_beyond: bool = False  # whether the result lies outside the scan: not found, whatever else is known
+    label: str = ""  # of the landmark; several templates' results of one label make a consensus
+    off_mm: Tuple[float, ...] = ()  # LPS, the result minus the truth
 
     @functools.cached_property
     def set(self) -> str:
         """The set of coefficients that judges it."""
-        if self.method == "tracker":
-            return "track"
+        if self.method in ("tracker", "several"):
+            return "track" if self.method == "tracker" else "several"
         model = UncertaintyModel()
         judging = model.coefficients(Evidence(**self.evidence))
         return next(name for name in SETS if getattr(model, name) is judging)
@@ -112,21 +119,31 @@ class Sample:
         """What the coefficients are multiplied with."""
         if self.method == "tracker":
             return track_confidence.terms(TrackEvidence(**self.evidence))
+        if self.method == "several":
+            return dict(self.evidence or {})
         ones = Coefficients(**dict.fromkeys((field.name for field in dataclasses.fields(Coefficients)), 1.0))
         return ones.terms(Evidence(**self.evidence))
 
 
 def between(
-    experiment: str, names: Tuple[str, str], template: Embedding, query: Embedding, points: Any, truth: Any
+    experiment: str,
+    names: Tuple[str, ...],
+    template: Embedding,
+    query: Embedding,
+    points: Any,
+    truth: Any,
+    labels: Optional[Sequence[str]] = None,
 ) -> Iterator[Sample]:
     """Matches of one pair by both methods."""
     for method in METHODS:
-        for found, expected in zip(match(template, query, points, **POINT_METHODS[method]), truth):
-            if found.evidence is not None and found.candidate_lps is not None:
-                is_inside, is_beyond = query.volume_grid.contains(np.array([expected, found.candidate_lps])) ^ [0, 1]
-                is_right = is_inside and np.linalg.norm(found.candidate_lps - expected) <= RIGHT_MM
-                evidence = dataclasses.asdict(found.evidence)
-                yield Sample(experiment, method, names, evidence, bool(is_right), bool(is_inside), bool(is_beyond))
+        found = match(template, query, points, **POINT_METHODS[method])
+        for label, one, expected in zip(labels or [""] * len(found), found, truth):
+            if one.evidence is not None and one.candidate_lps is not None:
+                is_inside, is_beyond = query.volume_grid.contains(np.array([expected, one.candidate_lps])) ^ [0, 1]
+                off = one.candidate_lps - expected
+                is_right = is_inside and np.linalg.norm(off) <= RIGHT_MM
+                facts = (dataclasses.asdict(one.evidence), bool(is_right), bool(is_inside), bool(is_beyond))
+                yield Sample(experiment, method, names, *facts, label, tuple(map(float, off)))
 
 
 def of_torso(extractor: Extractor, data: Path, query: Path, n_templates: int) -> Iterator[Sample]:
@@ -143,7 +160,7 @@ def of_torso(extractor: Extractor, data: Path, query: Path, n_templates: int) ->
         common = [label for label in landmarks[template] if label in landmarks[query]]
         ends = [np.array([landmarks[path][label] for label in common]) for path in (template, query)]
         names, source = (name_of(query), name_of(template)), embedded(extractor, template)
-        yield from between("torso", names, source, seen, *ends)
+        yield from between("torso", names, source, seen, *ends, common)
         yield from between("torso, cut", names, source, middle_third(seen), *ends)
 
 
@@ -169,9 +186,8 @@ def between_necks(extractor: Extractor, data: Path, n_templates: int) -> Iterato
             common = [label for label in centers[template] if label in centers[query]]
             if template != query and common:
                 ends = [np.array([centers[path][label] for label in common]) for path in (template, query)]
-                yield from between(
-                    "neck", (name_of(query), name_of(template)), *map(embeddings.get, (template, query)), *ends
-                )
+                names = (name_of(query), name_of(template))
+                yield from between("neck", names, *map(embeddings.get, (template, query)), *ends, common)
 
 
 def follow_ups(extractor: Extractor, data: Path) -> Iterator[Sample]:
@@ -194,25 +210,38 @@ def tracked(extractor: Extractor, data: Path, finished: Finished) -> Iterator[Sa
         yield Sample(*facts, trial.is_right, trial.is_inside, is_beyond(trial))
 
 
-def map_cosine(extractor: Extractor, data: Path) -> float:
-    """Halfway between the median cosines of body maps of strangers (necks and abdomens) and of neighbors (necks).
-
-    More exactly: between the 95th percentile of the ones and the 5th of the others; -1 where these overlap.
-    """
-    necks = scan_paths(data / "hn" / "val")
+def map_likeness(extractor: Extractor, data: Path) -> Dict[str, Any]:
+    """How alike body maps of strangers (a neck, an abdomen) and of neighbors (two necks, two torsos with at least
+    :data:`COMMON` landmarks in common) are; -1 where there is no map anyway."""
+    landmarks = torso_landmarks(data)
+    necks, torsos = scan_paths(data / "hn" / "val"), list(landmarks)
     upper = {f"vertebra_{level}" for level in ("C7", "T1", "T2", "T3", "T4", "T5", "T6")} | {"carina", "jugular_notch"}
-    abdomens = [path for path, found in torso_landmarks(data).items() if not upper & found.keys()]
-    apart = [(neck, abdomen) for neck in necks for abdomen in abdomens]
-    apart = [apart[n] for n in np.random.default_rng(0).permutation(len(apart))[:N_STRANGERS]]
-    kin = list(zip(necks, [*necks[1:], necks[0]]))
-    found = []
-    for pairs in (apart, kin):
-        maps = [
-            body_map(*(dataclasses.replace(embedded(extractor, p), calibration={}) for p in pair)) for pair in pairs
-        ]
-        found.append([one.cosine for one in maps if one is not None])
-    highest, lowest = np.percentile(found[0] or [-1.0], 95), np.percentile(found[1], 5)
-    return round(float(highest + lowest) / 2, 3) if highest < lowest else -1.0
+    abdomens = [path for path, found in landmarks.items() if not upper & found.keys()]
+    pairs = {
+        "strangers": [(neck, abdomen) for neck in necks for abdomen in abdomens],
+        "necks": list(itertools.permutations(necks, 2)),
+        "torsos": [
+            (a, b)
+            for a, b in itertools.permutations(torsos, 2)
+            if patient_of(name_of(a)) != patient_of(name_of(b))
+            and len(landmarks[a].keys() & landmarks[b].keys()) >= COMMON
+        ],
+    }
+    found: Dict[str, Any] = {}
+    for kind, all_pairs in pairs.items():
+        drawn = sorted(np.random.default_rng(0).permutation(len(all_pairs))[:N_MAPS])
+        found[kind] = []
+        for pair in (all_pairs[n] for n in drawn):
+            maps = body_maps(*(dataclasses.replace(embedded(extractor, path), calibration={}) for path in pair))
+            found[kind].append(min(-1.0 if one is None else one.likeness for one in maps))
+    return found
+
+
+def least_likeness(found: Mapping[str, Sequence[float]]) -> float:
+    """What a map needs: more than 95 % of the strangers' have, if that leaves 90 % of the neighbors theirs; else -1."""
+    cut = math.ceil(100 * float(np.percentile(found["strangers"], 95))) / 100
+    kept = np.mean(np.array([*found["necks"], *found["torsos"]]) >= cut)
+    return cut if kept >= 0.9 else -1.0
 
 
 def middle_third(emb: Embedding) -> Embedding:
@@ -259,7 +288,7 @@ def confidence(sets: Mapping[str, Mapping[str, float]], sample: Sample) -> float
     if sample.evidence is None:
         return 0.0
     is_limited = sample.is_beyond or (
-        sample.set != "track" and UncertaintyModel().is_beyond_limits(Evidence(**sample.evidence))
+        sample.set in OF_ONE and UncertaintyModel().is_beyond_limits(Evidence(**sample.evidence))
     )
     score = sum(sets[sample.set].get(name, 0.0) * value for name, value in sample.terms.items())
     sure = 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
@@ -275,6 +304,28 @@ def cross_validated(samples: Sequence[Sample]) -> np.ndarray:
         for n, (sample, own) in enumerate(zip(samples, patients)):
             if own[0] == patient:
                 found[n] = confidence(sets, sample)
+    return found
+
+
+def together(samples: Sequence[Sample], sure: np.ndarray) -> List[Sample]:
+    """What some of the templates agree on, for every landmark that at least two of them show.
+
+    :param sure: (n,) confidence of every result, by coefficients that have not seen its patients.
+    """
+    groups: Dict[Tuple[str, ...], List[int]] = {}
+    for n, sample in enumerate(samples):
+        if sample.method == "default" and sample.label:
+            groups.setdefault((sample.experiment, sample.scans[0], sample.label), []).append(n)
+    rng, found = np.random.default_rng(0), []
+    for (experiment, query, label), members in groups.items():
+        for count in (count for count in TOGETHER if count <= len(members)):
+            chosen = sorted(rng.permutation(members)[:count])
+            agreed = agree(np.array([samples[n].off_mm for n in chosen]), sure[chosen])
+            scans = (query, *(samples[n].scans[1] for n in chosen))
+            is_inside = samples[chosen[0]].is_inside
+            is_right = is_inside and np.linalg.norm(agreed.place_lps) <= RIGHT_MM
+            facts = (agreed.terms(), bool(is_right), is_inside, False, label, tuple(agreed.place_lps))
+            found.append(Sample(f"{experiment}, {count} templates", "several", scans, *facts))
     return found
 
 
@@ -355,8 +406,8 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def collect(
     extractor: Extractor, data: Path, options: argparse.Namespace, finished: Finished
-) -> Tuple[List[Sample], float]:
-    """All results and the cosine of maps; those that a file holds already are not run again."""
+) -> Tuple[List[Sample], Dict[str, List[float]]]:
+    """All results and the likeness of maps; those that a file holds already are not run again."""
     path, done = options.samples, {}
     if path is not None and path.exists():
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -378,24 +429,25 @@ def collect(
     samples = results(f"necks, {n}", between_necks(extractor, data, n)) + results(
         "follow-ups", follow_ups(extractor, data)
     )
-    cosine = part("map cosine", lambda: map_cosine(extractor, data))
+    likeness = part("likeness of maps", lambda: map_likeness(extractor, data))
     for query in torso_landmarks(data):
         if query.parent.name in options.queries:
             samples += results(f"{name_of(query)}, {n}", of_torso(extractor, data, query, n))
     if options.tracking:
         samples += results("tracking", tracked(extractor, data, finished))
-    return samples, cosine
+    return samples, likeness
 
 
 def calibration_of(samples: Sequence[Sample], sure: np.ndarray) -> Dict[str, Any]:
     """What goes into the model's record: coefficients of all scans, cuts from the cross-validated confidence."""
     sets = fit_sets(samples)
-    matched, not_found = cuts_of(samples, sure, SETS[:-1])
-    if "track" not in sets:
-        return {**sets, "matched_above": matched, "not_found_below": not_found}
-    track_matched, track_lost = cuts_of(samples, sure, ("track",))
-    track = {"coefficients": sets.pop("track"), "matched_above": track_matched, "not_found_below": track_lost}
-    return {**sets, "matched_above": matched, "not_found_below": not_found, "track": track}
+    found: Dict[str, Any] = dict(sets)
+    found["matched_above"], found["not_found_below"] = cuts_of(samples, sure, OF_ONE)
+    for name in {"several", "track"} & found.keys():
+        matched, not_found = cuts_of(samples, sure, (name,))
+        cuts = {"matched_above": matched, "not_found_below": not_found}
+        found[name] = {**sets[name], **cuts} if name == "several" else {"coefficients": sets[name], **cuts}
+    return found
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -417,15 +469,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     model = load_model(options.model)
     extractor = Extractor(model, Cache(options.cache) if options.cache else None)
     finished = Finished(options.cases, {"sha256": model.info.sha256, "lesions": N_LESIONS, "group": GROUP})
-    samples, cosine = collect(extractor, find_data(options.data), options, finished)
+    samples, likeness = collect(extractor, find_data(options.data), options, finished)
+    agreed = together(samples, cross_validated(samples))
+    samples += agreed
     sure = cross_validated(samples)
-    fitted = {**calibration_of(samples, sure), "map_cosine": cosine}
+    fitted = {**calibration_of(samples, sure), "map_likeness": least_likeness(likeness)}
     if "track" not in fitted and "track" in model.info.calibration:
         fitted["track"] = model.info.calibration["track"]
     matching, tracking = UncertaintyModel.from_metadata(fitted), TrackUncertainty.from_metadata(fitted)
 
     def status_of(sample: Sample, confidence: float) -> str:
-        cuts = tracking if sample.set == "track" else matching
+        cuts = {"track": tracking, "several": matching.several}.get(sample.set, matching)
         return (
             "matched" if confidence >= cuts.matched_above
             else "not_found" if confidence < cuts.not_found_below

@@ -49,6 +49,9 @@ def formats() -> Dict[str, Format]:
     from SAMv2Core.io.safetensors import read_safetensors, write_safetensors
     from SAMv2Core.io.transforms import read_transform, write_transform
     from SAMv2Core.io.volume import read_volume, write_volume
+    from SAMv2Core.matching.confidence import UncertaintyModel
+    from SAMv2Core.models.records import bundled_folder, read_record
+    from SAMv2Core.tracking.confidence import TrackUncertainty
     from Testing.files import dicom, nrrd, tables
     from Testing.files.scan import SCAN
 
@@ -110,6 +113,24 @@ def formats() -> Dict[str, Format]:
 
         return load_embedding(path)
 
+    def cache_entry(folder: Path) -> Path:
+        from Testing.samples.embedding_samples import random_embedding
+
+        s.Cache(folder).store("0" * 64, random_embedding())
+        return s.Cache(folder).path_of("0" * 64)
+
+    def read_entry(path: Path) -> Any:  # a damaged one is dropped, and none at all
+        return s.Cache(path.parent).load("0" * 64)
+
+    def record(folder: Path) -> Path:
+        told = json.loads((bundled_folder() / "lite-ct.json").read_text(encoding="utf-8"))
+        (folder / "m.json").write_text(json.dumps({**told, "file": "m.json"}), encoding="utf-8")
+        return folder / "m.json"
+
+    def read_calibration(path: Path) -> Any:
+        calibration = read_record(path).get("calibration", {})
+        return UncertaintyModel.from_metadata(calibration), TrackUncertainty.from_metadata(calibration)
+
     def batch(folder: Path) -> Path:
         (folder / "b.csv").write_text("name;fixed;moving\na;x.nii;y.nii\nb;x.nii;z.nii\n")
         return folder / "b.csv"
@@ -149,6 +170,8 @@ def formats() -> Dict[str, Format]:
         "checkpoint": Format(checkpoint, read_checkpoint),
         "batch": Format(batch, lambda path: Studies(path, COMMANDS["register"], path.parent, lambda arguments: None)),
         "embedding": Format(embedding, read_embedding),
+        "cache entry": Format(cache_entry, read_entry),
+        "model record": Format(record, read_calibration),
     }
     return found
 

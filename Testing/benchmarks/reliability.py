@@ -1,15 +1,18 @@
 """Files as they come, damaged and re-expressed: ``python -m Testing.benchmarks.reliability`` writes
 ``Resources/Reliability.md`` anew.
 
-Three parts: the kinds of troublesome files (each built by code, with what is right), one real scan re-expressed in many
-ways (see :mod:`Testing.benchmarks.reexpressions`), and seeded mutations of every format (see
-:mod:`Testing.benchmarks.mutations`).
+The kinds of troublesome files (each built by code, with what is right), one real scan re-expressed in many ways (see
+:mod:`Testing.benchmarks.reexpressions`), seeded mutations of every format (:mod:`Testing.benchmarks.mutations`), many
+scans in one process (:mod:`Testing.benchmarks.soak`), and what the program stands on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import os
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -23,7 +26,7 @@ from SAMv2Core.io.lesions import read_lesions
 from SAMv2Core.io.points import read_points
 from SAMv2Core.io.transforms import read_transform
 from SAMv2Core.io.volume import read_volume
-from Testing.benchmarks import mutations, reexpressions
+from Testing.benchmarks import mutations, reexpressions, soak
 from Testing.files import dicom, nifti, nrrd, tables
 from Testing.files.scan import SCAN, same_anatomy
 
@@ -169,6 +172,28 @@ def mutations_table(count: int) -> Tuple[List[str], List[str]]:
     return [*lines, f"| all | {total} | | | {len(failures)} | |"], failures
 
 
+def dependencies_table() -> List[str]:
+    """Run-time packages with what they need in turn: version and licence, as their own metadata tell them."""
+    found: Dict[str, importlib.metadata.Distribution] = {}
+    asked = ["samv2"]
+    while asked:
+        name = asked.pop()
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.distribution(name)
+            needed = [need for need in found[name].requires or [] if "extra ==" not in need]
+            names = [re.split(r"[^\w.-]", need, maxsplit=1)[0].lower().replace("_", "-") for need in needed]
+            asked += [need for need in names if need not in found]
+    lines = ["| package | version | licence |", "|---|---|---|"]
+    for name in sorted(found.keys() - {"samv2"}):
+        told = found[name].metadata
+        classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License")]
+        licence = (
+            told.get("License-Expression") or ", ".join(classifiers) or (told.get("License") or "-").split("\n")[0]
+        )
+        lines.append(f"| {name} | {found[name].version} | {licence} |")
+    return lines
+
+
 def page(args: Any) -> str:
     began = time.perf_counter()
     kinds, n_right = kinds_table()
@@ -190,6 +215,18 @@ def page(args: Any) -> str:
         f"{mutations.SECONDS} s of computing, more than {mutations.MEMORY >> 30} GiB beyond what Python takes, a file "
         "written.",
         "", *mutated, "", *[f"- {text}" for text in failures[:20]], *([""] if failures else []),
+        "## Many scans in one process", "",
+        f"Each scan written, read, embedded (`lite-ct`), kept in a cache too small for all, and {soak.POINTS_PER_SCAN} "
+        "points of the one before matched in it.", "",
+        *soak.soak_table(), "",
+        "## Faults from outside", "",
+        "Killed and competing writers, full disks, folders with odd and long names, identifiers in anything written or "
+        "said: `Testing/end_to_end/test_faults.py`, `Testing/core/io/test_files.py`, "
+        "`Testing/core/embedding/test_cache.py`, `Testing/core/models/test_download.py`, `Testing/core/batch`.", "",
+        "## What it stands on", "",
+        "Packages needed at run time, with what they need in turn, where the page was written; everything else is an "
+        "extra (`pyproject.toml`). Known vulnerabilities were not looked up: that needs a network.", "",
+        *dependencies_table(), "",
         f"Took {(time.perf_counter() - began) / 60:.0f} minutes.", "",
     ]  # fmt: skip
     return "\n".join(lines)

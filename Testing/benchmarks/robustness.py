@@ -4,15 +4,17 @@
 
 Random body points of the ``ct/val`` scans, found by default in *simulated* follow-ups (``simulate.FOLLOW_UP``, truth
 known) that differ in one more thing each. Metal: two rods at bone; the points asked for lie in the slices that show
-them, at least 10 mm beside the metal; the row before it asks for the same points without metal.
+them, at least 10 mm beside the metal; the row before it asks for the same points without metal. *A frame turned*: the
+same voxels in a world turned about all three axes, as a tilted head or an oblique reconstruction has them.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.embedding.load import load_model
@@ -23,6 +25,7 @@ from Testing.benchmarks.accuracy import (
     METHODS,
     N_QUICK_POINTS,
     N_SIMULATED_POINTS,
+    Asked,
     Baseline,
     Experiment,
     Features,
@@ -48,6 +51,25 @@ CHANGES: Mapping[str, SimulationOptions] = {
     "60 % of the width": replace(FOLLOW_UP, field_of_view=(0.6, 0.6, 1.0)),
     "a turn of up to 30°": replace(FOLLOW_UP, rotation_deg=30.0),
 }
+
+
+FRAMES: Sequence[Tuple[float, float, float]] = ((7.0, -12.0, 18.0), (15.0, -15.0, 13.0))
+"""Degrees about x, y and z, one after the other: turns of 23 and 26 degrees."""
+
+
+def in_a_turned_frame(model: Features, baselines: Sequence[Baseline], degrees: Sequence[float]) -> Experiment:
+    """The same voxels, turned about the origin of their world."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    embeddings: Dict[str, Embedding] = {}
+    asked = []
+    for baseline in baselines:
+        points = {f"point {n}": point for n, point in enumerate(baseline.points)}
+        truth = {label: turn[:3, :3] @ point for label, point in points.items()}
+        asked.append(Asked(baseline.name, baseline.follow_up, points, truth))
+        turned = replace(baseline.volume, ijk_to_lps=turn @ baseline.volume.ijk_to_lps)
+        embeddings.update({baseline.name: baseline.embedding, baseline.follow_up: model.embed(turned, "ct")})
+    return Experiment(f"a frame turned by {', '.join(f'{angle:g}°' for angle in degrees)}", embeddings, asked)
 
 
 def beside_metal(points: np.ndarray, rods: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -90,6 +112,8 @@ def experiments(model: Features, baselines: Sequence[Baseline]) -> Iterator[Expe
     """One at a time: their embeddings take memory."""
     for change, options in CHANGES.items():
         yield simulated_follow_ups(model, baselines, options, change)
+    for degrees in FRAMES:
+        yield in_a_turned_frame(model, baselines, degrees)
     yield from with_metal(model, baselines)
 
 

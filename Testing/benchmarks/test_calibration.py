@@ -64,6 +64,23 @@ def test_what_is_written_is_what_the_program_computes():
     assert calibration.confidence(sets, beyond) <= 0.1  # outside the scan: not found, whatever else is known
 
 
+def test_several_templates_are_right_where_they_agree():
+    """Three templates of one landmark 2 mm off, a fourth one 60 mm; of another landmark there is one only."""
+    rng = np.random.default_rng(0)
+    offs = [*rng.normal(0, 1, (3, 3)), np.array([60.0, 0, 0])]
+    facts = {"experiment": "torso", "method": "default", "evidence": {}, "is_inside": True}
+    samples = [
+        Sample(scans=("q", f"t{n}"), is_right=n < 3, label="carina", off_mm=tuple(off), **facts)
+        for n, off in enumerate(offs)
+    ]
+    samples.append(Sample(scans=("q", "t0"), is_right=True, label="spleen", off_mm=(0.0, 0.0, 0.0), **facts))
+    found = calibration.together(samples, np.full(5, 0.6))
+    assert [sample.experiment for sample in found] == [f"torso, {n} templates" for n in (2, 3, 4)]
+    assert found[-1].is_right and np.linalg.norm(found[-1].off_mm) < 3
+    assert found[-1].scans == ("q", "t0", "t1", "t2", "t3") and found[-1].set == "several"
+    assert found[-1].terms["support"] == pytest.approx(np.log1p(3 * 0.6))
+
+
 def test_the_cut_of_matched_keeps_its_promise_in_every_experiment():
     easy = [Sample("easy", "nearest", ("a",), {}, n % 20 > 0) for n in range(400)]
     hard = [Sample("hard", "nearest", ("b",), {}, n % 100 < s) for s in (60, 90) for n in range(100)]

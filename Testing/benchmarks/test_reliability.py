@@ -13,7 +13,7 @@ from Testing.files.scan import SCAN
 
 pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
-from Testing.benchmarks import mutations, reexpressions, reliability
+from Testing.benchmarks import mutations, reexpressions, reliability, soak
 
 
 @pytest.mark.parametrize("kind", reliability.KINDS, ids=lambda kind: kind.name)
@@ -37,3 +37,17 @@ def test_damaged_files_are_values_or_typed_errors(name):
     found = mutations.run_format(name, 20)
     assert found.failures == []
     assert found.read + found.refused == 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_nothing_grows_with_the_number_of_scans():
+    after = soak.soak(16)
+    assert after[-1]["files"] == after[5]["files"] and after[-1]["threads"] == after[5]["threads"]
+    # Ten kept embeddings of these scans would be 60 MiB.
+    assert after[-1]["MiB"] - after[5]["MiB"] < 25
+
+
+def test_the_dependencies_are_named_with_their_licences():
+    rows = [line.split(" | ") for line in reliability.dependencies_table()[2:]]
+    assert {"| torch", "| numpy", "| scipy", "| simpleitk", "| pydicom"} <= {row[0] for row in rows}
+    assert all(len(row) == 3 and row[2] != "- |" for row in rows)

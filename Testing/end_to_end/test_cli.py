@@ -54,6 +54,24 @@ def test_match_keeps_order_and_labels_in_every_format(samv2, scans, match_argume
     assert all(label in ended.out for label in points)
 
 
+def test_two_templates_give_one_answer(samv2, scans, match_arguments, tmp_path):
+    """The second template is the query itself, where the points lie elsewhere; one of them has another point, too."""
+    moved = {label: np.add(place, SHIFT_LPS) for label, place in INSIDE_LPS.items()}
+    write_points(tmp_path / "first.csv", INSIDE_LPS)
+    write_points(tmp_path / "second.csv", {"c": moved["a"] + 4, **moved})
+    templates = ("--template", scans / "template.nii.gz", scans / "query.nii.gz", *match_arguments[3:])
+    ended = samv2("match", *templates, "--points", "first.csv", "second.csv", "--output", "o.csv", "--report", "r.json")
+    assert ended.code == 0, ended.err
+    found = {row["label"]: row for row in read_json(tmp_path / "r.json")["points"]}
+    assert list(found) == ["a", "b", "c"]
+    assert [len(row["exemplars"]) for row in found.values()] == [2, 2, 1]
+    for label, place in moved.items():
+        for row in found[label]["exemplars"]:
+            assert row["query"] is None or np.linalg.norm(np.subtract(row["query"], place)) < 2 * TOLERANCE_MM
+    refused = samv2("match", *templates, "--points", "first.csv", "--output", "o2.csv")
+    assert refused.code == 2 and "2 templates are given with 1 point lists" in refused.err
+
+
 def test_match_output_is_what_slicer_calls_undefined(samv2, match_arguments, tmp_path):
     write_points(tmp_path / "points.csv", {"a": INSIDE_LPS["a"], "outside": (500.0, 0.0, 140.0)})
     assert samv2(*match_arguments, "--points", "points.csv", "--output", "out.mrk.json").code == 0

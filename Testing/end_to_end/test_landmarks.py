@@ -58,6 +58,19 @@ def test_a_model_without_atlas_is_refused(samv2, scans, tmp_path):
     assert ended.code == 4 and "no atlas of landmarks" in ended.err
 
 
+def test_own_landmarks_are_taught_and_found(samv2, scans, tmp_path):
+    common = ("--model", scans / "tiny.safetensors", "--atlas", "mine.safetensors")
+    taught = ("landmarks", "--image", scans / "template.nii.gz", *common, "--teach", scans / "points.csv")
+    assert samv2(*taught).code == 0
+    again = samv2(*taught)
+    assert again.code == 3 and "same name" in again.err
+    ended = samv2("landmarks", "--image", scans / "query.nii.gz", *common, "--output", "o.csv", "--report", "r.json")
+    assert ended.code in (0, 6), ended.err  # one exemplar of a random network need not convince
+    rows = read_json(tmp_path / "r.json")["landmarks"]
+    assert [row["label"] for row in rows] == sorted(INSIDE_LPS)
+    assert samv2(*taught, "--output", "o.csv").code == 2
+
+
 def test_where(samv2, arguments, tmp_path):
     place = np.add(INSIDE_LPS["a"], SHIFT_LPS) + (0, 0, -20)
     ended = samv2("where", *arguments, "--point=" + ",".join(map(str, place)), "--report", "r.json")

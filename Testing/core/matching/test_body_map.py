@@ -1,5 +1,6 @@
 """The expectation of where a body lies in another: found despite wrong matches, silent without, and heeded."""
 
+import dataclasses
 import gc
 
 import numpy as np
@@ -48,6 +49,25 @@ def test_roughness_is_how_far_matches_lie_from_a_smooth_map():
     rough = [fit_body_map(source, source + rng.normal(0, mm, (600, 3)), np.ones(600)).roughness_mm for mm in (2, 6)]
     # the length of three normal components has a median of 1.54 deviations; the neighbors' mean adds a little
     np.testing.assert_allclose(rough, [1.6 * 2, 1.6 * 6], rtol=0.15)
+
+
+def test_a_rough_map_and_one_of_dissimilar_places_are_less_alike():
+    rng = np.random.default_rng(3)
+    source = rng.uniform(-100, 100, (600, 3))
+
+    def likeness(mm, cosine):
+        return fit_body_map(source, source + rng.normal(0, mm, (600, 3)), np.full(600, cosine)).likeness
+
+    assert likeness(2, 0.8) > likeness(6, 0.8) > likeness(6, 0.7)
+    assert likeness(6, 0.8) == pytest.approx(0.8 - 0.02 * (9.6 - 10), abs=0.03)
+
+
+def test_bodies_less_alike_than_the_model_asks_for_have_no_map():
+    emb, other = (synthetic_embedding(AnatomyField(0), lattice(), noise=0.3, seed=seed) for seed in (0, 1))
+    likeness = min(one.likeness for one in body_maps(emb, other))
+    for asked, is_map in ((likeness - 0.01, True), (likeness + 0.01, False)):
+        strict = dataclasses.replace(other, calibration={"map_likeness": asked})
+        assert all((one is not None) == is_map for one in body_maps(emb, strict))
 
 
 def test_the_spread_grows_where_nothing_supports_the_map():

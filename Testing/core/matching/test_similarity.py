@@ -71,6 +71,18 @@ def test_sampling_at_a_voxel_center_is_a_look_up(emb):
     torch.testing.assert_close(joint_vectors(emb, points), lattice_vectors(emb, chosen), atol=1e-5, rtol=0)
 
 
+def test_the_layout_in_memory_changes_no_vector(emb):
+    """The cache keeps voxel after voxel, the network makes channel after channel."""
+    vectors = emb.fine.vectors.half()
+    voxel_major = vectors.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    chosen = np.array([3839, 0, 7, 7])
+    of = [
+        lattice_vectors(dataclasses.replace(emb, fine=dataclasses.replace(emb.fine, vectors=v)), chosen)
+        for v in (vectors, voxel_major)
+    ]
+    assert voxel_major.stride(0) == 1 and torch.equal(*of)
+
+
 def test_between_two_voxels_both_count_the_same(emb):
     a, b = emb.fine.vectors[:, 3, 4, 5], emb.fine.vectors[:, 3, 4, 6]
     point = emb.fine.grid.to_lps(np.array([[5.5, 4, 3]]))
