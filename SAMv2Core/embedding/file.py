@@ -39,7 +39,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -84,6 +84,12 @@ def save_embedding(
     >>> bool((s.load_embedding("template.safetensors").fine.vectors == template.fine.vectors).all())
     True
     """
+    tensors, metadata = as_tensors(emb, body_only)
+    write_safetensors(path, tensors, {**(extra or {}), **metadata, "tensors_sha256": tensors_sha256(tensors)})
+
+
+def as_tensors(emb: Embedding, body_only: bool = False) -> Tuple[Dict[str, np.ndarray], Dict[str, str]]:
+    """The tensors and the metadata of the layout; :func:`from_tensors` undoes it."""
     tensors = {head.name: head.vectors.detach().cpu().contiguous().numpy() for head in emb.heads}
     tensors["body"] = np.ascontiguousarray(emb.body).view(np.uint8)
     if body_only:
@@ -98,7 +104,6 @@ def save_embedding(
         **{head.name: head.grid for head in emb.heads},
     }
     metadata = {
-        **(extra or {}),
         "format": FORMAT,
         "format_version": BODY_ONLY_VERSION if body_only else FORMAT_VERSION,
         "grids": json.dumps({name: _grid_to_json(grid) for name, grid in grids.items()}),
@@ -109,9 +114,8 @@ def save_embedding(
         "head_weights": json.dumps(dict(emb.head_weights)),
         "calibration": json.dumps(dict(emb.calibration)),
         "warnings": json.dumps(list(emb.warnings)),
-        "tensors_sha256": tensors_sha256(tensors),
     }
-    write_safetensors(path, tensors, metadata)
+    return tensors, metadata
 
 
 def load_embedding(path: PathLike, verify: bool = True) -> Embedding:
@@ -147,7 +151,7 @@ def load_embedding(path: PathLike, verify: bool = True) -> Embedding:
     if verify and metadata.get("tensors_sha256") != tensors_sha256(tensors):
         raise _damaged(path, "its checksum does not match")
     try:
-        return _assemble(tensors, metadata)
+        return from_tensors(tensors, metadata)
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise _damaged(path, str(error)) from error
 
@@ -160,7 +164,9 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _assemble(tensors: Dict[str, np.ndarray], metadata: Dict[str, str]) -> Embedding:
+def from_tensors(tensors: Dict[str, np.ndarray], metadata: Mapping[str, str]) -> Embedding:
+    """The embedding of tensors and metadata; raises KeyError, TypeError or ValueError where these are none."""
+    tensors = dict(tensors)
     grids = {name: _grid_from_json(value) for name, value in json.loads(metadata["grids"]).items()}
     body, voxels = tensors["body"], tensors.get("voxels")
     if voxels is not None:

@@ -105,7 +105,7 @@ def match_inside(
     searched = narrow(query, mask)
 
     def matched(points: np.ndarray, by: str) -> List[Any]:
-        knobs = {"options": options, "uncertainty": model, "expect": expect}
+        knobs = {"options": options, "uncertainty": model if matched_above is not None else None, "expect": expect}
         return match(template, searched, points, by, progress, **knobs)  # type: ignore[arg-type]
 
     matches = matched(points_lps, method)

@@ -1,9 +1,9 @@
 """The process that computes for one client on the same computer: 3D Slicer stays as quick as without.
 
-Its client starts it with a line on standard input, ``{"port": ..., "token": ...}``, listens on that port of the
-loopback and gets frames from here over one connection. Standard input stays open as long as the client lives: when it
-ends, also because the client was killed, this process ends at once, whatever it is computing. Started by
-:class:`SAMv2Core.serve.child_link.ChildLink`, with any Python that has torch.
+Its client starts it with ``{"port": ..., "token": ...}`` in the environment variable ``SAMV2_CHILD``, listens on that
+port of the loopback and gets frames from here over one connection. When that ends, also because the client was killed,
+this process ends at once, whatever it is computing. Started by :class:`SAMv2Core.serve.child_link.ChildLink`, with any
+Python that has torch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from SAMv2Core.serve.service import Service, Settings
 from SAMv2Core.serve.shared import Shared, open_shared, sweep
 
 CLIENT = "parent"
+VARIABLE = "SAMV2_CHILD"
 SHARED_BYTES = 1 << 20
 """Arrays from here on go through shared memory."""
 
@@ -32,26 +33,18 @@ SHARED_BYTES = 1 << 20
 def main(service: Optional[Service] = None) -> None:
     """Serve the parent until it is gone.
 
-    :param service: None for one with SAMv2Core's own models, as the line on standard input says.
+    :param service: None for one with SAMv2Core's own models.
     """
     sys.stdout = sys.stderr  # what libraries print
     with contextlib.suppress(ValueError):  # the terminal's Ctrl-C is for the parent, which ends us
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start = json.loads(sys.stdin.buffer.readline())
+    start = json.loads(os.environ.pop(VARIABLE))
     parent = int(start["parent"])
     if service is None:
         service = Service(Settings(is_trusting=True, keep_bytes=int(start["keep_bytes"])))
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     connection = socket.create_connection(("127.0.0.1", int(start["port"])))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _Link(connection, service, str(start["token"])).run()
-    _end(parent)
-
-
-def _end_with_parent(parent: int) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(4096):
-            pass
     _end(parent)
 
 

@@ -1,7 +1,7 @@
 """A child process that computes, as its client holds it: started, spoken to, noticed when it dies, killed.
 
 Nothing here waits unless it is told to, so that the thread of a window can use it. The child connects to a port of the
-loopback and proves by a token, given to it on its standard input, that it is ours.
+loopback and proves by a token, given to it in its environment, that it is ours.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ SHARED_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 READS_AT_ONCE = 8
 """So much is read in one turn: a window is not held up by a large reply."""
+
+VARIABLE = "SAMV2_CHILD"
+"""Of the child's environment: where to connect, and with what token."""
 
 STOP_SECONDS = 2.0
 """A child that is closed has so long to go by itself."""
@@ -113,13 +116,16 @@ class ChildLink:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4)
         self._listener.setblocking(False)
         self._errors = tempfile.TemporaryFile()
+        port = self._listener.getsockname()[1]
+        start = {"port": port, "token": self._token, "parent": os.getpid(), "keep_bytes": self._keep_bytes}
+        environment = dict(os.environ if self._environment is None else self._environment)
         try:
             self._process = subprocess.Popen(
                 self._command,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                env=self._environment,
+                env={**environment, VARIABLE: json.dumps(start)},
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows would show a console
             )
         except OSError as error:
@@ -127,12 +133,6 @@ class ChildLink:
             raise ServerError(
                 f"{self._command[0]} cannot be started ({error.strerror or error}).", "Choose another Python."
             ) from error
-        port = self._listener.getsockname()[1]
-        start = {"port": port, "token": self._token, "parent": os.getpid(), "keep_bytes": self._keep_bytes}
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has died already, and that will be noticed
-            self._process.stdin.write(json.dumps(start).encode() + b"\n")
-            self._process.stdin.flush()
 
     @property
     def is_up(self) -> bool:
@@ -285,9 +285,6 @@ class ChildLink:
                 connection.close()
         self._connection = self._listener = None
         self._outgoing.clear()
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
         if self._errors is not None:
             self._errors.close()
         if self.pid:

@@ -195,6 +195,11 @@ class Client:
         if contents and not self.link.problem:
             self.request("forget", {"contents": list(contents)})
 
+    def release_voxels(self, contents: Sequence[str]) -> None:
+        """Tell the service that it need not keep the voxels of some scans, only what it made of them."""
+        if contents and not self.link.problem:
+            self.request("forget", {"contents": list(contents), "kind": "volume"})
+
     # --- work ----------------------------------------------------------------------------------------------------
 
     def steps(

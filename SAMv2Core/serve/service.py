@@ -333,8 +333,9 @@ class Service:
         return {}
 
     def _forget(self, request: Request) -> Dict[str, Any]:
+        kind = _text(request.values, "kind", "")
         for content in _list(request.values, "contents"):
-            self.store.forget(request.client, str(content))
+            self.store.forget(request.client, str(content), kind)
         return {}
 
     def _cancel(self, request: Request) -> Dict[str, Any]:
@@ -342,9 +343,16 @@ class Service:
         return {}
 
     def embed(self, request: Request) -> Dict[str, Any]:
-        """What was decided about a scan; the vectors stay here, unless they are asked for."""
+        """What was decided about a scan; its vectors stay here."""
         _, facts = self._embeddings(request, [_source(request.values, "source")], whole=True)
         return {"value": None, "embeddings": facts}
+
+    def vectors(self, request: Request) -> Dict[str, Any]:
+        """An embedding itself, as :mod:`SAMv2Core.embedding.file` lays it out."""
+        from SAMv2Core.embedding.file import as_tensors
+
+        (emb,), facts = self._embeddings(request, [_source(request.values, "source")], whole=True)
+        return {"value": as_tensors(emb), "embeddings": facts}
 
     def match(self, request: Request) -> Dict[str, Any]:
         values = request.values
@@ -568,6 +576,7 @@ HANDLERS: Dict[str, Callable[[Service, Request], Any]] = {
     "put": Service.put,
     "put_mask": Service.put_mask,
     "embed": Service.embed,
+    "vectors": Service.vectors,
     "match": Service.match,
     "locate": Service.locate,
     "similarity_map": Service.similarity_map,

@@ -70,10 +70,13 @@ class Store:
         finally:
             reservation.give_back()
 
-    def forget(self, owner: str, content: str) -> None:
-        """An owner needs some content no more, nor what was made of it."""
+    def forget(self, owner: str, content: str, kind: str = "") -> None:
+        """An owner needs some content no more, nor what was made of it.
+
+        :param kind: of that content only this kind of entry.
+        """
         with self._lock:
-            for key in [key for key in self._entries if key[1] == content]:
+            for key in [key for key in self._entries if key[1] == content and kind in ("", key[0])]:
                 entry = self._entries[key]
                 entry.owners.discard(owner)
                 if not entry.owners:

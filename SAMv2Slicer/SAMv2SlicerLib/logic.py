@@ -70,7 +70,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         ScriptedLoadableModuleLogic.__init__(self)
         VTKObservationMixin.__init__(self)
         self.worker = Worker()
-        self.engine = computingEngine or engine.Engine()
+        self.useEngine(computingEngine or engine.Engine())
         self.store = EmbeddingStore(self._onVolumeStale)
         self.masks = SearchMasks()
         self.undoStack = UndoStack()
@@ -84,6 +84,16 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
 
+    def useEngine(self, computingEngine: engine.Engine) -> None:
+        """Compute with this engine from now on; what the one before was doing is given up."""
+        before = getattr(self, "engine", None)
+        self.engine = computingEngine
+        self.worker.pump = computingEngine.pump
+        if before is not None:
+            self.worker.abandonAll()
+            self.store.clear()
+            before.clear()
+
     # --- console interface ---------------------------------------------------------------------------------------
 
     def embed(self, volume, modality: str = "auto", model: str = "auto", device: str = "auto", progress=None):
@@ -93,7 +103,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :param modality: ``"auto"``, ``"ct"`` or ``"mr"``.
         :return: a ``SAMv2Core.Embedding``, in the volume's own frame (LPS, parent transforms not applied).
         """
-        return self._finish(self.startEmbedding(volume, modality, model, device), progress)
+        return self._finish(self.startEmbedding(volume, modality, model, device, isWhole=True), progress)
 
     def matchPoints(
         self,
@@ -197,16 +207,24 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     # --- for the panel: start now, handle later -------------------------------------------------------------------
 
-    def startEmbedding(self, volume, modality="auto", model="auto", device="auto", onEnd=None) -> Job:
-        """Begin :meth:`embed`; see :class:`worker.Job`."""
+    def startEmbedding(
+        self, volume, modality="auto", model="auto", device="auto", onEnd=None, isWhole: bool = False
+    ) -> Job:
+        """Begin :meth:`embed`; see :class:`worker.Job`.
+
+        :param isWhole: the vectors are wanted here, also when another process has computed them.
+        """
         node = self.resolve(volume, "vtkMRMLScalarVolumeNode")
         options = engine.Options(model, device)
         inputs = self.volumeInputs([node], [modality], options)
 
         def commit(computed):
             self.keepEmbeddings(computed)
-            return computed.embeddings[0]
+            return computed.results or computed.embeddings[0]
 
+        if isWhole and self.engine.isRemote:
+            item = inputs[0]
+            return self.submit(node.GetName(), lambda tell: self.engine.vectors(item, options, tell), commit, onEnd)
         return self.submit(node.GetName(), lambda progress: self.engine.embed(inputs, options, progress), commit, onEnd)
 
     def startMatch(
@@ -305,7 +323,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def tick(self, waitSeconds: float = 0.0) -> bool:
         """Store what the worker finished; whether there still is work. The panel's timer calls this."""
-        self.worker.dispatch(waitSeconds)
+        self.worker.dispatch(0.0 if self.engine.isRemote else waitSeconds)
         return self.worker.isBusy()
 
     def cancel(self) -> None:
@@ -380,7 +398,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                     text=texts.progressEmbedding(node.GetName()),
                     modality=modality,
                     signature=signatureOf(node),
-                    volume=None if isEnough else node_geometry.volumeFromNode(node),
+                    volume=None if isEnough else node_geometry.volumeFromNode(node, not self.engine.isRemote),
                     cached=found,
                     inside=mask if node is nodes[-1] else None,
                 )
@@ -389,9 +407,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def submit(self, name: str, work, commit, onEnd) -> Job:
         """Queue work that needs PyTorch; see :class:`worker.Job`."""
-        if engine.torchState() != "ready":
+        if self.engine.state() != "ready":
             raise ModelError(texts.noTorchCause(), texts.noTorchRemedy())
-        return self.submitPlain(name, work, commit, onEnd, texts.progressStarting())
+        if not self.engine.isRemote:
+            return self.submitPlain(name, work, commit, onEnd, texts.progressStarting())
+        job = self.worker.submitSteps(name, work, commit, onEnd, texts.progressStarting())
+        if self.onWake is not None:
+            self.onWake()
+        return job
 
     def submitPlain(self, name: str, work, commit, onEnd, text: str) -> Job:
         """Queue work that needs no PyTorch (downloads)."""
@@ -412,12 +435,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.store.clear()
         self.masks.clear()
         self.engine.forgetMasks()
+        self.engine.forgetScans()
         self.undoStack.clear()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node) -> None:
         if node is not None and node.IsA("vtkMRMLVolumeNode"):
             self.store.drop(node.GetID())
+            self.engine.forgetScans(node.GetID())
         elif match_list.isMatchList(node) and not slicer.mrmlScene.IsClosing():
             rings.remove(rings.ringsOf(node, slicer.mrmlScene))
 

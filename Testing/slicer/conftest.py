@@ -139,6 +139,12 @@ def widget(scene, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def insideThisProcess(monkeypatch):
+    """No child processes but where a test is about them."""
+    monkeypatch.setenv("SAMV2_COMPUTE", "inside")
+
+
+@pytest.fixture(autouse=True)
 def ownCache(monkeypatch, tmp_path):
     """Embeddings are never kept in the user's own cache folder."""
     monkeypatch.setenv("SAMV2_CACHE_DIR", str(tmp_path / "embeddings"))

@@ -58,9 +58,9 @@ class Header:
 
     def showDevice(self) -> None:
         """Name the device that is really used, if PyTorch is loaded anyway; and what the model has (not) seen."""
-        self.ui.resolvedDeviceLabel.text = resolvedDevice(
-            self.panel.parameters.device if self.panel.parameters else AUTO
-        )
+        facts, _ = self.panel.logic.engine.facts()
+        device = self.panel.parameters.device if self.panel.parameters else AUTO
+        self.ui.resolvedDeviceLabel.text = texts.deviceElsewhere(facts) if facts else resolvedDevice(device)
         self.showModel()
 
     def onModelChosen(self, index=0) -> None:

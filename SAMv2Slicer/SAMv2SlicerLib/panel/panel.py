@@ -19,6 +19,7 @@ from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import Cancelled, SAMv2Error
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.panel.compute_section import ComputeSection
 from SAMv2SlicerLib.panel.footer import Footer
 from SAMv2SlicerLib.panel.gui_binding import GuiBinding
 from SAMv2SlicerLib.panel.header import Header
@@ -46,8 +47,14 @@ it needs, since nobody notices 50 ms of a window that stands still, but everybod
 of 79 places of a moving cursor were answered in Slicer 5.8, with 50 ms all of them. The window stays alive meanwhile in
 longer computations."""
 
+SETTLED_MS = 6000
+"""After a cancellation everything has stopped, or will not."""
+
 REFRESH_MS = 40
 """Events of a drag are gathered this long before the panel is redrawn."""
+
+SHOW_PROGRESS_SECONDS = 0.1
+"""No more often."""
 
 SHOW_LIVE_AFTER_SECONDS = 0.3
 """Live matches faster than this do not flicker through the status line."""
@@ -67,6 +74,7 @@ class Panel(VTKObservationMixin):
         self.parameters: Optional[SAMv2SlicerParameterNode] = None
         self._binding = GuiBinding(ui)
         self._message = self._logged = ""
+        self._shown = 0.0
         self._isRefreshing = self._isImporting = False
         self.layout = LayoutSwitch(self.onLayoutChanged)
         self.ownViews = OwnViews(self._usersLists)
@@ -82,6 +90,7 @@ class Panel(VTKObservationMixin):
         self._offer = ""
         self.header = Header(ui, self)
         self.footer = Footer(ui, self)
+        self.compute = ComputeSection(ui, self)
         self.matchTab = MatchTab(ui, self)
         self.trackTab = TrackTab(ui, self)
         self.registerTab = RegisterTab(ui, self)
@@ -116,13 +125,14 @@ class Panel(VTKObservationMixin):
         ):
             if not self.hasObserver(scene, event, self.onSceneChanged):
                 self.addObserver(scene, event, self.onSceneChanged)
+        self.compute.begin()
         self.layout.start()
         self.connectParameters()
         self.ownViews.start()
         self.placeHint.start()
         self.shortcuts.connect()
         self.onLayoutChanged()
-        if engine.torchState() != "ready" and install.isPending():
+        if self.torchState() != "ready" and install.isPending():
             self.say(texts.setupPending())
         self.refresh()
 
@@ -203,6 +213,7 @@ class Panel(VTKObservationMixin):
         self.refreshTimer.stop()
         self.exit()
         self._binding.release()
+        self.compute.stop()
         self.logic.onWake = self.logic.onStale = self.logic.onMatched = self.logic.onRegistered = None
         self.logic.cleanup()
 
@@ -308,7 +319,9 @@ class Panel(VTKObservationMixin):
         isQuick = job is not None and self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS
         isBusy = self.logic.tick(GRANT_QUICK_SECONDS if isQuick else GRANT_SECONDS)
         if isBusy:
-            self._showProgress()
+            if time.monotonic() - self._shown > SHOW_PROGRESS_SECONDS:
+                self._shown = time.monotonic()
+                self._showProgress()
         else:
             self.timer.stop()
             embedding_store.storeRates(self.logic.engine)
@@ -331,6 +344,19 @@ class Panel(VTKObservationMixin):
         if name is not None:
             self.say(texts.stateRedone(name))
 
+    def useEngine(self, computingEngine: engine.Engine) -> None:
+        """Compute with this engine from now on."""
+        embedding_store.restoreRates(computingEngine)
+        computingEngine.onEnded = self.compute.onEnded
+        self.logic.useEngine(computingEngine)
+        self.timer.interval = computingEngine.timerMs
+        if self.parameters is not None:
+            self.refresh()
+
+    def _settleEngine(self) -> None:
+        """Look once more after a cancellation: a computation that does not stop by itself is ended."""
+        self.logic.engine.pump(0.0)
+
     # --- work ----------------------------------------------------------------------------------------------------
 
     def visibleJob(self):
@@ -349,6 +375,7 @@ class Panel(VTKObservationMixin):
         for tab in self.tabs:
             tab.cancel()
         self.logic.cancel()
+        qt.QTimer.singleShot(SETTLED_MS, self._settleEngine)
         self.refresh()
 
     def _showProgress(self) -> None:
@@ -448,4 +475,4 @@ class Panel(VTKObservationMixin):
         self._message = self._logged = ""
 
     def torchState(self) -> str:
-        return engine.torchState()
+        return self.logic.engine.state()

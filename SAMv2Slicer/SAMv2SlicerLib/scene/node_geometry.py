@@ -44,15 +44,17 @@ def flipRASAndLPS(points) -> np.ndarray:
 # --- volumes ---------------------------------------------------------------------------------------------------------
 
 
-def volumeFromNode(volumeNode) -> Volume:
+def volumeFromNode(volumeNode, isCopied: bool = True) -> Volume:
     """The voxels and the geometry of a scalar volume node, in volume LPS.
 
     :param volumeNode: a ``vtkMRMLScalarVolumeNode``; its parent transforms are deliberately not applied (see above).
+    :param isCopied: else the node's own voxels are looked at: for who notices when they change (a signature).
     :return: a frozen ``SAMv2Core.Volume`` with its **own copy** of the voxels (z, y, x), safe to hand to a thread.
     :raises InputError: no node, no voxels, a color volume, or a degenerate geometry.
     """
     checkVolumeNode(volumeNode)
-    array = np.array(slicer.util.arrayFromVolume(volumeNode))
+    array = slicer.util.arrayFromVolume(volumeNode)
+    array = np.array(array) if isCopied else array
     return Volume(
         array=array,
         ijk_to_lps=ijkToLPS(volumeNode),

@@ -5,6 +5,7 @@ design): cause before remedy, no jargon where a word does, never the words accur
 response, and a status is always a word, not only a color.
 """
 
+from SAMv2SlicerLib.texts.compute import *  # noqa: F403
 from SAMv2SlicerLib.texts.errors import *  # noqa: F403
 from SAMv2SlicerLib.texts.lesions import *  # noqa: F403
 from SAMv2SlicerLib.texts.models import *  # noqa: F403

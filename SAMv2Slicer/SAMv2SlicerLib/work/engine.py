@@ -80,6 +80,11 @@ class Computed:
 class Engine:
     """Models and their use. One instance per logic; methods are called from one thread at a time."""
 
+    isRemote = False
+    """Whether methods are generators that the main thread advances (remote_engine.py) instead of work for a thread."""
+    timerMs = 15
+    """How often the panel's timer looks for results."""
+
     def __init__(self) -> None:
         self._models: Dict[Tuple[str, str], Any] = {}
         self._fitting: Dict[Tuple[str, ...], str] = {}
@@ -95,6 +100,8 @@ class Engine:
         self.voxelsPerSecond: Dict[str, float] = {}
         """Measured on this machine per device, for honest estimates; empty until the first embedding."""
         self._narrow = LastRestricted()
+        self.onEnded: Optional[Callable[[str], None]] = None
+        """Called with one line when the process that computes has ended by itself."""
 
     def embed(self, inputs: Sequence[VolumeInput], options: Options, progress: Progress) -> Computed:
         """One comparable embedding per input, from the cache where possible.
@@ -276,6 +283,30 @@ class Engine:
             self._fitting[key] = default_model(*modalities)
         return self._fitting[key]
 
+    def state(self) -> str:
+        """Whether it can compute: see :func:`torchState`."""
+        return torchState()
+
+    def start(self) -> None:
+        """Get ready ahead of the first job."""
+
+    def ask(self) -> None:
+        """Ask the other side again what it is; :meth:`facts` has the answer later."""
+
+    def facts(self) -> Tuple[Optional[Dict[str, Any]], Optional[Exception]]:
+        """What the other side is (device, memory, models), or what is wrong with it; (None, None) while unknown."""
+        return None, None
+
+    def isUp(self) -> bool:
+        """Whether the other side is there."""
+        return False
+
+    def pump(self, seconds: float) -> None:
+        """Take what has arrived from elsewhere."""
+
+    def forgetScans(self, nodeID: Optional[str] = None) -> None:
+        """Keep nothing elsewhere of a node, None for any."""
+
     def plannedModel(
         self, cached: Sequence[Dict[EmbeddingKey, Any]], modalities: Sequence[str], options: Options
     ) -> Optional[str]:
@@ -340,11 +371,14 @@ class Engine:
         embedding = model.embed(
             item.volume, modality=item.modality, progress=progress, max_memory_gib=self.memoryLimitGiB, cache=cache
         )
-        elapsed = max(time.monotonic() - started, 1e-3)
-        rate = embedding.input_grid.n_voxels / elapsed
+        self.noteRate(embedding.input_grid.n_voxels, time.monotonic() - started, device)
+        return embedding
+
+    def noteRate(self, voxels: int, seconds: float, device: str) -> None:
+        """Remember how fast an embedding was."""
+        rate = voxels / max(seconds, 1e-3)
         if rate < FASTEST_CREDIBLE_RATE:  # faster ones came from the disk
             self.voxelsPerSecond[device] = rate
-        return embedding
 
 
 def resampledTo(fixed: Optional[Volume], moving: Optional[Volume], matrix: np.ndarray, deformation: Any) -> Volume:

@@ -52,6 +52,7 @@ class Job:
         self._work = work
         self._commit = commit
         self._onEnd = onEnd
+        self._steps: Any = None
         self._cancel = threading.Event()
         self._finished = threading.Event()
 
@@ -91,10 +92,39 @@ class Job:
             self._work = _nothing  # its closure holds voxels
             self._finished.set()
 
+    def begin(self) -> None:
+        """Begin work that comes in steps: ``work(progress)`` gives a generator, which :meth:`step` advances."""
+        self._steps = self._work(self._report)  # a generator: nothing has run yet
+        self._work = _nothing
+        self.step()
+
+    def isInSteps(self) -> bool:
+        """Whether the main thread has to advance it."""
+        return self._steps is not None and not self.isFinished()
+
+    def step(self) -> None:
+        """Advance; every exception ends up in ``error``."""
+        try:
+            if self._cancel.is_set():
+                self._steps.throw(Cancelled())
+            next(self._steps)
+            return
+        except StopIteration as end:
+            self._result = end.value
+            self.fraction = 1.0
+        except Exception as error:
+            self._result, self.error = None, error
+            if not isinstance(error, Cancelled):
+                logger.debug("Job %s failed", self.name, exc_info=True)
+        self._steps = None
+        self._finished.set()
+
     def abandon(self) -> None:
         """Cancel, and never run a handler: there is nothing left to write to."""
         self.cancel()
         self._commit = self._onEnd = None
+        if self._steps is not None:
+            self.step()
         self.error = Cancelled()
         self.isHandled = True
 
@@ -131,6 +161,8 @@ class Worker:
         self._jobs: queue.Queue[Optional[Job]] = queue.Queue()
         self._open: List[Job] = []
         self._thread: Optional[threading.Thread] = None
+        self.pump: Optional[Callable[[float], None]] = None
+        """Called with seconds before jobs in steps are advanced: brings what they wait for."""
 
     def submit(
         self,
@@ -152,6 +184,23 @@ class Worker:
         self._jobs.put(job)
         return job
 
+    def submitSteps(
+        self,
+        name: str,
+        work: Callable[[Progress], Any],
+        commit: Optional[Callable[[Any], Any]] = None,
+        onEnd: Optional[Callable[[Job], None]] = None,
+        text: str = "",
+    ) -> Job:
+        """Begin work that comes in steps, at once and beside all other jobs; :meth:`dispatch` advances it.
+
+        :param work: called with a progress, gives a generator that returns the result.
+        """
+        job = Job(name, work, commit, onEnd, text)
+        self._open.append(job)
+        job.begin()
+        return job
+
     def isBusy(self) -> bool:
         """Whether a job waits, runs, or waits for its completion handler."""
         return bool(self._open)
@@ -166,17 +215,24 @@ class Worker:
         :param waitSeconds: give the thread this long first. In a Qt event loop Python threads may only advance while
             the main thread waits in Python, so the module's timer always grants a few milliseconds.
         """
-        if self._open and waitSeconds > 0:
+        isInSteps = any(job.isInSteps() for job in self._open)
+        if self.pump is not None:
+            self.pump(waitSeconds if isInSteps else 0.0)
+        if self._open and waitSeconds > 0 and not isInSteps:
             self._open[0].wait(waitSeconds)
+        for job in [job for job in self._open if job.isInSteps()]:
+            job.step()
         count = 0
-        while self._open and self._open[0].isFinished():
-            job = self._open.pop(0)
+        while True:  # in order, but what comes in steps does not wait for its turn
+            ended = next((job for job in self._open if job.isFinished()), None)
+            if ended is None:
+                return count
+            self._open.remove(ended)
             count += 1
             try:
-                job.finish()
+                ended.finish()
             except Exception:
-                logger.exception("The end handler of %s failed", job.name)
-        return count
+                logger.exception("The end handler of %s failed", ended.name)
 
     def cancelAll(self) -> None:
         """Ask every open job to stop; their handlers still run, with ``error`` set to Cancelled."""

@@ -185,12 +185,12 @@ def test_the_threshold_is_the_models_own_until_one_is_chosen(widget):
 
 
 def test_advanced_options_reach_the_library_and_come_back(matched, monkeypatch):
-    import SAMv2Core
+    from SAMv2Core.matching import match as matching
 
     widget, _, _, points = matched
     asked, embedded = [], []
-    real = SAMv2Core.match
-    monkeypatch.setattr(SAMv2Core, "match", lambda *a, **k: asked.append(k) or real(*a, **k))
+    real = matching.match
+    monkeypatch.setattr(matching, "match", lambda *a, **k: asked.append(k) or real(*a, **k))
     from SAMv2Core.embedding.model import Model
 
     realEmbed = Model.embed
