@@ -15,6 +15,32 @@ def wait(milliseconds):
     loop.exec_()
 
 
+class Gaps:
+    """How long the window stood still: a timer of 10 ms that notes when it came late."""
+
+    def __init__(self):
+        self._last, self._gaps = time.monotonic(), []
+        self._timer = qt.QTimer()
+        self._timer.interval = 10
+        self._timer.setTimerType(qt.Qt.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+        self._timer.start()
+
+    def _tick(self):
+        now = time.monotonic()
+        self._gaps.append(now - self._last)
+        self._last = now
+
+    def taken(self):
+        """Since the last call: longest pause between two ticks, and how many were above 50 ms; ms."""
+        gaps, self._gaps, self._last = self._gaps, [], time.monotonic()
+        return {
+            "ticks": len(gaps),
+            "longest_ms": round(1000 * max(gaps, default=0.0)),
+            "above_50_ms": sum(g > 0.05 for g in gaps),
+        }
+
+
 def waitUntil(condition, seconds, what):
     """Seconds until a condition holds; an AssertionError when it does not in time."""
     start = time.monotonic()

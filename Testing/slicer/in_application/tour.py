@@ -63,6 +63,7 @@ class Tour:
         d.screenshot(self.folder / f"{name}.png")
 
     def run(self):
+        self.gaps = d.Gaps()
         for step in (
             self.openModule,
             self.firstImpression,
@@ -72,6 +73,8 @@ class Tour:
             self.clickElsewhere,
             self.drag,
             self.followCursor,
+            self.whileEmbedding,
+            self.processKilled,
             self.judge,
             self.saveAndLoad,
             self.importAgain,
@@ -90,6 +93,7 @@ class Tour:
             except Exception:
                 outcome = traceback.format_exc()
             self.report["steps"][step.__name__] = outcome
+            self.report["times"].setdefault("window", {})[step.__name__] = self.gaps.taken()
             took = time.monotonic() - started
             print(f"{step.__name__}: {outcome.strip().splitlines()[-1]} ({took:.1f} s)", flush=True)
         return all(not outcome.startswith("Traceback") for outcome in self.report["steps"].values())
@@ -279,6 +283,21 @@ class Tour:
 
         view = layouts.viewName("A", "Axial")
         d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*self.center[0])
+        follower = self.widget.panel.matchTab.follower
+        shown = self._follow(view, "follow cursor")
+        glyph = follower.glyph()
+        assert glyph is not None and glyph.GetDisplayVisibility(), "there is no glyph"
+        d.leaveView(view)
+        d.enterView(layouts.viewName("B", "Axial"), (50, 50))
+        d.wait(300)
+        assert glyph.GetDisplayVisibility(), "the glyph goes when the mouse enters the query's view"
+        assert not glyph.GetDisplayNode().GetPointLabelsVisibility()
+        self.shot("follow-cursor")
+        self.ui.followCursorButton.checked = False
+        assert shown >= 3
+
+    def _follow(self, view, name, pause=50):
+        """Move the cursor in circles; how many places were answered. The button stays pressed."""
         self.ui.followCursorButton.checked = True
         follower = self.widget.panel.matchTab.follower
         assert follower.isFollowing()
@@ -290,26 +309,92 @@ class Tour:
         started = time.monotonic()
         for n in range(PLACES):
             d.move(view, (x + 40 * np.cos(n / 12), y + 40 * np.sin(n / 12)))
-            d.wait(50)
+            d.wait(pause)
         elapsed = time.monotonic() - started
         d.wait(300)
-        rate = len(shown) / elapsed
-        self.report["times"]["follow cursor"] = {
+        del follower._show
+        self.report["times"][name] = {
             "places": PLACES,
             "asked_per_s": round(PLACES / elapsed, 1),
             "answered": len(shown),
-            "per_s": round(rate, 1),
+            "per_s": round(len(shown) / elapsed, 1),
         }
-        glyph = follower.glyph()
-        assert glyph is not None and glyph.GetDisplayVisibility(), "there is no glyph"
-        d.leaveView(view)
-        d.enterView(layouts.viewName("B", "Axial"), (50, 50))
-        d.wait(300)
-        assert glyph.GetDisplayVisibility(), "the glyph goes when the mouse enters the query's view"
-        assert not glyph.GetDisplayNode().GetPointLabelsVisibility()
-        self.shot("follow-cursor")
+        return len(shown)
+
+    def _noise(self, name):
+        """A scan that nobody has embedded, for half a minute of work."""
+        values = np.random.default_rng().integers(-1000, 1000, (150, 200, 200), dtype=np.int16)
+        return slicer.util.addVolumeFromArray(values, np.diag([2.0, 2.0, 2.0, 1.0]), name)
+
+    def whileEmbedding(self):
+        """Click and follow the cursor while another scan is embedded."""
+        from SAMv2SlicerLib.scene import layouts, match_list
+
+        view, node = layouts.viewName("A", "Axial"), self.parameters.points
+        if not self.widget.logic.engine.isRemote:
+            return "skipped: this Slicer computes by itself"
+        template, query = self.parameters.templateVolume, self.parameters.queryVolume
+        noise = self._noise("noise")
+        self.parameters.templateVolume, self.parameters.queryVolume = template, query
+        d.settle(self.widget)
+        job = self.widget.logic.startEmbedding(noise, modality="ct")
+        d.waitUntil(lambda: job.fraction > 0.1, 120, "the embedding does not begin")
+        self.gaps.taken()
+        quick = []
+        for place in self.center[:3] + [4.0, 3.0, 0.0]:
+            d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*place)
+            self.ui.pointsWidget.placeActive(True)
+            d.wait(200)
+            count = node.GetNumberOfControlPoints()
+            started = time.monotonic()
+            d.click(view, d.pixelOf(view, place))
+            clicked = time.monotonic()
+
+            def isFound(count=count):
+                found = match_list.findMatchList(node, self.parameters.queryVolume)
+                return found.GetNumberOfControlPoints() > count
+
+            d.waitUntil(isFound, 60, "no match")
+            quick.append(round(time.monotonic() - started, 3))
+            print(f"click {1000 * (clicked - started):.0f} ms, match {1000 * quick[-1]:.0f} ms", flush=True)
+            d.wait(1500)  # refined, too
+        self.report["times"]["quick matches while embedding"] = quick
+        clicking = self.gaps.taken()
+        d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*self.center[0])
+        shown = self._follow(view, "follow cursor while embedding", 30)
         self.ui.followCursorButton.checked = False
-        assert len(shown) >= 3
+        d.leaveView(view)
+        following = self.gaps.taken()
+        isStill = not job.isFinished()
+        job.cancel()
+        d.settle(self.widget)
+        d.wait(1000)
+        self.report["times"]["window while embedding"] = {"clicking": clicking, "following": following}
+        slicer.mrmlScene.RemoveNode(noise)
+        for _ in range(3):
+            node.RemoveNthControlPoint(node.GetNumberOfControlPoints() - 1)
+        d.settle(self.widget)
+        assert isStill, "the embedding ended too early to say anything"
+        assert shown >= 3
+
+    def processKilled(self):
+        """Kill the process in the middle of an embedding: one line, nothing lost, and the next job works."""
+        import signal
+
+        engine = self.widget.logic.engine
+        if not engine.isRemote:
+            return "skipped: this Slicer computes by itself"
+        noise = self._noise("noise 2")
+        job = self.widget.logic.startEmbedding(noise, modality="ct")
+        d.waitUntil(lambda: job.fraction > 0.05, 120, "the embedding does not begin")
+        os.kill(engine._client.link.pid, signal.SIGKILL)
+        d.waitUntil(lambda: job.isHandled, 10, "the death of the process is not noticed")
+        assert "killed from outside" in str(job.error) and "started again" in self.ui.logTextEdit.plainText
+        slicer.mrmlScene.RemoveNode(noise)
+        self.ui.matchButton.click()
+        d.settle(self.widget)
+        assert "Cannot" not in self.ui.statusLabel.text
+        return None
 
     def judge(self):
         from SAMv2SlicerLib.scene import match_list
@@ -491,9 +576,7 @@ class Tour:
 
     def quitDuringAJob(self):
         """Begin to embed a scan that nobody has embedded; whoever started Slicer sees that it ends."""
-        rng = np.random.default_rng()
-        values = rng.integers(-1000, 1000, (150, 200, 200), dtype=np.int16)
-        slicer.util.addVolumeFromArray(values, np.diag([2.0, 2.0, 2.0, 1.0]), "noise")
+        self._noise("noise")
         self.widget.logic.startEmbedding("noise", modality="ct")
         d.wait(1500)
         assert self.widget.logic.worker.isBusy()
