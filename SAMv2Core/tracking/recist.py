@@ -186,9 +186,9 @@ def hints(courses: Sequence[Course]) -> List[str]:
 def _time_point(courses: Sequence[Course], study: int, before: Sequence[TimePoint]) -> TimePoint:
     targets = targets_of(courses)
     others = [c for c in courses if c.role == NON_TARGET or (c.role == TARGET and c not in targets)]
-    sizes = {c.label: c.size_mm(study) for c in targets}
-    missing = tuple(label for label, size in sizes.items() if size is None)
-    known = sum(size for size in sizes.values() if size is not None)
+    sizes = [(c.label, c.size_mm(study)) for c in targets]
+    missing = tuple(label for label, size in sizes if size is None)
+    known = sum(size for _, size in sizes if size is not None)
     total = None if missing or not targets else known
     if study == 0:
         rule = "Baseline." if targets else "Baseline without targets."

@@ -296,6 +296,7 @@ class TrackTab(Tab):
         self.export.enable(listNode is not None)
         self.ui.sumsLabel.text = sumsText(self._found)
         self.ui.sumsLabel.visible = bool(self.ui.sumsLabel.text)
+        self.ui.sumsLabel.toolTip = sumsTip(self._found)
         self._showDetails()
 
 
@@ -331,17 +332,33 @@ def detailsOf(finding: findings.Finding) -> str:
 
 
 def sumsText(rows) -> str:
-    """The sums of the diameters per study, empty when there is nothing to add up."""
+    """The sums of the diameters per study with what they suggest, empty when there is nothing to add up."""
     parts = []
     for item in findings.sums(rows):
-        volume = slicer.mrmlScene.GetNodeByID(item.volumeID)
-        study = studies.dateOf(volume) or volume.GetName()
+        study = _studyName(item.volumeID)
+        text = texts.sumIncomplete(study, item.sized, item.wanted)
         if math.isfinite(item.sumMm):
             change = f"{100 * item.change:+.0f}" if math.isfinite(item.change) else ""
-            parts.append(texts.sumOfStudy(study, f"{item.sumMm:.1f}", change, item.isEstimated))
-        else:
-            parts.append(texts.sumIncomplete(study, item.sized, item.wanted))
+            text = texts.sumOfStudy(study, f"{item.sumMm:.1f}", change, item.isEstimated)
+        if item.category:
+            isOther = math.isfinite(item.changeFromNadir) and abs(item.changeFromNadir - item.change) > 0.005
+            fromNadir = f"{100 * item.changeFromNadir:+.0f}" if isOther else ""
+            text = f"{text}, {texts.sumCategory(item.category, fromNadir)}"
+        parts.append(text)
     return texts.sumOfDiameters("; ".join(parts)) if parts else ""
+
+
+def sumsTip(rows) -> str:
+    """Why each category is suggested, a line per follow-up."""
+    rules = [
+        f"{_studyName(item.volumeID)}: {item.category}. {item.rule}" for item in findings.sums(rows) if item.category
+    ]
+    return "\n".join([texts.sumsTip(), *rules]) if rules else ""
+
+
+def _studyName(volumeID: str) -> str:
+    volume = slicer.mrmlScene.GetNodeByID(volumeID)
+    return studies.dateOf(volume) or volume.GetName()
 
 
 def _numbers(values) -> str:

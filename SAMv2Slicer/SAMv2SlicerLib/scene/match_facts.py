@@ -31,6 +31,8 @@ class PointResult:
     :param decision: the user accepted, moved (or placed) or rejected it; a rerun keeps it. Empty without a decision.
     :param diameterMm: size of a lesion as the tracker proposes it; NaN when not known.
     :param presence: what a segmentation of the study says: lesion there, vanished, merged with another, or new.
+    :param state: what the user says of the lesion itself where it is not measured, as in SAMv2Core.tracking.recist:
+        ``vanished``, ``too_small``, ``not_evaluable`` or ``progressed``; empty otherwise.
     :param proposed: where the matcher put it, world LPS mm; None when nowhere. Stays when the point is moved.
     """
 
@@ -45,6 +47,7 @@ class PointResult:
     diameterMm: float = math.nan
     presence: str = ""
     proposed: Optional[Tuple[float, ...]] = None
+    state: str = ""
 
     @property
     def edited(self) -> bool:
@@ -67,6 +70,7 @@ class PointResult:
             "presence": self.presence,
             "template_point": self.templatePoint,
             "decision": self.decision,
+            "state": self.state,
             "proposed": "" if self.proposed is None else " ".join(f"{x:.3f}" for x in self.proposed),
             "reason": self.reason.replace(";", ",").replace("\n", " "),
         }
@@ -90,6 +94,7 @@ class PointResult:
             reason=facts.get("reason", ""),
             diameterMm=toFloat(facts.get("diameter_mm")),
             presence=facts.get("presence", ""),
+            state=facts.get("state", ""),
             proposed=proposed if len(proposed) == 3 and all(map(math.isfinite, proposed)) else None,
         )
 

@@ -214,6 +214,14 @@ def reject(listNode, index: int) -> None:
     decide(listNode, index, REJECTED)
 
 
+def setState(listNode, index: int, state: str) -> None:
+    """The user's word on the lesion itself, such as ``vanished``: with it the match has been looked at."""
+    result = resultAt(listNode, index)
+    if result is not None:
+        decision = result.decision or (ACCEPTED if state else "")
+        setResult(listNode, index, replace(result, state=state, decision=decision))
+
+
 def release(listNode, index: int) -> None:
     """Forget a judgment: back to what was proposed, and the next match may overwrite it."""
     result = resultAt(listNode, index)
@@ -221,7 +229,7 @@ def release(listNode, index: int) -> None:
         return
     proposed = None if result.proposed is None else node_geometry.flipRASAndLPS(np.array(result.proposed))
     setPosition(listNode, index, proposed)
-    setResult(listNode, index, replace(result, decision=""))
+    setResult(listNode, index, replace(result, decision="", state=""))
 
 
 def removeMatch(listNode, templatePoint: str) -> bool:

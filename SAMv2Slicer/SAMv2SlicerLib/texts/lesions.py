@@ -66,6 +66,10 @@ def columnDate() -> str:
     return _("Date")
 
 
+def columnSum() -> str:
+    return _("Sum of diameters")
+
+
 def columnSize() -> str:
     return _("Longest diameter (mm)")
 
@@ -131,6 +135,17 @@ def sumOfStudy(study: str, total: str, change: str, isEstimated: bool) -> str:
     if not change:
         return _("{study}: {mark}{total} mm").format(study=study, mark=mark, total=total)
     return _("{study}: {mark}{total} mm ({change} %)").format(study=study, mark=mark, total=total, change=change)
+
+
+def sumCategory(category: str, fromNadir: str) -> str:
+    """What follows a sum: the change against the smallest one before, and the category that it suggests."""
+    if not fromNadir:
+        return _("suggests {category}").format(category=category)
+    return _("{change} % since the smallest; suggests {category}").format(change=fromNadir, category=category)
+
+
+def sumsTip() -> str:
+    return _("Targets are the lesions with a size in the baseline; the categories are suggestions by RECIST 1.1:")
 
 
 def sumIncomplete(study: str, sized: int, wanted: int) -> str:

@@ -13,8 +13,19 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.tracking.diameters import fits
+from SAMv2Core.tracking.recist import (
+    ABSENT,
+    NON_TARGET,
+    NOT_EVALUABLE,
+    PRESENT,
+    TARGET,
+    Course,
+    Reading,
+    time_points,
+)
+from SAMv2Core.tracking.recist import NEW as NEW_LESION
 from SAMv2SlicerLib.scene import match_list, node_geometry
-from SAMv2SlicerLib.scene.match_facts import NEW, REJECTED, PointResult
+from SAMv2SlicerLib.scene.match_facts import ACCEPTED, MERGED, NEW, REJECTED, VANISHED, PointResult
 from SAMv2SlicerLib.track import diameters, lesion_list, studies
 
 BASELINE = "baseline"
@@ -162,15 +173,60 @@ def verified(lesionListNode) -> List[Tuple[str, str, Optional[np.ndarray]]]:
     return found
 
 
+def readingOf(finding: Finding) -> Reading:
+    """What a finding says of the lesion itself: what the user decided, else the size, else only that it may be there.
+
+    That a lesion has vanished, or merged with another, is a segmentation's word only; it counts when it was accepted.
+    """
+    result = finding.result
+    if finding.isBaseline:
+        return Reading(PRESENT, _known(finding.sizeMm), _known(finding.sizeMm))
+    if result is None:
+        return Reading(PRESENT, _known(finding.sizeMm)) if math.isfinite(finding.sizeMm) else Reading(NOT_EVALUABLE)
+    if result.state:
+        return Reading(result.state, _known(finding.sizeMm), _known(finding.sizeMm))
+    if result.presence in (VANISHED, MERGED):
+        return Reading(result.presence if result.decision == ACCEPTED else NOT_EVALUABLE)
+    if finding.world is None:
+        return Reading(NOT_EVALUABLE)
+    return Reading(PRESENT, _known(finding.sizeMm), _known(finding.sizeMm))
+
+
+def _known(size: float) -> Optional[float]:
+    return float(size) if math.isfinite(size) else None
+
+
+def coursesOf(rows: Sequence[Sequence[Finding]]) -> List[Course]:
+    """The lesions through all studies, for SAMv2Core.tracking.recist: with a size in the baseline a target, without
+    one a non-target, new when the baseline does not have it.
+
+    A line measures what the user drew: the longest diameter, or of a lymph node the short axis.
+    """
+    courses = []
+    for row in rows:
+        readings = [readingOf(finding) for finding in row]
+        role = NON_TARGET
+        if row and not row[0].isBaseline:
+            role = NEW_LESION
+            first = next((n for n, finding in enumerate(row) if finding.world is not None), len(row))
+            readings[:first] = [Reading(ABSENT)] * first
+        elif row and math.isfinite(row[0].sizeMm):
+            role = TARGET
+        courses.append(Course(row[0].label if row else "", role, tuple(readings)))
+    return courses
+
+
 @dataclass(frozen=True)
 class StudySum:
-    """The sum of one study.
+    """The sum of one study, and what it suggests by RECIST 1.1.
 
     :param volumeID: of the study.
-    :param sized: how many of the :param wanted: lesions have a size here.
+    :param sized: how many of the :param wanted: lesions count with a size here; what has vanished counts 0 mm.
     :param sumMm: NaN unless all of them do.
-    :param change: share by which it differs from the baseline's sum, NaN where one is not known.
+    :param change: share by which it differs from the baseline's sum, :param changeFromNadir: from the smallest sum
+        before; NaN where one is not known.
     :param isEstimated: some of it was computed from a segmentation.
+    :param category: as suggested, "" in the baseline; :param rule: which rule gave it, in English.
     """
 
     volumeID: str
@@ -179,6 +235,9 @@ class StudySum:
     sumMm: float
     change: float
     isEstimated: bool
+    changeFromNadir: float = math.nan
+    category: str = ""
+    rule: str = ""
 
 
 def sums(rows: Sequence[Sequence[Finding]]) -> List[StudySum]:
@@ -189,11 +248,26 @@ def sums(rows: Sequence[Sequence[Finding]]) -> List[StudySum]:
     measured), there is no sum, and what is missing is told.
     """
     wanted = [row for row in rows if row and row[0].isBaseline and math.isfinite(row[0].sizeMm)]
+    if not wanted:
+        return []
     found: List[StudySum] = []
-    for column in zip(*wanted):
-        sizes = [finding.sizeMm for finding in column if math.isfinite(finding.sizeMm)]
-        total = sum(sizes) if len(sizes) == len(wanted) else math.nan
-        change = total / found[0].sumMm - 1 if found else math.nan
-        isEstimated = any(not finding.isMeasured for finding in column)
-        found.append(StudySum(column[0].volumeID, len(sizes), len(wanted), total, change, isEstimated))
+    for point, column in zip(time_points(coursesOf(rows)), zip(*wanted)):
+        sized = [finding for finding in column if math.isfinite(finding.sizeMm)]
+        found.append(
+            StudySum(
+                volumeID=column[0].volumeID,
+                sized=len(wanted) - len(point.missing),
+                wanted=len(wanted),
+                sumMm=_orNaN(point.sum_mm),
+                change=_orNaN(point.change_from_baseline),
+                isEstimated=any(not finding.isMeasured for finding in sized),
+                changeFromNadir=_orNaN(point.change_from_nadir),
+                category=point.overall,
+                rule=point.rule,
+            )
+        )
     return found
+
+
+def _orNaN(value: Optional[float]) -> float:
+    return math.nan if value is None else value

@@ -16,6 +16,7 @@ import vtk
 
 from SAMv2Core.io.files import atomic_path
 from SAMv2Core.io.tables import safe_cell
+from SAMv2Core.tracking.recist import ABSENT
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.track import findings, studies
@@ -39,9 +40,12 @@ CSV_COLUMNS = (
     "segmented",
     "proposed_mm",
     "scan",
+    "state",
+    "counts_mm",
 )
 """The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, what a segmentation of the study
-says, the length of a proposed diameter that nobody has taken over, and the volume's date and name."""
+says, the length of a proposed diameter that nobody has taken over, the volume's date and name, what the user said of
+the lesion itself, and what it counts in the sum (0 mm when it has vanished)."""
 
 AS_MARKED = match_list.PointResult("", match_list.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
 """What ``samv2 track`` says of a lesion in its baseline."""
@@ -61,10 +65,11 @@ COLORS = (
 def rowsFor(lesionListNode, order: Sequence[Any] = ()) -> List[dict]:
     """One dict with CSV_COLUMNS per lesion and study, baseline first; what is not known is None."""
     rows = []
-    for row in findings.findings(lesionListNode, order):
+    found = findings.findings(lesionListNode, order)
+    for row, course in zip(found, findings.coursesOf(found)):
         for number, finding in enumerate(row):
             if finding.status:  # it was marked or searched here
-                rows.append(_asDict(number, finding))
+                rows.append({**_asDict(number, finding), "counts_mm": course.size_mm(number)})
     return rows
 
 
@@ -87,6 +92,7 @@ def _asDict(number: int, finding) -> dict:
         "segmented": result.presence,
         "proposed_mm": _known(finding.proposedMm),
         "scan": studies.titleOf(volume),
+        "state": result.state,
     }
 
 
@@ -185,7 +191,12 @@ def _updateSizes(lesionListNode, order: Sequence[Any]) -> None:
     """Sizes per study, one column per lesion that has any, and the plot of them."""
     volumes = findings.studiesOf(lesionListNode, order)
     rows = findings.findings(lesionListNode, order)
-    sized = [row for row in rows if any(math.isfinite(finding.sizeMm) for finding in row)]
+    courses = [
+        course
+        for course in findings.coursesOf(rows)
+        if any(course.size_mm(n) for n in range(len(course.readings)))  # gone everywhere is no curve
+    ]
+    sums = findings.sums(rows)
     days = [studies.daysSince(volumes[0], volume) if volumes else None for volume in volumes]
     isDated = bool(days) and None not in days
     xName = texts.columnDays() if isDated else texts.columnStudy()
@@ -193,10 +204,18 @@ def _updateSizes(lesionListNode, order: Sequence[Any]) -> None:
         (xName, [float(day) for day in days] if isDated else [float(n) for n in range(len(volumes))]),
         (texts.columnScan(), [studies.titleOf(volume) for volume in volumes]),
     ]
-    columns += [(row[0].label, [finding.sizeMm for finding in row]) for row in sized]
+    columns += [
+        (
+            course.label,
+            [course.size_mm(n) if reading.state != ABSENT else None for n, reading in enumerate(course.readings)],
+        )
+        for course in courses
+    ]
+    if sums:
+        columns.append((texts.columnSum(), [item.sumMm for item in sums]))
     table = _ensure(lesionListNode, SIZES, texts.sizesTableName)
     _fill(table, columns)
-    _updateChart(lesionListNode, table, xName, [row[0].label for row in sized])
+    _updateChart(lesionListNode, table, xName, [name for name, _ in columns[2:]])
 
 
 def _updateChart(lesionListNode, tableNode, xName: str, labels: List[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any, List, Optional, Sequence
 
@@ -10,7 +9,8 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.structured_report import ReportedLesion, Study, write_report
+from SAMv2Core.io.structured_report import PastReading, ReportedLesion, Study, write_report
+from SAMv2Core.tracking.recist import ABSENT, MERGED, VANISHED, Course
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import diameters, findings, lesion_list
@@ -26,17 +26,25 @@ def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> Lis
 
     volumes = volumesOf(lesionListNode, order)
     studies = [Study(dicomFiles(volume), texts.roleName(n), n) for n, volume in enumerate(volumes)]
-    rows = findings.findings(lesionListNode, order)
     model = _modelOf(lesionListNode)
     paths = []
     for n, study in enumerate(studies):
-        lesions = [item for item in (_reported(lesionListNode, row[n]) for row in rows) if item is not None]
+        lesions = reportedIn(lesionListNode, n, order)
         if not lesions:  # nothing of the baseline was found there
             continue
         path = os.path.join(folder, texts.reportFileName(n))
         write_report(path, study, lesions, model, SAMv2Core.__version__)
         paths.append(path)
     return paths
+
+
+def reportedIn(lesionListNode, study: int, order: Sequence[Any] = ()) -> List[ReportedLesion]:
+    """What the report of a study says, by lesion; those that it says nothing of are left out."""
+    rows = findings.findings(lesionListNode, order)
+    found = (
+        _reported(lesionListNode, row[study], course, study) for row, course in zip(rows, findings.coursesOf(rows))
+    )
+    return [item for item in found if item is not None]
 
 
 def volumesOf(lesionListNode, order: Sequence[Any] = ()) -> List[Any]:
@@ -64,21 +72,34 @@ def _modelOf(lesionListNode) -> str:
     return "SAMv2"
 
 
-def _reported(lesionListNode, finding: findings.Finding) -> Optional[ReportedLesion]:
-    """What the report says about one finding; None where the lesion has no position, or is not there any more."""
-    isGone = finding.result is not None and finding.result.presence == match_list.VANISHED
-    if finding.world is None or isGone:
+def _reported(lesionListNode, finding: findings.Finding, course: Course, study: int) -> Optional[ReportedLesion]:
+    """What the report of a study says about one finding; None where the lesion has no place and nobody said why.
+
+    A lesion that has vanished keeps the place where it was looked for, with a long axis of 0 mm.
+    """
+    reading = course.readings[study]
+    isGone = reading.state in (VANISHED, MERGED)
+    if finding.world is None and not isGone:
         return None
     volumeNode = slicer.mrmlScene.GetNodeByID(finding.volumeID)
-    ends = _endsWorld(lesionListNode, finding)
+    position = None if finding.world is None else node_geometry.worldToVolumeLPS(volumeNode, finding.world)[0]
+    ends = None if isGone else _endsWorld(lesionListNode, finding)
+    isSaid = isGone or (finding.result is not None and bool(finding.result.state or finding.result.presence))
     return ReportedLesion(
         label=finding.label,
         tracking_uid=finding.uid,
-        position=tuple(node_geometry.worldToVolumeLPS(volumeNode, finding.world)[0]),
+        position=None if position is None else tuple(position),
         status="new" if finding.result is not None and finding.result.presence == match_list.NEW else finding.status,
         decision=finding.decision,
-        diameter_mm=finding.sizeMm if math.isfinite(finding.sizeMm) else None,
+        diameter_mm=None if isGone else reading.long_mm,
         ends=None if ends is None else tuple(tuple(p) for p in node_geometry.worldToVolumeLPS(volumeNode, ends)),
+        state=reading.state if isSaid else "",
+        role=course.role,
+        history=tuple(
+            PastReading(n, texts.roleName(n), past.state, past.long_mm)
+            for n, past in enumerate(course.readings[:study])
+            if past.state != ABSENT
+        ),
     )
 
 

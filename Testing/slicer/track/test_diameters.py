@@ -72,7 +72,7 @@ def test_a_proposal_is_no_size(lined):
     assert np.isnan(columnOf(findings_table.find(listNode, findings_table.SIZES), "R")[1:]).all()
     row = findings_table.rowsFor(listNode)[1]
     assert row["diameter_mm"] is None and row["proposed_mm"] == pytest.approx(finding.proposedMm)
-    reported = report_export._reported(listNode, finding)
+    (reported,) = report_export.reportedIn(listNode, 1)
     assert reported.diameter_mm is None and reported.ends is None
 
 
@@ -84,7 +84,7 @@ def test_measuring_takes_the_proposal_over_and_undo_gives_it_back(lined):
     assert finding.isMeasured and finding.sizeMm == pytest.approx(12.0, abs=1.5) and math.isnan(finding.proposedMm)
     assert np.allclose(diameters.endsOf(line), ends) and not line.GetLocked() and "(proposed)" not in line.GetName()
     assert not line.GetHideFromEditors()
-    reported = report_export._reported(logic.tracker.lesionList(), finding)
+    (reported,) = report_export.reportedIn(logic.tracker.lesionList(), 1)
     assert reported.diameter_mm == pytest.approx(finding.sizeMm) and reported.ends is not None
     logic.undoStack.undo()
     assert diameters.isProposal(lineAt(logic, 0, 1)) and not findingAt(logic, 0, 1).isMeasured

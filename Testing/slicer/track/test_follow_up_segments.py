@@ -153,10 +153,16 @@ def test_vanished_lesions_are_not_reported_as_there(segmented):
     logic, volumes, marks, segmentation = segmented
     logic.trackLesions(volumes[0], volumes[1:2], marks, segmentations=[segmentation])
     listNode = logic.tracker.lesionList()
-    reported = {label: report_export._reported(listNode, row[1]) is not None for label, row in rowsOf(logic).items()}
-    assert reported == {"liver": True, "spleen": False, "node": True, "S 3": True}
-    assert report_export._reported(listNode, rowsOf(logic)["S 3"][1]).status == "new"
-    assert report_export._reported(listNode, rowsOf(logic)["S 3"][0]) is None
+    reported = {item.label: item for item in report_export.reportedIn(listNode, 1)}
+    states = {label: item.state for label, item in reported.items()}
+    assert states == {"liver": "present", "spleen": "not_evaluable", "node": "present", "S 3": "present"}
+    assert reported["spleen"].diameter_mm is None and reported["spleen"].history[0].order == 0
+    assert (reported["S 3"].status, reported["S 3"].role, reported["S 3"].history) == ("new", "new", ())
+    assert "S 3" not in [item.label for item in report_export.reportedIn(listNode, 0)]
+    matched = match_list.findMatchList(listNode, volumes[1])
+    match_list.accept(matched, match_list.indexOfTemplatePoint(matched, reported["spleen"].tracking_uid))
+    gone = {item.label: item for item in report_export.reportedIn(listNode, 1)}["spleen"]
+    assert (gone.state, gone.ends) == ("vanished", None) and gone.position is not None
 
 
 def test_in_the_panel(widget, scene, tmp_path):

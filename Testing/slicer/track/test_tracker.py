@@ -241,7 +241,7 @@ def test_sizes_come_from_lines_and_are_plotted(logic, scene):
     assert columnOf(sizes, "RECIST 1")[:2] == pytest.approx([12.0, 17.5])
     assert columnOf(sizes, "Days since baseline") == [0.0, 90.0, 181.0]
     chart = findings_table.find(listNode, findings_table.CHART)
-    assert chart.GetNumberOfPlotSeriesNodes() == 2
+    assert chart.GetNumberOfPlotSeriesNodes() == 3  # both lesions and their sum
     assert chart.GetNthPlotSeriesNode(0).GetYColumnName() == "RECIST 1"
     assert measuring.measure(logic, findingAt(logic, 0, 1)) is drawn  # one line per lesion and study
     logic.undoStack.undo()
