@@ -26,7 +26,7 @@ from SAMv2Core.landmarks.atlas import Atlas, atlas_for
 from SAMv2Core.landmarks.landmark import Landmark, Witnesses
 from SAMv2Core.matching.body_map import robust_affine
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN, logistic
-from SAMv2Core.matching.robust import geometric_median
+from SAMv2Core.matching.robust import geometric_median, redescending
 from SAMv2Core.matching.similarity import lattice_vectors, vector_length
 from SAMv2Core.progress import Progress, silent
 
@@ -38,7 +38,7 @@ STIFFNESS = 0.04
 """A departure of one spread from the expected place costs this much similarity; 0.02 to 0.08 differ by 1 %."""
 FLOOR_MM = 12.0
 KERNEL_MM = 60.0  # how far a landmark's own shift is shared by its neighbors
-REJECT_MM = 15.0
+BODY_REJECT_MM, REJECT_MM = 25.0, 15.0  # of what the affine map leaves, and of what the neighbors leave
 AGREE_MM = 10.0
 MIN_SHAPE = 4  # landmarks of an exemplar below which it says nothing of the others' places
 MIN_SURE = 0.5
@@ -263,13 +263,13 @@ def _expectations(
         source, target, weights = atlas.positions_lps[rows], targets[rows], trust[rows]
         laid = np.column_stack([source, np.ones(len(rows))]) @ robust_affine(source, target, weights, n_iterations=20)
         rest = target - laid
-        weights = weights / (1 + (np.linalg.norm(rest, axis=1) / 25.0) ** 2) ** 2
+        weights = weights * redescending(np.linalg.norm(rest, axis=1), BODY_REJECT_MM)
         distance = np.linalg.norm(source[:, None] - source[None], axis=2)
         for _ in range(2):  # a landmark that its neighbors contradict must not move them
             kernel = np.exp(-0.5 * (distance / KERNEL_MM) ** 2) * weights
             np.fill_diagonal(kernel, 0)
             smooth = (kernel @ rest) / (kernel.sum(axis=1) + 0.3)[:, None]
-            weights = trust[rows] / (1 + (np.linalg.norm(rest - smooth, axis=1) / REJECT_MM) ** 2) ** 2
+            weights = trust[rows] * redescending(np.linalg.norm(rest - smooth, axis=1), REJECT_MM)
         for place, support, name in zip(laid + smooth, kernel.sum(axis=1), name_of[rows]):
             said[name].append((place, support + 0.1))
     expected, spread = np.full((n, 3), np.nan), np.full(n, 50.0)
