@@ -9,9 +9,10 @@ A nearest neighbor always exists, also of anatomy that the query does not show, 
   between their result and the nearest neighbor's (mm);
 * *departure*: how far the result lies from where the whole body's matches expect it, in units of their spread
   (:mod:`SAMv2Core.matching.body_map`);
-* *roughness*: how far the whole body's matches lie from a smooth map, typically (mm): more between two patients, where
-  the same similarity, cycle and votes are worth less, than in a follow-up. Bodies of which too few matches agree for a
-  map have infinite roughness, the worst there is, and nothing between them is called matched;
+* *likeness* of the two bodies by the whole body's matches (:attr:`SAMv2Core.matching.body_map.BodyMap.likeness`): 0.89
+  and more between two scans of one patient, 0.88 and less between two patients, where the same similarity, cycle and
+  votes are worth less. Bodies of which too few matches agree for a map are the worst there is, and nothing between them
+  is called matched;
 * *edge*: whether the result lies at the end of the query's field of view, where missing anatomy collects.
 
 A logistic function turns them into a confidence in [0, 1], the estimated probability that the match is within
@@ -38,11 +39,12 @@ RIVAL_RADIUS_MM = 20.0
 EDGE_MM = 6.0
 """A result this close to the outer faces of the query's volume is at its edge."""
 
-ROUGHEST_MM = 30.0
-"""Rougher than this is no worse: no map that is believed leaves its matches farther apart."""
+SAME_PATIENT = 0.88
+"""Of the likeness. Three pairs of real follow-ups have 0.89 to 0.99, simulated ones 0.98, 60 pairs of two patients 0.71
+to 0.88. A doubt worth a word below; in the confidence it counts from here."""
 
-OTHER_PATIENT_MM = 8.5
-"""A doubt worth a word: simulated follow-ups stay below, pairs of patients above."""
+NO_MAP, LEAST_ALIKE = -1.0, 0.6
+"""Likeness of bodies without a map; less alike than the second is no worse."""
 
 MAX_MARGIN = 0.3
 """More lead over the rival than this is no further evidence."""
@@ -51,7 +53,7 @@ GOOD_SIMILARITY, SMALL_MARGIN, FEW_FIXED_POINTS = 0.8, 0.05, 10
 """Beyond these, similarity, margin and fixed points are no doubt worth a word."""
 
 
-_EARLIER = ("other_patient", "map_cosine")  # in records and embeddings of earlier versions
+_EARLIER = ("other_patient", "map_cosine", "roughness")  # in records and embeddings of earlier versions
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Evidence:
     :param at_edge: the result is in the outermost layer of the query's field of view.
     :param fell_back: fixed points were wanted, but too few survived or they contradicted each other.
     :param departure: distance from the expected place over its spread; NaN when nothing was expected.
-    :param roughness_mm: of the whole body's matches, the same for all points of two scans; infinite when too few agree
+    :param likeness: of the two bodies, the same for all points of two scans; :data:`NO_MAP` when too few matches agree
         for a map, NaN when none was asked for.
     """
 
@@ -80,7 +82,7 @@ class Evidence:
     at_edge: bool = False
     fell_back: bool = False
     departure: float = math.nan
-    roughness_mm: float = math.nan
+    likeness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Coefficients:
 
     ``bias``, ``similarity * s``, ``margin * min(m, MAX_MARGIN)``, ``cycle * L(cycle_error_mm)``, ``fixed_points *
     log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, ``departure * min(d, 5)``,
-    ``roughness * L(min(roughness_mm, ROUGHEST_MM))``, and ``edge`` and ``fell_back`` where they apply. L is
+    ``likeness * (max(l, LEAST_ALIKE) - SAME_PATIENT)``, and ``edge`` and ``fell_back`` where they apply. L is
     :func:`length`.
     """
 
@@ -112,7 +114,7 @@ class Coefficients:
     edge: float = 0.0
     fell_back: float = 0.0
     departure: float = 0.0
-    roughness: float = 0.0
+    likeness: float = 0.0
 
     def terms(self, evidence: Evidence) -> Dict[str, float]:
         """The summands, by name."""
@@ -128,7 +130,9 @@ class Coefficients:
             "edge": self.edge * e.at_edge,
             "fell_back": self.fell_back * e.fell_back,
             "departure": self.departure * min(e.departure, 5.0) if math.isfinite(e.departure) else 0.0,
-            "roughness": self.roughness * length(min(e.roughness_mm, ROUGHEST_MM)),
+            "likeness": self.likeness * (max(e.likeness, LEAST_ALIKE) - SAME_PATIENT)
+            if e.likeness == e.likeness
+            else 0.0,
         }
 
 
@@ -184,7 +188,12 @@ class UncertaintyModel:
         default = UncertaintyModel()
         values = {name: value for name, value in values.items() if name not in ("track", *_EARLIER)}
         try:
-            parts = {k: replace(getattr(default, k), **v) if isinstance(v, Mapping) else v for k, v in values.items()}
+            parts = {
+                name: replace(getattr(default, name), **{k: v for k, v in given.items() if k not in _EARLIER})
+                if isinstance(given, Mapping)
+                else given
+                for name, given in values.items()
+            }
             model = replace(default, **parts)
             sets = (model.nearest, model.fixed_point, model.several)
             numbers = [value for coefficients in sets for value in asdict(coefficients).values()]
@@ -240,7 +249,7 @@ def judge(evidence: Evidence, model: UncertaintyModel = UncertaintyModel()) -> V
     confidence = model.confidence(evidence)
     if model.is_beyond_limits(evidence):
         confidence = min(confidence, model.not_found_below / 2)
-    if math.isinf(evidence.roughness_mm):
+    if evidence.likeness == NO_MAP:
         confidence = min(confidence, 0.99 * model.matched_above)
     if confidence < model.not_found_below:
         status = NOT_FOUND
@@ -267,7 +276,7 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[Tuple[float, st
         (-terms["edge"], "the result lies at the edge of the scan"),
         (-terms["fell_back"], "the surrounding places do not agree"),
         (-terms["departure"] if e.departure > 1.5 else 0.0, "the rest of the body points elsewhere"),
-        _doubt_of_bodies(e.roughness_mm),
+        _doubt_of_bodies(e.likeness),
         (0.3 * few, f"only {e.fixed_points} of the surrounding places agree"),
     ]
     if e.agreement_mm > 6:
@@ -276,7 +285,7 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[Tuple[float, st
     return found
 
 
-def _doubt_of_bodies(roughness_mm: float) -> Tuple[float, str]:
-    if math.isinf(roughness_mm):
+def _doubt_of_bodies(likeness: float) -> Tuple[float, str]:
+    if likeness == NO_MAP:
         return 2.0, "too little of the two bodies agrees"
-    return 0.4 if roughness_mm > OTHER_PATIENT_MM else 0.0, "the bodies differ as those of two patients do"
+    return 0.4 if likeness < SAME_PATIENT else 0.0, "the bodies differ as those of two patients do"

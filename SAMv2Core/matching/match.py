@@ -24,6 +24,7 @@ from SAMv2Core.io.points import PointList
 from SAMv2Core.matching.body_map import body_maps, expectation_of
 from SAMv2Core.matching.confidence import (
     EDGE_MM,
+    NO_MAP,
     NOT_FOUND,
     RIVAL_RADIUS_MM,
     SKIN_TOLERANCE_MM,
@@ -266,11 +267,11 @@ def _find(
     _, rival = search(query, vectors, found, RIVAL_RADIUS_MM, part(tell, 0.7, 0.85))
     back_rows, _ = search(template, at_result, progress=part(tell, 0.85, 1.0))
     cycle_error = np.linalg.norm(refine(template, at_result, back_rows) - points, axis=1)
-    departure, roughness = np.full(len(points), np.nan), math.nan if maps is NO_MAPS else math.inf
+    departure, likeness = np.full(len(points), np.nan), math.nan if maps is NO_MAPS else NO_MAP
     if maps[0] is not None:
         places, spread = maps[0].predict(points)
         departure = np.linalg.norm(found - places, axis=1) / spread
-        roughness = maps[0].roughness_mm
+        likeness = min(one.likeness for one in maps if one is not None)
     matches = []
     for i, (point, result, vote) in enumerate(zip(points, found, votes)):
         fell_back = vote is not None and vote.query_lps is None
@@ -285,7 +286,7 @@ def _find(
             at_edge=bool(emb_query.volume_grid.depth_mm(result) < EDGE_MM),
             fell_back=fell_back,
             departure=float(departure[i]),
-            roughness_mm=roughness,
+            likeness=likeness,
         )
         matches.append(_answer(point, result, evidence, emb_query.volume_grid.beyond_mm(result), uncertainty))
     return matches

@@ -70,7 +70,7 @@ METHODS = ("nearest", "default")
 SETS = ("nearest", "fixed_point", "several", "track")
 OF_ONE = SETS[:2]
 SIGNS = {"bias": 0, "similarity": 1, "cycle": -1, "margin": 1, "fixed_points": 1, "residual": -1, "agreement": -1}
-SIGNS.update({"edge": -1, "fell_back": -1, "departure": -1, "roughness": -1})
+SIGNS.update({"edge": -1, "fell_back": -1, "departure": -1, "likeness": 1})
 SIGNS.update({"scatter": -1, "field": -1, "chain": -1, "support": 1, "spread": -1})
 BY_JUDGMENT = ("no_field",)  # never seen in these scans
 CURVES = {
@@ -81,6 +81,7 @@ CURVES = {
 }
 N_TEMPLATES = 6  # of each torso and neck
 TOGETHER = (2, 3, 4, 6)  # templates whose results are brought together
+KEPT = 30  # embeddings in memory, some 0.15 GB each with its index
 N_FOLLOW_UP = 40  # places of each simulated follow-up
 N_MAPS, COMMON = 30, 5  # pairs of bodies of each kind, landmarks that two torsos share
 TUBES = ("label 2", "label 5")  # spinal cord, esophagus: drawn as far as was needed, so their centroid is no place
@@ -168,6 +169,7 @@ def name_of(path: Path) -> str:
     return path.name.split(".")[0]
 
 
+@functools.lru_cache(maxsize=KEPT)
 def embedded(extractor: Extractor, path: Path) -> Embedding:
     """A CT's embedding; ``path`` may be that of its landmarks."""
     return extractor.embed(read_volume(path.with_name(f"{name_of(path)}.nii.gz")), "ct")

@@ -7,7 +7,16 @@ import math
 import pytest
 
 from SAMv2Core.errors import ModelError
-from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN, Coefficients, Evidence, UncertaintyModel, judge
+from SAMv2Core.matching.confidence import (
+    MATCHED,
+    NO_MAP,
+    NOT_FOUND,
+    UNCERTAIN,
+    Coefficients,
+    Evidence,
+    UncertaintyModel,
+    judge,
+)
 
 VOTED = Evidence(similarity=0.9, cycle_error_mm=2.0, margin=0.2, fixed_points=60, residual_mm=1.0, agreement_mm=1.5)
 NEAREST = Evidence(similarity=0.9, cycle_error_mm=2.0, margin=0.2)
@@ -54,17 +63,16 @@ def test_a_fallback_is_judged_as_a_nearest_neighbor():
     assert model.coefficients(two) is model.nearest and model.coefficients(VOTED) is model.fixed_point
 
 
-def test_rougher_bodies_are_believed_less_and_bodies_without_a_map_least():
-    model = UncertaintyModel(fixed_point=dataclasses.replace(UncertaintyModel().fixed_point, roughness=-0.8))
-    kin, other, none = (dataclasses.replace(VOTED, roughness_mm=mm) for mm in (5.0, 12.0, math.inf))
-    assert model.confidence(none) < model.confidence(other) < model.confidence(kin) < model.confidence(VOTED)
+def test_bodies_less_alike_are_believed_less_and_those_without_a_map_least():
+    model = UncertaintyModel(fixed_point=dataclasses.replace(UncertaintyModel().fixed_point, likeness=10.0))
+    same, other, none = (dataclasses.replace(VOTED, likeness=value) for value in (0.97, 0.78, NO_MAP))
+    assert model.confidence(none) < model.confidence(other) < model.confidence(VOTED) < model.confidence(same)
     doubted = judge(dataclasses.replace(other, fixed_points=2, residual_mm=6.0), model)
     assert doubted.status != MATCHED and "two patients" in doubted.reason
 
 
 def test_nothing_is_called_matched_between_bodies_that_have_no_map():
-    """Not a number is larger than nothing: a threshold on the roughness passed such bodies as one patient's."""
-    verdict = judge(dataclasses.replace(VOTED, roughness_mm=math.inf))
+    verdict = judge(dataclasses.replace(VOTED, likeness=NO_MAP))
     assert judge(VOTED).status == MATCHED
     assert verdict.status == UNCERTAIN and "too little of the two bodies agrees" in verdict.reason
 

@@ -164,10 +164,10 @@ def test_the_confidence_is_that_of_the_model(template, query):
 
 @pytest.mark.parametrize(("method", "expect"), [("fixed-point", False), ("paper", None)])
 def test_the_verdict_knows_the_bodies_also_when_nothing_is_expected(template, query, method, expect):
-    """Votes of two patients agree, too: without the map's roughness all of them would look like a follow-up's."""
+    """Votes of two patients agree, too: without the map's likeness all of them would look like a follow-up's."""
     (weighed,), (plain,) = match(template, query, POINTS[:1]), match(template, query, POINTS[:1], method, expect=expect)
-    assert plain.evidence.roughness_mm == weighed.evidence.roughness_mm > 0
-    strict = UncertaintyModel(fixed_point=dataclasses.replace(UncertaintyModel().fixed_point, roughness=-50.0))
+    assert plain.evidence.likeness == weighed.evidence.likeness > 0
+    strict = UncertaintyModel(fixed_point=dataclasses.replace(UncertaintyModel().fixed_point, likeness=-500.0))
     (doubted,) = match(template, query, POINTS[:1], method, expect=expect, uncertainty=strict)
     assert doubted.status != "matched"
 

@@ -23,7 +23,7 @@ from SAMv2Core.tracking.finding import Finding, Verified
 
 RNG = np.random.default_rng(5)
 THIRD = np.array([1 / 3, -0.0, 1e-308])
-EVIDENCE = Evidence(0.7, 3.3, 0.1, residual_mm=math.nan, roughness_mm=math.inf)
+EVIDENCE = Evidence(0.7, 3.3, 0.1, residual_mm=math.nan, likeness=math.inf)
 PAIRS = RNG.normal(size=(200, 3))
 VALUES = [
     Match(THIRD, None, math.nan, math.inf, 3, 0.5, "uncertain", "Why, ü", RNG.normal(size=3), EVIDENCE),
