@@ -266,6 +266,7 @@ def embed(
             max_memory_gib=args.max_memory,
             cache=open_cache(args),
             every_head=every_head,
+            quality=getattr(args, "quality", "default"),
         )
     session.add_embedding(name, emb)
     return emb

@@ -54,6 +54,12 @@ def add_subparser(subparsers: Any) -> None:
         help="weigh where the matches of the whole body expect a point; auto: with fixed points",
     )
     parser.add_argument(
+        "--quality",
+        choices=("default", "best"),
+        default="default",
+        help="best: vectors averaged over two looks at each scan, in twice the time",
+    )
+    parser.add_argument(
         "--similarity-map",
         metavar="S.nii.gz",
         type=common.volume_to_write,

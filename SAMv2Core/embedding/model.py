@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from SAMv2Core.embedding import memory
 from SAMv2Core.embedding.cache import Cache, cache_key, with_names, without_names
 from SAMv2Core.embedding.embedding import Embedding, FeatureMap
-from SAMv2Core.errors import InputError, ModelError
+from SAMv2Core.embedding.shifted import averaged, shifted_input
+from SAMv2Core.errors import InputError, ModelError, UsageError
 from SAMv2Core.geometry.grid import is_upright
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.volume import Volume, read_volume
@@ -52,6 +53,8 @@ ACTIVATION_MARGIN = 1.1
 #: Keeping large freed blocks saves a sixth of the time but leaves gaps between them, so it is done only where there
 #: is room: measured 1.6 times the count (`sampp`, torso) against 1.1 times by default.
 REUSE_MARGIN = 1.6
+
+QUALITIES = ("default", "best")
 
 #: Shares of the progress bar: until the lattice is ready, until the network is done.
 _AFTER_PREPROCESS, _AFTER_NETWORK = 0.08, 0.96
@@ -87,6 +90,7 @@ class Model:
         max_memory_gib: Optional[float] = None,
         cache: Union[Cache, PathLike, bool, None] = None,
         every_head: bool = False,
+        quality: str = "default",
     ) -> Embedding:
         """Embed a volume, or take its embedding from the cache.
 
@@ -109,6 +113,8 @@ class Model:
             comes from there is zero in the air around the patient.
         every_head : bool
             Keep all that the network says: of heads without a weight in the similarity, and of the air.
+        quality : {"default", "best"}
+            ``best``: averaged over two looks at the scan (:mod:`SAMv2Core.embedding.shifted`), in twice the time.
 
         Returns
         -------
@@ -121,7 +127,7 @@ class Model:
             No volume, or one that makes no sense, see
             :func:`~SAMv2Core.preprocessing.preprocess.preprocess_report`.
         UsageError
-            A modality, precision or limit that makes no sense.
+            A modality, precision, quality or limit that makes no sense.
         MemoryLimitError
             Not even the thinnest slab fits.
 
@@ -134,19 +140,21 @@ class Model:
         """
         volume, cache = _as_volume(volume), _as_cache(cache)
         precision = resolve_precision(precision, self.device)
+        if quality not in QUALITIES:
+            raise UsageError(f"There is no quality {quality!r}.", f"Choose one of: {', '.join(QUALITIES)}.")
         memory.limit_bytes(max_memory_gib)  # a nonsensical limit is refused before the cache is asked
         if not self.info.sha256:  # weights that nobody hashed: another model's entries could be found
             cache = None
         tell = _Teller(progress, volume)
         tell(0.0, "reading the cache" if cache else "preparing the volume")
-        key = self._key(volume, modality, precision, every_head) if cache else ""
+        key = self._key(volume, modality, precision, every_head, quality) if cache else ""
         found = cache.load(key) if cache else None
         if found is not None:
             logger.info("%s: embedding found in the cache", volume.source)
             tell(1.0, "done (from the cache)")
             return dataclasses.replace(with_names(found, volume), **self._facts())
         prepared = self._prepare(volume, modality, tell)
-        emb = self._compute(volume, prepared, precision, max_memory_gib, tell)
+        emb = self._compute(volume, prepared, precision, max_memory_gib, tell, quality)
         if not every_head and not (self.info.head_weights or {}).get("semantic", 1.0) > 0:
             emb = dataclasses.replace(emb, semantic=None)
         if cache:
@@ -157,7 +165,7 @@ class Model:
         tell(1.0, "done")
         return emb
 
-    def _key(self, volume: Volume, modality: str, precision: str, every_head: bool) -> str:
+    def _key(self, volume: Volume, modality: str, precision: str, every_head: bool, quality: str) -> str:
         options: Dict[str, Any] = {
             "modality": modality,
             "precision": precision,
@@ -170,6 +178,8 @@ class Model:
             options["lattice"] = 2
         if every_head:
             options["heads"] = "every"
+        if quality != "default":
+            options["quality"] = quality
         return cache_key(volume, options)
 
     def _prepare(self, volume: Volume, modality: str, tell: _Teller) -> Preprocessed:
@@ -189,9 +199,13 @@ class Model:
         precision: str,
         max_memory_gib: Optional[float],
         tell: _Teller,
+        quality: str = "default",
     ) -> Embedding:
         """The network's heads with their geometry."""
         heads = self._heads(prepared, precision, max_memory_gib, tell)
+        if quality == "best":
+            again = dataclasses.replace(prepared, x=shifted_input(prepared.x, self.net.level_stride))
+            heads = averaged(heads, self._heads(again, precision, max_memory_gib, tell), self.net.level_stride)
         maps = {
             name: FeatureMap(name, vectors, prepared.grid.strided(self.net.level_stride[name], vectors.shape[1:]))
             for name, vectors in heads.items()
@@ -229,7 +243,7 @@ class Model:
         self, prepared: Preprocessed, precision: str, max_memory_gib: Optional[float], tell: _Teller
     ) -> Dict[str, torch.Tensor]:
         """Name to (C, d, h, w) float16 in main memory; thinner slabs when memory runs out on the way."""
-        shape = tuple(prepared.grid.shape_zyx)
+        shape = tuple(prepared.x.shape[2:])
         if min(shape) < 2:
             raise InputError(
                 f"At 2 mm the volume has {' x '.join(map(str, shape[::-1]))} voxels, too few to embed.",

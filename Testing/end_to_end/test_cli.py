@@ -82,7 +82,7 @@ def test_match_output_is_what_slicer_calls_undefined(samv2, match_arguments, tmp
 
 def test_match_report_names_everything(samv2, scans, match_arguments, tmp_path):
     ended = samv2(
-        *match_arguments, "--points", scans / "points.csv", "--output", "o.csv", "--method", "nearest",
+        *match_arguments, "--points", scans / "points.csv", "--output", "o.csv", "--method", "nearest", "--quality", "best",
         "--threads", "1", "--report", "r.json",
     )  # fmt: skip
     assert ended.code == 0, ended.err
