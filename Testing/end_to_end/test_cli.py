@@ -82,8 +82,8 @@ def test_match_output_is_what_slicer_calls_undefined(samv2, match_arguments, tmp
 
 def test_match_report_names_everything(samv2, scans, match_arguments, tmp_path):
     ended = samv2(
-        *match_arguments, "--points", scans / "points.csv", "--output", "o.csv", "--method", "nearest", "--quality", "best",
-        "--threads", "1", "--report", "r.json",
+        *match_arguments, "--points", scans / "points.csv", "--output", "o.csv", "--method", "nearest",
+        "--quality", "best", "--threads", "1", "--report", "r.json",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     report = read_json(tmp_path / "r.json")
