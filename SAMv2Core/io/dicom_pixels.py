@@ -19,6 +19,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.dicom_header import BIG_ENDIAN, DEFLATED, Frame, Pixels, inflated
+from SAMv2Core.io.dicom_write import write_dataset
 
 _DECODER_MEMORY = 2 << 30
 _SECONDS, _SECONDS_PER_FRAME = 60.0, 2.0
@@ -196,9 +197,4 @@ def _write_alone(frame: Frame, encoded: bytes, path: Path) -> None:
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(pixels.syntax)
     dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("1.2.3")
-    if pydicom.__version__.startswith("2."):  # what Python 3.9 gets
-        dataset.is_little_endian, dataset.is_implicit_VR = True, False
-        dataset.preamble = bytes(128)
-        dataset.save_as(path, write_like_original=False)
-    else:
-        dataset.save_as(path, enforce_file_format=True)
+    write_dataset(dataset, path)

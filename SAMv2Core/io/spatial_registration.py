@@ -21,6 +21,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.io.dicom_header import DicomTags, files_of
+from SAMv2Core.io.dicom_write import write_dataset
 from SAMv2Core.io.files import PathLike, write_bytes
 from SAMv2Core.io.volume import Volume
 
@@ -56,11 +57,7 @@ def write_spatial_registration(
     )
     _reference_studies(pydicom, dataset, tags, series)
     stream = io.BytesIO()
-    if pydicom.__version__.startswith("2."):  # what Python 3.9 gets
-        dataset.is_little_endian, dataset.is_implicit_VR = True, False
-        pydicom.dcmwrite(stream, dataset, write_like_original=False)
-    else:
-        pydicom.dcmwrite(stream, dataset, enforce_file_format=True)
+    write_dataset(dataset, stream)
     write_bytes(path, stream.getvalue(), inputs)
 
 

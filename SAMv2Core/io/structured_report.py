@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.errors import InputError
+from SAMv2Core.io.dicom_write import write_dataset
 from SAMv2Core.io.files import atomic_path
 from SAMv2Core.io.finding_sites import CODE_LENGTH, SCHEME, site_of
 
@@ -166,16 +167,8 @@ def write_report(path: str, study: Study, lesions: Sequence[ReportedLesion], alg
     evidence = _read_evidence(study.files)
     report = _document(evidence, study, lesions, algorithm, version)
     with atomic_path(path) as temporary:
-        _save(report, str(temporary))
+        write_dataset(report, temporary)
     return str(report.SOPInstanceUID)
-
-
-def _save(report: Any, path: str) -> None:
-    """Write a file with all that a DICOM file must have; pydicom before 3 (Slicer 5.8) calls that otherwise."""
-    import pydicom
-
-    is_old = int(pydicom.__version__.split(".")[0]) < 3
-    report.save_as(path, **({"write_like_original": False} if is_old else {"enforce_file_format": True}))
 
 
 def _read_evidence(files: Sequence[str]) -> List[Any]:

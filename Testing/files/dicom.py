@@ -10,13 +10,13 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from SAMv2Core.io.dicom_write import write_dataset
 from Testing.files.scan import N_SLICES, SCAN, SPACING_MM
 
 CT_IMAGE, ENHANCED_CT, SEGMENTATION = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "66.4"))
 ROOT = "1.2.826.0.1.3680043.8.498.22"
 SERIES, OTHER_SERIES = f"{ROOT}.8.1", f"{ROOT}.8.2"
 FIRST = SCAN.ijk_to_lps[:3, 3]
-IS_PYDICOM_2 = pydicom.__version__.startswith("2.")
 
 
 def position_of(k: int) -> np.ndarray:
@@ -45,9 +45,7 @@ def set_pixels(image: Any, values: np.ndarray, intercept: int = -1024) -> None:
 
 def save(image: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if IS_PYDICOM_2:
-        image.is_little_endian, image.is_implicit_VR = True, False
-    image.save_as(path, **({"write_like_original": False} if IS_PYDICOM_2 else {"enforce_file_format": True}))
+    write_dataset(image, path)
     return path
 
 

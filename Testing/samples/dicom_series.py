@@ -6,6 +6,8 @@ import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from SAMv2Core.io.dicom_write import write_dataset
+
 SPACING_MM = (2.0, 2.0, 4.0)
 ORIGIN_LPS = (-20.0, -30.0, 100.0)
 
@@ -40,6 +42,6 @@ def writeSeries(folder, patientID="P1", date="20240301", slices=3, volume=None):
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
         ds.RescaleSlope, ds.RescaleIntercept = 1, 0
         ds.PixelData = pixels.tobytes()
-        ds.save_as(str(path), enforce_file_format=True)
+        write_dataset(ds, path)
         files.append(str(path))
     return files

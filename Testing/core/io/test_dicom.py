@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.dicom import DicomTags
+from SAMv2Core.io.dicom_write import write_dataset
 from SAMv2Core.io.volume import read_volume
 
 pydicom = pytest.importorskip("pydicom")
@@ -18,7 +19,6 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 N_SLICES, N_ROWS, N_COLUMNS = 6, 10, 8
 HU = np.random.default_rng(0).integers(-1000, 1500, (N_SLICES, N_ROWS, N_COLUMNS)).astype(np.int16)
-IS_PYDICOM_2 = pydicom.__version__.startswith("2.")
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -44,9 +44,7 @@ def write_slice(path, plane, position, rotation=None, *, series="1.2.3", spacing
     image.PixelData = (plane.astype(np.int32) - intercept).astype("<u2").tobytes()
     for name, value in tags.items():
         setattr(image, name, value)
-    if IS_PYDICOM_2:
-        image.is_little_endian, image.is_implicit_VR = True, False
-    image.save_as(path, **({"write_like_original": False} if IS_PYDICOM_2 else {"enforce_file_format": True}))
+    write_dataset(image, path)
 
 
 def write_series(folder, depths=None, rotation=None, step=None, series="1.2.3", **tags):

@@ -169,6 +169,8 @@ def test_transfer_syntaxes(tmp_path, syntax):
     folder = dicom.write_slices(tmp_path / "a")
     if syntax == "JPEG-LS":
         pytest.importorskip("jpeg_ls")
+        if pydicom.__version__.startswith("2."):
+            pytest.skip("pydicom 2 cannot compress to JPEG-LS")
     uids = {"RLE": "1.2.840.10008.1.2.5", "JPEG-LS": "1.2.840.10008.1.2.4.80", "big endian": "1.2.840.10008.1.2.2",
             "deflated": "1.2.840.10008.1.2.1.99", "implicit": "1.2.840.10008.1.2"}  # fmt: skip
     for path in sorted(folder.iterdir()):
@@ -189,8 +191,12 @@ def test_transfer_syntaxes(tmp_path, syntax):
             plain.update(image)
             plain.file_meta = image.file_meta
             plain.file_meta.TransferSyntaxUID = uids[syntax]
-            plain.save_as(path, implicit_vr=syntax == "implicit", little_endian=syntax != "big endian",
-                          enforce_file_format=True)  # fmt: skip
+            is_implicit, is_little = syntax == "implicit", syntax != "big endian"
+            if pydicom.__version__.startswith("2."):
+                plain.is_implicit_VR, plain.is_little_endian, plain.preamble = is_implicit, is_little, bytes(128)
+                plain.save_as(path, write_like_original=False)
+            else:
+                plain.save_as(path, implicit_vr=is_implicit, little_endian=is_little, enforce_file_format=True)
     volume = read_volume(folder)
     assert same_anatomy(volume) and volume.warnings == ()
 
