@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import SAMv2Core as s
-from SAMv2Core.errors import InputError
+from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.network import precision
 from SAMv2Core.preprocessing import modality
@@ -140,6 +140,42 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache", metavar="DIR|off", help="where embeddings are kept; default: the user's cache folder")
 
 
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """What every command has that a server can compute."""
+    group = parser.add_argument_group("a server (samv2 serve) that computes instead of this computer")
+    group.add_argument("--server", metavar="URL", help="http://HOST:PORT or https://HOST:PORT; needs no torch here")
+    group.add_argument("--token-file", metavar="F", help="file with the server's token")
+
+
+def functions(session: Session) -> Any:
+    """What a command calls to compute: SAMv2Core, or a server that has the same functions."""
+    return s if session.remote is None else session.remote
+
+
+def _remote(session: Session) -> Any:
+    """The server of --server; None without."""
+    args = session.args
+    if getattr(args, "server", None) is None:
+        if getattr(args, "token_file", None):
+            raise UsageError("--token-file is for a server.", "Add --server.")
+        return None
+    if session.remote is None:
+        from SAMv2Core.cli.remote import Remote
+
+        for option, is_given in (
+            ("--device", args.device != "auto"),
+            ("--threads", args.threads is not None),
+            ("--max-memory", args.max_memory is not None),
+            ("--cache", args.cache is not None),
+        ):
+            if is_given:
+                raise UsageError(f"{option} is the server's own choice.", f"Leave {option} or --server out.")
+        session.remote = Remote(args.server, args.token_file)
+        if session.remote.is_open_to_others:
+            session.warn(f"Whoever is between this computer and {args.server} can read the scans: use https.")
+    return session.remote
+
+
 def say_table(session: Session, text: str) -> None:
     """A table for the user, and for the file of ``--table``."""
     session.say(text)
@@ -217,13 +253,17 @@ def load_model(session: Session, volumes: Dict[str, s.Volume]) -> s.Model:
 
     args = session.args
     with session.stage("load model", 0.05, 0.08):
+        remote = _remote(session)
         if args.threads is not None:
             import torch
 
             torch.set_num_threads(args.threads)
         modality = {name: modality_of(volume, getattr(args, f"modality_{name}")) for name, volume in volumes.items()}
         _tell_guesses(session, volumes, modality)
-        model = _load(args.model or default_model(*set(modality.values())), args.device)
+        if remote is not None:
+            model = remote.load_model(args.model, tuple(modality.values()))
+        else:
+            model = _load(args.model or default_model(*set(modality.values())), args.device)
     session.set_model(model)
     return model
 

@@ -41,6 +41,7 @@ def add_subparser(subparsers: Any) -> None:
         "made where there is none",
     )
     common.add_computing_options(parser)
+    common.add_server_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
     parser = subparsers.add_parser("where", help="tell what lies near a point of a scan", description=__doc__)
@@ -78,11 +79,22 @@ def _embedded(session: Session) -> Tuple[s.Volume, s.Embedding]:
 def _find(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:
     from SAMv2Core.landmarks.atlas import atlas_for, join, load_atlas
 
+    if session.args.command == "landmarks" and session.args.server:
+        return _find_elsewhere(session, only)
     own = {path: load_atlas(path) for path in _own_files(session.args)}  # a wrong file is told before the long work
     volume, emb = _embedded(session)
     atlas = join([atlas_for(emb) if name == BUNDLED else own[name] for name in session.args.atlas or [BUNDLED]])
     with session.stage("landmarks", 0.85, 0.98) as progress:
         return volume, s.find_landmarks(emb, atlas, only or None, progress)
+
+
+def _find_elsewhere(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:
+    """By a server, which has the landmarks that ship with its models."""
+    if session.args.atlas or session.args.teach:
+        raise UsageError("A server knows the landmarks of its models only.", "Leave --atlas or --server out.")
+    volume, emb = _embedded(session)
+    with session.stage("landmarks", 0.85, 0.98) as progress:
+        return volume, common.functions(session).find_landmarks(emb, None, only or None, progress)
 
 
 def _own_files(args: argparse.Namespace) -> List[str]:

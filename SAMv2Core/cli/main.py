@@ -25,13 +25,14 @@ from SAMv2Core.cli import (
     models,
     prior,
     register,
+    serve,
     simulate,
     track,
 )
 from SAMv2Core.cli.session import Session, print_error
 from SAMv2Core.errors import UsageError
 
-COMMANDS = (match, track, register, landmarks, prior, embed, simulate, evaluate, batch, models, doctor, demo)
+COMMANDS = (match, track, register, landmarks, prior, embed, simulate, evaluate, batch, serve, models, doctor, demo)
 
 DESCRIPTION = """\
 Find the same anatomical point in another CT or MR scan, and align scans by such points.

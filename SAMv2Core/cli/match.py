@@ -67,6 +67,7 @@ def add_subparser(subparsers: Any) -> None:
         "maps of further points get their number and label added to the name",
     )
     common.add_computing_options(parser)
+    common.add_server_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
 
@@ -91,9 +92,9 @@ def run(session: Session) -> None:
     with session.stage("match", 0.9, 0.98) as progress:
         knobs = {"method": args.method, "expect": EXPECT[args.expect], "progress": progress}
         if len(templates) == 1:
-            results = match_points(points, (templates[0], query), **knobs)
+            results = match_points(session, points, (templates[0], query), **knobs)
         else:
-            results = list(s.match(templates, query, lists, **knobs))
+            results = list(common.functions(session).match(templates, query, lists, **knobs))
     session.results["points"] = [as_report(*pair) for pair in zip(points, results)]
     with session.stage("write", 0.98, 1.0):
         write_points(as_point_list(points, results), args.output, session.inputs)
@@ -115,11 +116,11 @@ def common_points(lists: Sequence[PointList]) -> PointList:
     return PointList(tuple(known[name] for name in names), lists[0].name)
 
 
-def match_points(points: PointList, embeddings: Embeddings, **knobs: Any) -> List[Optional[s.Match]]:
+def match_points(session: Session, points: PointList, embeddings: Embeddings, **knobs: Any) -> List[Optional[s.Match]]:
     """One match per point of the list; None for a point that has no position in the template."""
     positions = points.positions_lps
     is_defined = np.isfinite(positions).all(axis=1)
-    found = iter(s.match(*embeddings, positions[is_defined], **knobs))
+    found = iter(common.functions(session).match(*embeddings, positions[is_defined], **knobs))
     return [next(found) if defined else None for defined in is_defined]
 
 
@@ -193,13 +194,11 @@ def map_path(path: str, number: int, label: str) -> str:
 
 def write_similarity_maps(session: Session, points: PointList, embeddings: Embeddings) -> None:
     """One volume per point with a position, on the query's fine lattice."""
-    from SAMv2Core.matching.match import similarity_map
-
     for number, point in enumerate(points, 1):
         if point.position_lps is None:
             continue
         path = map_path(session.args.similarity_map, number, point.label)
-        array, grid = similarity_map(*embeddings, point.position_lps)
+        array, grid = common.functions(session).similarity_map(*embeddings, point.position_lps)
         s.write_volume(s.Volume(array, grid.ijk_to_lps, f"similarity to {point.label}"), path, session.inputs)
 
 

@@ -84,6 +84,7 @@ def add_subparser(subparsers: Any) -> None:
     )
     _add_further_outputs(parser)
     common.add_computing_options(parser)
+    common.add_server_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
 
@@ -133,7 +134,7 @@ def run(session: Session) -> None:
             load_convex_adam()
     emb_fixed, emb_moving = common.embed_all(session, {"fixed": fixed, "moving": moving}, 0.6)
     with session.stage("register", 0.6, 0.9) as progress:
-        result = s.register(
+        result = common.functions(session).register(
             emb_fixed,
             emb_moving,
             transform=args.transform,

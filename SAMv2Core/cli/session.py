@@ -70,6 +70,8 @@ class Session:
         self.is_debugging = args.log_level == "debug"
         self.exit_code = 0
         self.inputs: Tuple[str, ...] = ()
+        self.remote: Any = None
+        """The server that computes, where one does (:mod:`SAMv2Core.cli.remote`)."""
         self.bar = ProgressBar(sys.stderr, enabled=not self.is_quiet)
         self._messages = _Messages(self.bar, getattr(logging, args.log_level.upper()))
         options = {name: value for name, value in vars(args).items() if name not in ("run", "command")}

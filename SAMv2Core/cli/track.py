@@ -67,6 +67,7 @@ def add_subparser(subparsers: Any) -> None:
     reading.add_options(parser)
     structured_report.add_option(parser)
     common.add_computing_options(parser)
+    common.add_server_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run)
 
@@ -97,7 +98,8 @@ def run(session: Session) -> None:
             structured_report.check_target(volumes[names[-1]])
     embeddings = _embed_all(session, volumes)
     with session.stage("track", 0.8, 0.93) as progress:
-        findings = s.track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
+        track = common.functions(session).track
+        findings = track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
     if args.refine:
         findings = _refine(session, findings, lesions, list(volumes.values()), [emb.modality for emb in embeddings])
     assignments: List[Assignment] = []

@@ -71,6 +71,7 @@ class Settings:
     :param max_memory_gib: of the whole process, for embedding.
     :param keep_bytes: of volumes and embeddings together.
     :param cache: keep embeddings on disk: True, False, or None where each request says.
+    :param cache_folder: where; empty for the user's own cache.
     :param is_trusting: the client is our own parent: contents are what it says they are.
     """
 
@@ -79,6 +80,7 @@ class Settings:
     max_memory_gib: Optional[float] = None
     keep_bytes: int = 4 << 30
     cache: Optional[bool] = None
+    cache_folder: str = ""
     is_trusting: bool = False
 
 
@@ -304,6 +306,18 @@ class Service:
             **self.hello(),
         }
 
+    def choose(self, request: Request) -> Dict[str, Any]:
+        """The model for some modalities, or of a name, loaded and verified."""
+        name = _text(request.values, "model", AUTO)
+        if name == AUTO:
+            modalities = tuple(sorted({str(item) for item in _list(request.values, "modalities")}))
+            name = self._model_for(modalities)
+        device = self.settings.device or _text(request.values, "device", AUTO)
+        model = self._model(name, device)
+        warnings = list(getattr(model.info, "warnings", ()))
+        facts = {"name": model.info.name, "sha256": model.info.sha256, "warnings": warnings}
+        return {"key": name, "device": str(model.device), **facts}
+
     def put(self, request: Request) -> Dict[str, Any]:
         """A volume: its array, geometry, modality if it is known, and the hash of all that."""
         values = request.values
@@ -311,7 +325,7 @@ class Service:
         modality = values.get("modality")
         if modality not in (None, "ct", "mr"):
             raise BadArgument("a modality")
-        volume = Volume(array, _array(values, "ijk_to_lps"), volume_text(content), modality)
+        volume = _volume(array, _array(values, "ijk_to_lps"), volume_text(content), modality)
         if not self.settings.is_trusting and cache_key(volume, {}) != content:
             raise InputError("A scan is not what its hash says.", "Send it again.")
         self.store.put((VOLUME, content), volume, volume.array.nbytes, request.client)
@@ -356,6 +370,8 @@ class Service:
 
     def match(self, request: Request) -> Dict[str, Any]:
         values = request.values
+        if isinstance(values.get("template"), list):
+            return self._match_several(request)
         pair, facts = self._pair(request, "template", "query")
         matches = match_inside(
             pair[0],
@@ -369,6 +385,19 @@ class Service:
             values.get("expect"),
             self._working(request, facts),
         )
+        return {"value": matches, "embeddings": facts}
+
+    def _match_several(self, request: Request) -> Dict[str, Any]:
+        """One answer from several templates; ``points`` has an array for each, NaN where a point is not marked."""
+        from SAMv2Core.matching.match import match
+
+        values = request.values
+        sources, points = _list(values, "template"), _list(values, "points")
+        if not all(isinstance(item, np.ndarray) for item in points):
+            raise BadArgument("points")
+        found, facts = self._embeddings(request, [*sources, _source(values, "query")])
+        method, tell = _text(values, "method", "fixed-point"), self._working(request, facts)
+        matches = match(found[:-1], found[-1], points, method, tell, expect=values.get("expect"))
         return {"value": matches, "embeddings": facts}
 
     def locate(self, request: Request) -> Dict[str, Any]:
@@ -511,14 +540,13 @@ class Service:
         tell(0.0, "")
         model = self._model(_text(source, "model"), self._device(source))
         cache = self.settings.cache if self.settings.cache is not None else bool(source.get("cache"))
-        folder = _text(source, "cache_folder", "") if self.settings.is_trusting else ""
         return model.embed(
             volume,
             _text(source, "modality", AUTO),
             tell,
             precision=_text(source, "precision", AUTO),
             max_memory_gib=self.settings.max_memory_gib or source.get("max_memory_gib"),
-            cache=Cache(folder or None) if cache else None,
+            cache=Cache(self.settings.cache_folder or None) if cache else None,
         )
 
     def _with_model(self, sources: Sequence[Any], volumes: Callable[[List[Any]], List[Volume]]) -> List[Dict[str, Any]]:
@@ -529,7 +557,6 @@ class Service:
         named = [dict(source) for source in sources]
         if all(_text(source, "model", AUTO) != AUTO for source in named):
             return named
-        from SAMv2Core.models.library import default_model
         from SAMv2Core.preprocessing.modality import detect_modality
 
         asked = [_text(source, "modality", AUTO) for source in named]
@@ -537,10 +564,15 @@ class Service:
         for source, volume in zip(unknown, volumes(unknown)):
             self._detected[source["content"]] = detect_modality(volume)[0]
         modalities = {m if m != AUTO else self._detected[_text(s, "content")] for s, m in zip(named, asked)}
-        key = tuple(sorted(modalities))
-        if key not in self._fitting:  # reads the headers of files
-            self._fitting[key] = (self._default_model or default_model)(*key)
-        return [{**source, "model": self._fitting[key]} for source in named]
+        name = self._model_for(tuple(sorted(modalities)))
+        return [{**source, "model": name} for source in named]
+
+    def _model_for(self, modalities: Tuple[str, ...]) -> str:
+        from SAMv2Core.models.library import default_model
+
+        if modalities not in self._fitting:  # reads the headers of files
+            self._fitting[modalities] = (self._default_model or default_model)(*modalities)
+        return self._fitting[modalities]
 
     def _model(self, name: str, device: str) -> Any:
         """A model, loaded once."""
@@ -573,6 +605,7 @@ class Service:
 
 HANDLERS: Dict[str, Callable[[Service, Request], Any]] = {
     "info": Service.info,
+    "choose": Service.choose,
     "put": Service.put,
     "put_mask": Service.put_mask,
     "embed": Service.embed,
@@ -591,11 +624,23 @@ class BadArgument(ValueError):
     """An argument that is none of ours."""
 
 
+def _volume(array: np.ndarray, ijk_to_lps: np.ndarray, source: str, modality: Optional[str]) -> Volume:
+    """A volume with exactly this matrix: its client's Volume has made the axes perpendicular, and to do it again would
+    change the last bits, hence the results'."""
+    volume = Volume(array, ijk_to_lps, source, modality)
+    if not np.allclose(volume.ijk_to_lps, ijk_to_lps, rtol=0, atol=1e-9):
+        raise BadArgument("a matrix")
+    matrix = np.array(ijk_to_lps, np.float64)
+    matrix.setflags(write=False)
+    object.__setattr__(volume, "ijk_to_lps", matrix)
+    return volume
+
+
 def _sources(values: Dict[str, Any]) -> List[Any]:
     """The scans of a request, whatever it calls them."""
-    named = [values.get(name) for name in ("source", "template", "query", "fixed", "moving", "baseline")]
-    follow_ups = values.get("follow_ups")
-    return [item for item in named if item is not None] + (follow_ups if isinstance(follow_ups, list) else [])
+    names = ("source", "template", "query", "fixed", "moving", "baseline", "follow_ups")
+    named = [values[name] for name in names if values.get(name) is not None]
+    return [item for entry in named for item in (entry if isinstance(entry, list) else [entry])]
 
 
 def _facts(source: Any, emb: Any, seconds: Optional[float] = None) -> Json:

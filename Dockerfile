@@ -1,0 +1,27 @@
+# The compute server, `samv2 serve`: see Resources/Server.md. CPU by default; for NVIDIA:
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 -t samv2 .
+# Nothing is fetched at run time: the bundled models are inside.
+FROM python:3.11-slim
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+WORKDIR /src
+COPY . .
+RUN pip install --index-url "$TORCH_INDEX" torch \
+    && pip install ".[server]" \
+    && rm -rf /src/* \
+    && useradd --create-home --uid 10001 samv2
+
+WORKDIR /home/samv2
+USER samv2
+EXPOSE 8123
+# Is it there, whatever it is told by TLS: the port answers.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD \
+    ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8123), 3)"]
+
+ENTRYPOINT ["samv2", "serve", "--host", "0.0.0.0"]
+# Mount the token, and a certificate with its key or leave TLS to a proxy before it:
+#   docker run -p 8123:8123 -v $PWD/secrets:/run/secrets:ro samv2 \
+#       --token-file /run/secrets/token --tls-cert /run/secrets/cert.pem --tls-key /run/secrets/key.pem
+CMD ["--token-file", "/run/secrets/token", "--insecure"]
