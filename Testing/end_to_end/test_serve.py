@@ -111,9 +111,7 @@ def test_a_wrong_token_ends_with_4_and_nothing_is_written(elsewhere, scans, tmp_
     assert not (tmp_path / "out.csv").exists() and len(ended.stderr.strip().splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    "more", [["--device", "cpu"], ["--threads", "2"]], ids=lambda o: o[0]
-)
+@pytest.mark.parametrize("more", [["--device", "cpu"], ["--threads", "2"]], ids=lambda o: o[0])
 def test_what_the_server_chooses_cannot_be_asked_for(elsewhere, scans, more):
     given = ["match", "--template", scans / "template.nii.gz", "--query", scans / "query.nii.gz", "--points"]
     ended = elsewhere(*given, scans / "points.csv", "--output", "out.csv", *more)
