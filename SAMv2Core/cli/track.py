@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 import SAMv2Core as s
-from SAMv2Core.cli import common, reading, structured_report
+from SAMv2Core.cli import common, longiseg, presence, reading, structured_report
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
@@ -66,6 +66,8 @@ def add_subparser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the body's landmarks; default: 0")
     reading.add_options(parser)
     structured_report.add_option(parser)
+    presence.add_option(parser)
+    longiseg.add_options(parser)
     common.add_computing_options(parser)
     common.add_server_options(parser)
     common.add_reporting_options(parser)
@@ -84,7 +86,7 @@ def run(session: Session) -> None:
     args = session.args
     segmentations = _segmentation_paths(args)
     inputs = [args.baseline, *args.follow_up, args.lesions, *filter(None, [*segmentations, args.readings])]
-    session.declare(inputs, [args.output, args.recist, args.sr])
+    session.declare(inputs, [args.output, args.recist, args.sr, args.presence, args.longiseg])
     names = _name_follow_ups(args)
     with session.stage("read", 0.0, 0.05):
         past = structured_report.read_past(args.lesions, args.baseline)
@@ -104,14 +106,22 @@ def run(session: Session) -> None:
         findings = _refine(session, findings, lesions, list(volumes.values()), [emb.modality for emb in embeddings])
     assignments: List[Assignment] = []
     if any(segmentations):
-        findings, assignments = _assign(session, findings, segmentations, [volumes[name] for name in names])
+        scans = [volumes[name] for name in names]
+        findings, assignments = _assign(session, findings, lesions, segmentations, scans)
     session.results["findings"] = [as_report(finding) for finding in findings]
     if assignments:
         session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
+    scans = list(volumes.values())
+    with session.stage("presence", 0.93, 0.95):
+        said = presence.of_all(findings, lesions, scans, [emb.modality for emb in embeddings])
+        said.update(presence.of_new(assignments, embeddings, scans))
     new = {found.study: found.new for found in assignments}
     courses = courses_of(lesions, findings, new, reader, past)
     with session.stage("write", 0.95, 1.0):
         reading.report(session, courses)
+        presence.write(session, said)
+        if args.longiseg:
+            longiseg.write(session, findings, scans, [args.baseline, *args.follow_up], assignments)
         write_text(args.output, table(findings), session.inputs)
         if args.markups:
             write_markups(session, findings, len(names))
@@ -175,6 +185,7 @@ def _refine(
 def _assign(
     session: Session,
     findings: List[s.Finding],
+    lesions: Sequence[Lesion],
     segmentations: Sequence[Optional[str]],
     volumes: Sequence[s.Volume],
 ) -> Tuple[List[s.Finding], List[Assignment]]:
@@ -187,7 +198,7 @@ def _assign(
             continue
         parts = parts_of(s.read_volume(path), volume.grid)
         session.report.add_file(f"follow_up_lesions_{study}", path, n_lesions=len(parts))
-        assignments.append(assign(findings, study, parts))
+        assignments.append(assign(findings, study, parts, {lesion.label: lesion for lesion in lesions}))
         findings = with_parts(findings, assignments[-1])
     return findings, assignments
 
@@ -225,6 +236,7 @@ def _assignment_report(assignment: Assignment) -> Dict[str, Any]:
         "new": [part(lesion) for lesion in assignment.new],
         "vanished": list(assignment.vanished),
         "merged": assignment.merged,
+        "split": {label: [part(piece) for piece in pieces] for label, pieces in assignment.split.items()},
     }
 
 

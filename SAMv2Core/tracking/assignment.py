@@ -11,7 +11,7 @@ Conventions: LPS mm in the follow-up's world.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -42,6 +42,7 @@ class Assignment:
     :param new: segmented lesions that belong to no track.
     :param vanished: labels of tracks whose place is in the scan and holds no segmented lesion.
     :param merged: label of a track -> label of the track whose segmented lesion it shares.
+    :param split: label of a track -> further segmented lesions within what it was; they are not new.
     """
 
     study: int
@@ -49,6 +50,7 @@ class Assignment:
     new: Tuple[Lesion, ...] = ()
     vanished: Tuple[str, ...] = ()
     merged: Dict[str, str] = field(default_factory=dict)
+    split: Dict[str, Tuple[Lesion, ...]] = field(default_factory=dict)
 
 
 def parts_of(segmentation: Volume, scan: Grid) -> List[Lesion]:
@@ -66,11 +68,17 @@ def parts_of(segmentation: Volume, scan: Grid) -> List[Lesion]:
     return parts
 
 
-def assign(findings: Sequence[Finding], study: int, parts: Sequence[Lesion]) -> Assignment:
+def assign(
+    findings: Sequence[Finding],
+    study: int,
+    parts: Sequence[Lesion],
+    lesions: Optional[Mapping[str, Lesion]] = None,
+) -> Assignment:
     """Assign the segmented lesions of one study to the tracks found in it.
 
     :param findings: of any studies; those of ``study`` with a place take part.
     :param parts: from :func:`parts_of`.
+    :param lesions: of the baseline, by label: their sizes tell a lesion that has come apart from a new one beside it.
     """
     placed = [finding for finding in findings if finding.study == study and finding.lps is not None]
     gaps = np.array([[gap_mm(finding, part) for part in parts] for finding in placed]).reshape(len(placed), len(parts))
@@ -84,13 +92,28 @@ def assign(findings: Sequence[Finding], study: int, parts: Sequence[Lesion]) -> 
         if touching:
             merged[placed[r].label] = owner[touching[int(np.argmin(costs[r, touching]))]]
     taken = {placed[r].label for r, _ in pairs}
+    split: Dict[str, List[Lesion]] = {}
+    for c in sorted(set(range(len(parts))) - set(owner)):
+        # Its center within what the lesion of a track was: a piece of it.
+        inside = [r for r, _ in pairs if costs[r, c] <= _radius_of(placed[r], lesions) + TOUCHING_MM]
+        if inside:
+            nearest = min(inside, key=lambda r: float(costs[r, c]))
+            split.setdefault(placed[nearest].label, []).append(parts[c])
+            owner[c] = placed[nearest].label
     return Assignment(
         study=study,
         parts={placed[r].label: parts[c] for r, c in pairs},
         new=tuple(part for c, part in enumerate(parts) if c not in owner),
         vanished=tuple(f.label for f in placed if f.label not in taken and f.label not in merged),
         merged=merged,
+        split={label: tuple(pieces) for label, pieces in split.items()},
     )
+
+
+def _radius_of(finding: Finding, lesions: Optional[Mapping[str, Lesion]]) -> float:
+    """Of the finding's lesion in the baseline; 0 when nobody says."""
+    lesion = None if lesions is None else lesions.get(finding.label)
+    return 0.0 if lesion is None or lesion.diameter_mm is None else lesion.radius_mm
 
 
 def with_parts(findings: Sequence[Finding], assignment: Assignment) -> List[Finding]:
@@ -105,11 +128,13 @@ def with_parts(findings: Sequence[Finding], assignment: Assignment) -> List[Find
             updated.append(finding)
             continue
         part, note = assignment.parts.get(finding.label), ""
+        pieces = assignment.split.get(finding.label, ())
         if part is not None:
             finding = replace(
-                finding, lps=part.center_lps, diameter_mm=part.diameter_mm, short_mm=part.short_mm,
-                ends_lps=part.ends_lps, state=PRESENT,
+                finding, lps=part.center_lps, diameter_mm=_sum([part, *pieces], "diameter_mm"),
+                short_mm=_sum([part, *pieces], "short_mm"), ends_lps=None if pieces else part.ends_lps, state=PRESENT,
             )  # fmt: skip
+            note = f"It has come apart: {1 + len(pieces)} parts are segmented." if pieces else ""
         elif finding.label in assignment.merged:
             finding = replace(finding, state=MERGED)
             note = f"Shares one segmented lesion with {assignment.merged[finding.label]!r}: they may have merged."
@@ -121,6 +146,12 @@ def with_parts(findings: Sequence[Finding], assignment: Assignment) -> List[Find
             finding = replace(finding, reason=said + note)
         updated.append(finding)
     return updated
+
+
+def _sum(parts: Sequence[Lesion], name: str) -> Optional[float]:
+    """Of a lesion that has come apart, the diameters of its parts are added (RECIST 1.1, page 233)."""
+    values = [getattr(part, name) for part in parts]
+    return None if None in values else float(sum(values))
 
 
 def gap_mm(finding: Finding, part: Lesion) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, 
     s.write_volume(s.Volume(labels, volume.ijk_to_lps), tmp_path / "seg.nii.gz")
     segmented = [*tracking, "--follow-up", scans / "query.nii.gz", "--report", "r.json", "--follow-up-lesions"]
     (tmp_path / "read.csv").write_text("label,study,diameter_mm,state\nb,0,10,\n")  # measured by a reader
-    ended = samv2(*segmented, "seg.nii.gz", "--recist", "recist.csv", "--readings", "read.csv")
+    ended = samv2(*segmented, "seg.nii.gz", "--recist", "recist.csv", "--readings", "read.csv",
+                  "--presence", "presence.csv", "--longiseg", "tracking.json", "--patient", "p1")  # fmt: skip
     assert ended.code == 0, ended.err
     (found,) = read_json(tmp_path / "r.json")["assignments"]
     assert list(found["assigned"]) == ["a"] and found["vanished"] == ["b"] and len(found["new"]) == 1
@@ -90,6 +92,14 @@ def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, 
         shown = {row["lesion"]: row for row in csv.DictReader(stream)}
     assert shown["b"]["follow-up 1"] == "0.0" and shown["rule"]["follow-up 1"] == "New: new 1.1."
     assert "suggested category PD: New: new 1.1." in ended.out and "far: a lesion of 9.0 mm" in ended.err
+    with open(tmp_path / "presence.csv", newline="") as stream:
+        said = {row["label"]: row for row in csv.DictReader(stream)}
+    assert list(said) == ["a", "b", "far", "new 1.1"] and said["far"]["presence"] == "unknown"
+    assert said["a"]["presence"] == "unchanged" and 0 < float(said["a"]["confidence"]) <= 1  # the scan was only moved
+    (exchanged,) = json.loads((tmp_path / "tracking.json").read_text())["p1"]
+    assert [exchanged[n]["merged_lesions"] for n in "123"] == [[1], [0], [3]]
+    assert [int(value) for value in exchanged["1"]["fu_point"]] == list(np.rint(volume.grid.to_ijk(
+        np.add(INSIDE_LPS["a"], SHIFT_LPS))).astype(int))  # fmt: skip
     wrong = samv2(*segmented, "seg.nii.gz", "seg.nii.gz")
     assert wrong.code == 2 and "2 segmentations are given for 1 follow-ups" in wrong.err
 
