@@ -1,7 +1,7 @@
 """Whether the files of a row are there and begin as they should: what a dry run can know without computing.
 
-Of a volume the header is read, of a folder whether it holds anything, of points and lesions the whole file. A file
-that many rows share is looked at once.
+Of a volume the header is read, of a folder whether it holds anything, of points and lesions the whole file; of what
+lies on a DICOMweb server whether it is there. A file that many rows share is looked at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Dict, Optional
 
 from SAMv2Core.batch.table import Command, Row
 from SAMv2Core.errors import InputError, SAMv2Error
+from SAMv2Core.io import dicomweb
 from SAMv2Core.io.files import suffix_of
+from SAMv2Core.io.report_reader import is_report
 from SAMv2Core.io.volume import check_header
 
 _POINT_LISTS = (".mrk.json", ".json", ".fcsv", ".csv")
@@ -42,10 +44,15 @@ class Inputs:
 
     def _look_at(self, column: str, path: str) -> Optional[SAMv2Error]:
         try:
+            if dicomweb.is_address(path):
+                dicomweb.check(path)
+                return None
             if not os.path.exists(path):
                 raise InputError(f"{path} does not exist.", "Check the path.")
             if column in self._command.points and suffix_of(path) in _POINT_LISTS:
                 self._read_points(column, path)
+            elif column == "lesions" and is_report(path):
+                pass  # read with the scan that it speaks of
             elif column not in self._command.other_files:
                 check_header(path)
         except SAMv2Error as error:

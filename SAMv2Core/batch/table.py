@@ -18,6 +18,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from SAMv2Core.errors import InputError, SAMv2Error, UsageError
 from SAMv2Core.io import tables
+from SAMv2Core.io.dicomweb import is_address
 
 ABSENT = "-"  # a follow-up without a segmentation
 
@@ -55,7 +56,7 @@ COMMANDS = {
             outputs=("markups", "recist", "sr", "presence", "longiseg"),
             result="tracks.csv",
             other_files=("readings",),
-            several=("follow_up", "follow_up_lesions"),
+            several=("follow_up", "follow_up_lesions", "series_follow_up"),
         ),
         Command(
             "register",
@@ -112,7 +113,8 @@ class Studies:
             if key in names or row.name in (".", ".."):
                 raise InputError(f"{row.where}: the name {row.name!r} cannot be used (again).", "Rename the row.")
             names.add(key)
-            options = tuple(cells.get(name) for name in free)
+            # UIDs differ in every row, and any will do.
+            options = tuple(name in cells if name.startswith("series") else cells.get(name) for name in free)
             if options not in options_seen:
                 options_seen.add(options)
                 try:
@@ -132,6 +134,9 @@ class Studies:
         for number, row in enumerate(self._table, 1):
             cells = {name: text for name, value in row.cells.items() for text in (value.strip(),) if text}
             yield self._row(number, row.line, cells), cells
+
+    def _place(self, text: str) -> str:
+        return text if text == ABSENT or is_address(text) else os.path.join(self._base, text)
 
     def _row(self, number: int, line: int, cells: Dict[str, str]) -> Row:
         command, where = self.command, f"{self._path}, row {number} (line {line})"
@@ -153,7 +158,7 @@ class Studies:
                 continue
             values = [part.strip() for part in value.split(";")] if column in command.several else [value]
             if column in command.volumes or column in command.points or column in command.other_files:
-                values = [text if text == ABSENT else os.path.join(self._base, text) for text in values]
+                values = [self._place(text) for text in values]
                 inputs += [(column, text) for text in values if text != ABSENT]
             arguments += [option, *values]
         return Row(name, where, arguments, inputs, outputs)

@@ -16,17 +16,19 @@ import functools
 import io
 import os
 import re
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import SAMv2Core as s
-from SAMv2Core.batch import results, table
+from SAMv2Core.batch import comparisons, results, table
 from SAMv2Core.batch.executors import Dask, Executor, Processes, Slurm, outcomes
 from SAMv2Core.batch.journal import DONE, Journal, Outcome, read_status
-from SAMv2Core.cli import common
+from SAMv2Core.cli import batch_archive, common
 from SAMv2Core.errors import InputError, OutputError, SAMv2Error, UnreliableResultError, UsageError
+from SAMv2Core.io.dicomweb import is_service
 from SAMv2Core.io.files import output_error, write_text
 
 if TYPE_CHECKING:
@@ -68,15 +70,24 @@ def add_subparser(subparsers: Any) -> None:
     parser = subparsers.add_parser("batch", help="run a command for every row of a table", description=__doc__)
     commands = parser.add_subparsers(metavar="match|track|register|status", dest="what", required=True)
     for name in table.COMMANDS:
-        _add_command(commands.add_parser(name, help=f"samv2 {name} for every row", description=__doc__))
+        _add_command(commands.add_parser(name, help=f"samv2 {name} for every row", description=__doc__), name)
     status = commands.add_parser("status", help="how far a batch is")
     status.add_argument("folder", metavar="DIR", help="the folder of --output")
     common.add_reporting_options(status)
     status.set_defaults(run=run_status)
 
 
-def _add_command(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--table", required=True, metavar="STUDIES.csv", help="a row per run")
+def _add_command(parser: argparse.ArgumentParser, what: str) -> None:
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--table", metavar="STUDIES.csv", help="a row per run")
+    if what in comparisons.COLUMNS:
+        rows.add_argument(
+            "--archive",
+            metavar="FOLDER|DICOMDIR|URL",
+            help="studies in DICOM, on disk or on a DICOMweb server: the newest of every patient against earlier ones"
+            + (", by the earlier one's report of lesions" if what == "track" else ""),
+        )
+        batch_archive.add_options(parser, what)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the journal, tables and results")
     parser.add_argument("--resume", action="store_true", help="leave out the rows that an earlier run has done")
     parser.add_argument("--dry-run", action="store_true", help="read and check the table and every input; run nothing")
@@ -100,24 +111,35 @@ def _add_command(parser: argparse.ArgumentParser) -> None:
 def run(session: Session) -> None:
     """Run the rows, write the tables; unreliable when a row failed."""
     args = session.args
-    session.declare([args.table])
+    archive = getattr(args, "archive", None)
+    session.declare([args.table, None if archive is None or is_service(archive) else archive])
+    batch_archive.check(args)
     if args.dask and args.workers:
         raise UsageError("--workers is not for --dask.", "The workers of the cluster decide; leave it out.")
     folder = Path(args.output).resolve()  # a worker of a cluster has a working folder of its own
-    studies = table.Studies(Path(args.table), table.COMMANDS[args.what], folder, _checker())
     if args.dry_run:
-        dry_run(session, studies)
+        with tempfile.TemporaryDirectory(prefix="samv2-") as place:
+            dry_run(session, _studies(session, folder, Path(place)))
         return
+    studies = None if archive else _studies(session, folder, folder)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another place.") from error
     with Journal(folder) as journal:
+        studies = studies or _studies(session, folder, folder)
         _run_rows(session, studies, journal)
         with session.stage("write", 0.99, 1.0):
             results.write_summary(journal, functools.partial(_names, studies))
             results.write_results(journal, functools.partial(_names, studies), RESULT_COLUMNS[args.what])
         _conclude(session, studies, journal)
+
+
+def _studies(session: Session, folder: Path, place: Path) -> table.Studies:
+    """The rows of the table; one made from an archive is written to ``place`` first."""
+    args = session.args
+    path = Path(args.table) if args.table else batch_archive.write_table(session, place)
+    return table.Studies(path, table.COMMANDS[args.what], folder, _checker())
 
 
 def _names(studies: table.Studies) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, List, Optional
 import numpy as np
 
 import SAMv2Core as s
-from SAMv2Core.cli import common
+from SAMv2Core.cli import common, dicomweb_files
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.io.files import suffix_of
 from SAMv2Core.io.points import Point, PointList, write_points
@@ -109,6 +109,7 @@ def _add_further_outputs(parser: Any) -> None:
     group.add_argument(
         "--sro", metavar="S.dcm", type=_dicom_to_write, help="a DICOM Spatial Registration (needs pydicom and DICOM)"
     )
+    dicomweb_files.add_stow_option(parser, "sro")
 
 
 def _deformation_to_write(text: str) -> str:
@@ -122,6 +123,7 @@ def _dicom_to_write(text: str) -> str:
 def run(session: Session) -> None:
     """Read, embed, register, write; unreliable when the registration failed."""
     args = session.args
+    dicomweb_files.check_stow(args, "sro")
     pair = matched_names(args.matched_points)
     outputs = [args.output, args.resampled, args.crop, args.inverse, args.deformable, args.sro, *pair]
     session.declare(inputs=[args.fixed, args.moving, args.initial_transform], outputs=outputs)
@@ -185,6 +187,9 @@ def write_outputs(
         write_points(point_list(points, name), path, inputs=session.inputs)
     if args.sro:
         write_spatial_registration(result.matrix, result.transform, fixed, moving, args.sro, inputs=session.inputs)
+        # A transform that must not be trusted is for the file alone.
+        if result.status != "failed":
+            dicomweb_files.stow(session, "sro")
 
 
 def matched_names(path: Optional[str]) -> List[str]:

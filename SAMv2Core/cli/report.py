@@ -93,16 +93,18 @@ class Report:
         self.device: Optional[str] = None
         self.warnings: List[str] = []
         self.results: Dict[str, Any] = {}
+        self.addresses: Dict[str, str] = {}  # where inputs came from that were fetched for this run
         self.seconds: Dict[str, float] = {}
         self._started = datetime.datetime.now(datetime.timezone.utc)
         self._start = time.perf_counter()
 
     def add_volume(self, name: str, volume: Volume, **more: Any) -> None:
-        """Record an input volume under its option's name: file, type, geometry, and e.g. ``modality=``."""
+        """Record an input volume under its option's name: file, type, geometry, DICOM series, e.g. ``modality=``."""
         self.inputs[name] = {
             "file": volume.source,
             "voxel_type": str(volume.array.dtype),
             **geometry_of(volume.grid),
+            "series": None if volume.dicom is None else volume.dicom.series_instance_uid or None,
             **more,
         }
 
@@ -126,6 +128,10 @@ class Report:
         :raises TypeError: something in it has no place in JSON.
         """
         peak = peak_rss_bytes()
+        inputs = {
+            name: {**facts, "file": self.addresses.get(facts["file"], facts["file"])}
+            for name, facts in self.inputs.items()
+        }
         common = {
             "report_version": REPORT_VERSION,
             "command": self.command,
@@ -133,7 +139,7 @@ class Report:
             "versions": versions(),
             "platform": platform.platform(),
             "options": self.options,
-            "inputs": self.inputs,
+            "inputs": inputs,
             "model": self.model,
             "device": self.device,
             "seconds": {name: round(seconds, 3) for name, seconds in self.seconds.items()},

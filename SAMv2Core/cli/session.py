@@ -15,6 +15,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from SAMv2Core.cli.dicomweb_files import fetched
 from SAMv2Core.cli.progress import Progress, ProgressBar
 from SAMv2Core.cli.report import Report, as_json
 from SAMv2Core.errors import Cancelled, SAMv2Error, UsageError, as_samv2_error, one_line
@@ -85,7 +86,9 @@ class Session:
         """
         with self._logging():
             try:
-                self.args.run(self)
+                with fetched(self.args) as addresses:
+                    self.report.addresses = addresses
+                    self.args.run(self)
                 self._write_report(self.exit_code)
                 return self.exit_code
             except Exception as error:  # the one place where every failure gets its exit code

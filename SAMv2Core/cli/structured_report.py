@@ -44,7 +44,7 @@ def add_option(parser: Any) -> None:
 
 def read_past(path: str, baseline: str) -> Optional[LesionReport]:
     """The report that the lesions come from, or None."""
-    return read_report(path, baseline) if path.lower().endswith(".dcm") and is_report(path) else None
+    return read_report(path, baseline) if is_report(path) else None
 
 
 def check_past(session: Session, report: Optional[LesionReport], baseline: s.Volume) -> None:

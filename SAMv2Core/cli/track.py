@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 import SAMv2Core as s
-from SAMv2Core.cli import common, longiseg, presence, reading, structured_report
+from SAMv2Core.cli import common, dicomweb_files, longiseg, presence, reading, structured_report
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
 from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "label", "study", "l", "p", "s", "similarity", "cycle_error_mm", "confidence", "status", "diameter_mm",
 )  # fmt: skip
-NO_SEGMENTATION = "-"
+NONE = "-"
 
 
 def add_subparser(subparsers: Any) -> None:
@@ -36,6 +36,12 @@ def add_subparser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--modality-follow-up", choices=common.MODALITIES, default="auto", help="of all of them; default: decided"
+    )
+    parser.add_argument(
+        "--series-follow-up",
+        nargs="+",
+        metavar="UID",
+        help="which DICOM series, one for each of them, in their order ('-' for a folder of one series)",
     )
     common.add_series_option(parser)
     parser.add_argument(
@@ -68,6 +74,7 @@ def add_subparser(subparsers: Any) -> None:
     structured_report.add_option(parser)
     presence.add_option(parser)
     longiseg.add_options(parser)
+    dicomweb_files.add_stow_option(parser, "sr")
     common.add_computing_options(parser)
     common.add_server_options(parser)
     common.add_reporting_options(parser)
@@ -84,8 +91,9 @@ def run(session: Session) -> None:
     from SAMv2Core.tracking.reading import courses_of
 
     args = session.args
-    segmentations = _segmentation_paths(args)
+    segmentations = _one_each(args, args.follow_up_lesions, "segmentations")
     inputs = [args.baseline, *args.follow_up, args.lesions, *filter(None, [*segmentations, args.readings])]
+    dicomweb_files.check_stow(args, "sr")
     session.declare(inputs, [args.output, args.recist, args.sr, args.presence, args.longiseg])
     names = _name_follow_ups(args)
     with session.stage("read", 0.0, 0.05):
@@ -129,25 +137,27 @@ def run(session: Session) -> None:
             regions = structured_report.sites(lesions, embeddings[0])
             last = (volumes[names[-1]], lesions, findings, courses, new.get(len(names), ()))
             structured_report.write(session, *last, reader, past, regions)
+            dicomweb_files.stow(session, "sr")
     _tell(session, findings, len(names), assignments)
 
 
-def _segmentation_paths(args: Any) -> List[Optional[str]]:
-    """One entry per follow-up."""
-    given = args.follow_up_lesions or [NO_SEGMENTATION] * len(args.follow_up)
+def _one_each(args: Any, given: Optional[Sequence[str]], what: str) -> List[Optional[str]]:
+    """One entry per follow-up, None for one without."""
+    given = given or [NONE] * len(args.follow_up)
     if len(given) != len(args.follow_up):
         raise UsageError(
-            f"{len(given)} segmentations are given for {len(args.follow_up)} follow-ups.",
-            f"Give one for each, in their order, '{NO_SEGMENTATION}' for a follow-up without.",
+            f"{len(given)} {what} are given for {len(args.follow_up)} follow-ups.",
+            f"Give one for each, in their order, '{NONE}' for a follow-up without.",
         )
-    return [None if path == NO_SEGMENTATION else path for path in given]
+    return [None if text == NONE else text for text in given]
 
 
 def _name_follow_ups(args: Any) -> List[str]:
     """``follow_up_1``, ... as inputs of their own, which all shared functions then know."""
     names = [f"follow_up_{number}" for number in range(1, len(args.follow_up) + 1)]
-    for name, path in zip(names, args.follow_up):
-        for attribute, value in ((name, path), (f"modality_{name}", args.modality_follow_up), (f"series_{name}", None)):
+    modality = args.modality_follow_up
+    for name, path, series in zip(names, args.follow_up, _one_each(args, args.series_follow_up, "series")):
+        for attribute, value in ((name, path), (f"modality_{name}", modality), (f"series_{name}", series)):
             setattr(args, attribute, value)
     return names
 

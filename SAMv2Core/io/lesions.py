@@ -238,7 +238,7 @@ def read_lesions(path: PathLike, scan: Optional[PathLike] = None) -> List[Lesion
 
     if Path(path).suffix.lower() == ".json" or suffix_of(path) in SUFFIXES:
         return lesions_from_points(read_points(path))
-    if suffix_of(path) in (".dcm", "") and is_report(path):
+    if is_report(path):
         return list(read_report(path, scan).lesions)
     segments = read_segments(path)
     if segments is not None:
