@@ -12,6 +12,7 @@ from SAMv2Core.io.volume import read_volume
 from SAMv2Core.registration.deformable import Deformation
 from SAMv2Core.registration.tissue import tissue_image
 from Testing.benchmarks import ctmr, ctmr_deformable, ctmr_matching
+from Testing.benchmarks.calibration import between
 from Testing.benchmarks.ctmr import Case, Trial
 from Testing.samples.limb_phantom import limb
 
@@ -106,8 +107,10 @@ def test_matching_between_contrasts_of_a_real_knee(shared):
     points = ctmr_matching.some_of(ctmr_matching.body_points(t1, "mr"), 24, 0)
     points = points[other.grid.contains(transform_points(motion, points))]
     embeddings = model.embed(t1, "mr"), model.embed(other, "mr")
-    found = list(ctmr_matching.distances(*embeddings, points, motion, "fat-suppressed", "knee", "nearest"))
-    assert np.median([one["off_mm"] for one in found]) < 10
+    truth = transform_points(motion, points)
+    found = list(between("fat-suppressed", ("knee", "knee"), *embeddings, points, truth))
+    (row, _) = ctmr_matching.contrast_rows(found)
+    assert (row["method"], row["n"]) == ("nearest", len(points)) and row["median_mm"] < 10
 
 
 def test_agreement_is_highest_where_both_scans_show_the_same():
