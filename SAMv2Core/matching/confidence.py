@@ -39,9 +39,8 @@ RIVAL_RADIUS_MM = 20.0
 EDGE_MM = 6.0
 """A result this close to the outer faces of the query's volume is at its edge."""
 
-SAME_PATIENT = 0.88
-"""Of the likeness. Three pairs of real follow-ups have 0.89 to 0.99, simulated ones 0.98, 60 pairs of two patients 0.71
-to 0.88. A doubt worth a word below; in the confidence it counts from here."""
+USUAL_LIKENESS = 0.88
+"""Between that of two scans of one patient and that of two patients; in the confidence it counts from here."""
 
 NO_MAP, LEAST_ALIKE = -1.0, 0.6
 """Likeness of bodies without a map; less alike than the second is no worse."""
@@ -100,7 +99,7 @@ class Coefficients:
 
     ``bias``, ``similarity * s``, ``margin * min(m, MAX_MARGIN)``, ``cycle * L(cycle_error_mm)``, ``fixed_points *
     log(1 + n / 5)``, ``residual * L(residual_mm)``, ``agreement * L(agreement_mm)``, ``departure * min(d, 5)``,
-    ``likeness * (max(l, LEAST_ALIKE) - SAME_PATIENT)``, and ``edge`` and ``fell_back`` where they apply. L is
+    ``likeness * (max(l, LEAST_ALIKE) - USUAL_LIKENESS)``, and ``edge`` and ``fell_back`` where they apply. L is
     :func:`length`.
     """
 
@@ -130,7 +129,7 @@ class Coefficients:
             "edge": self.edge * e.at_edge,
             "fell_back": self.fell_back * e.fell_back,
             "departure": self.departure * min(e.departure, 5.0) if math.isfinite(e.departure) else 0.0,
-            "likeness": self.likeness * (max(e.likeness, LEAST_ALIKE) - SAME_PATIENT)
+            "likeness": self.likeness * (max(e.likeness, LEAST_ALIKE) - USUAL_LIKENESS)
             if e.likeness == e.likeness
             else 0.0,
         }
@@ -164,6 +163,10 @@ class UncertaintyModel:
 
     ``map_likeness``: a map of two bodies less alike than this (:attr:`SAMv2Core.matching.body_map.BodyMap.likeness`) is
     one of bodies that share no part, and is not used.
+
+    ``same_patient``: bodies less alike than this are those of two patients, and what a single exemplar of another
+    patient says is never more than uncertain: no cut of the confidence makes 90 % of such matches right (torsos and
+    necks), the agreement of several exemplars does (:class:`Several`).
     """
 
     nearest: Coefficients = Coefficients(bias=-6.1, similarity=9.2, margin=8.2, cycle=-2.0, edge=-0.5, fell_back=-1.3)
@@ -176,6 +179,7 @@ class UncertaintyModel:
     min_similarity: float = 0.2
     max_cycle_error_nearest_mm: float = 40.0
     map_likeness: float = -1.0
+    same_patient: float = -1.0
 
     @staticmethod
     def from_metadata(values: Mapping[str, Any]) -> UncertaintyModel:
@@ -249,7 +253,7 @@ def judge(evidence: Evidence, model: UncertaintyModel = UncertaintyModel()) -> V
     confidence = model.confidence(evidence)
     if model.is_beyond_limits(evidence):
         confidence = min(confidence, model.not_found_below / 2)
-    if evidence.likeness == NO_MAP:
+    if evidence.likeness < model.same_patient or evidence.likeness == NO_MAP:
         confidence = min(confidence, 0.99 * model.matched_above)
     if confidence < model.not_found_below:
         status = NOT_FOUND
@@ -276,7 +280,7 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[Tuple[float, st
         (-terms["edge"], "the result lies at the edge of the scan"),
         (-terms["fell_back"], "the surrounding places do not agree"),
         (-terms["departure"] if e.departure > 1.5 else 0.0, "the rest of the body points elsewhere"),
-        _doubt_of_bodies(e.likeness),
+        _doubt_of_bodies(e.likeness, model.same_patient),
         (0.3 * few, f"only {e.fixed_points} of the surrounding places agree"),
     ]
     if e.agreement_mm > 6:
@@ -285,7 +289,7 @@ def _doubts(evidence: Evidence, model: UncertaintyModel) -> List[Tuple[float, st
     return found
 
 
-def _doubt_of_bodies(likeness: float) -> Tuple[float, str]:
+def _doubt_of_bodies(likeness: float, same_patient: float) -> Tuple[float, str]:
     if likeness == NO_MAP:
         return 2.0, "too little of the two bodies agrees"
-    return 0.4 if likeness < SAME_PATIENT else 0.0, "the bodies differ as those of two patients do"
+    return 0.4 if likeness < same_patient else 0.0, "the bodies differ as those of two patients do"

@@ -88,7 +88,7 @@ TUBES = ("label 2", "label 5")  # spinal cord, esophagus: drawn as far as was ne
 RIDGE = 2.0  # of a coefficient of evidence scaled to unit spread; 2 to 20 differ by what chance does
 MATCHED_RIGHT = {"follow-up": 0.97, "tracking": 0.9}
 """Share of the results called *matched* that is right at least, by experiment; of the others:"""
-OTHERS_RIGHT, LEAST_CUT, N_ENOUGH = 0.9, 0.5, 20
+OTHERS_RIGHT, LEAST_CUT, N_ENOUGH = 0.9, 0.8, 20
 OUTSIDE_NOT_FOUND, RIGHT_NOT_FOUND = 0.92, 0.04
 
 
@@ -440,11 +440,31 @@ def collect(
     return samples, likeness
 
 
+def same_patient_of(samples: Sequence[Sample]) -> float:
+    """How alike the bodies of one patient are at least: a hundredth above the most alike pair of patients, since real
+    follow-ups (0.89 to 0.99, three pairs) are less alike than simulated ones; -1 where some of these lie below."""
+    voted = [sample for sample in samples if sample.set == "fixed_point" and sample.evidence]
+    same, others = (
+        [s.evidence["likeness"] for s in voted if s.evidence and ("follow-up" in s.experiment) is kind] or [-1.0]
+        for kind in (True, False)
+    )
+    cut = round(max(others) + 0.01, 3)
+    return cut if min(same) > cut else -1.0
+
+
+def is_capped(sample: Sample, same_patient: float) -> bool:
+    """Whether it is a single exemplar's of another patient, which is never called matched."""
+    return sample.set in OF_ONE and bool(sample.evidence) and sample.evidence["likeness"] < same_patient  # type: ignore[index]
+
+
 def calibration_of(samples: Sequence[Sample], sure: np.ndarray) -> Dict[str, Any]:
     """What goes into the model's record: coefficients of all scans, cuts from the cross-validated confidence."""
     sets = fit_sets(samples)
     found: Dict[str, Any] = dict(sets)
-    found["matched_above"], found["not_found_below"] = cuts_of(samples, sure, OF_ONE)
+    found["same_patient"] = same_patient_of(samples)
+    never = np.array([is_capped(sample, found["same_patient"]) for sample in samples])
+    found["matched_above"], _ = cuts_of(samples, np.where(never, 0.0, sure), OF_ONE)
+    _, found["not_found_below"] = cuts_of(samples, sure, OF_ONE)
     for name in {"several", "track"} & found.keys():
         matched, not_found = cuts_of(samples, sure, (name,))
         cuts = {"matched_above": matched, "not_found_below": not_found}
@@ -483,7 +503,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     def status_of(sample: Sample, confidence: float) -> str:
         cuts = {"track": tracking, "several": matching.several}.get(sample.set, matching)
         return (
-            "matched" if confidence >= cuts.matched_above
+            "matched" if confidence >= cuts.matched_above and not is_capped(sample, matching.same_patient)
             else "not_found" if confidence < cuts.not_found_below
             else "uncertain"
         )  # fmt: skip

@@ -67,8 +67,15 @@ def test_bodies_less_alike_are_believed_less_and_those_without_a_map_least():
     model = UncertaintyModel(fixed_point=dataclasses.replace(UncertaintyModel().fixed_point, likeness=10.0))
     same, other, none = (dataclasses.replace(VOTED, likeness=value) for value in (0.97, 0.78, NO_MAP))
     assert model.confidence(none) < model.confidence(other) < model.confidence(VOTED) < model.confidence(same)
-    doubted = judge(dataclasses.replace(other, fixed_points=2, residual_mm=6.0), model)
-    assert doubted.status != MATCHED and "two patients" in doubted.reason
+
+
+def test_one_exemplar_of_another_patient_is_never_called_matched():
+    strict = UncertaintyModel(same_patient=0.9)
+    same, other, unknown = (dataclasses.replace(VOTED, likeness=value) for value in (0.95, 0.8, math.nan))
+    assert judge(same, strict).status == judge(unknown, strict).status == MATCHED
+    verdict = judge(other, strict)
+    assert verdict.status == UNCERTAIN and "two patients" in verdict.reason
+    assert judge(other).status == MATCHED  # a model that says nothing of patients
 
 
 def test_nothing_is_called_matched_between_bodies_that_have_no_map():
