@@ -10,6 +10,7 @@ import slicer.util
 
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.match.match_job import listAction
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
 from SAMv2SlicerLib.panel.lesion_export import LesionExport
@@ -19,6 +20,14 @@ from SAMv2SlicerLib.panel.studies_table import StudiesTable
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies
+from SAMv2SlicerLib.track.looking_back import lookBack
+from SAMv2SlicerLib.track.placing import LesionPlacing, addNew, listMarks
+
+MOST_AT_ONCE = 4
+"""So many studies are shown side by side when they were tracked; more on demand."""
+
+STATES = ("", "vanished", "too_small", "not_evaluable", "progressed")
+"""What the user may say of a lesion that is not measured, in the order of the selector."""
 
 
 class TrackTab(Tab):
@@ -44,6 +53,15 @@ class TrackTab(Tab):
         ui.addPatientButton.clicked.connect(self.onAddPatient)
         ui.allStudiesButton.toggled.connect(self.onAllStudies)
         ui.findingsTable.cellDoubleClicked.connect(self.review.onAccept)
+        self.placing = LesionPlacing(self.onLesionPlaced)
+        self._preset = ""
+        """ID of a baseline that was not chosen by the user."""
+        self._added = ""
+        """Tracking UID of the lesion that was drawn last: shown when it was tracked."""
+        ui.addLesionButton.clicked.connect(self.onAddLesion)
+        for state in STATES:
+            ui.stateSelector.addItem(texts.stateName(state))
+        ui.stateSelector.activated.connect(self.onState)
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
@@ -52,6 +70,20 @@ class TrackTab(Tab):
         p = self.panel.parameters
         if p.baselineVolume is None and p.templateVolume is not None:
             p.baselineVolume = p.templateVolume
+            self._preset = p.baselineVolume.GetID()
+        if p.baselineVolume is not None and p.baselineVolume.GetID() == self._preset:
+            self._presetFollowUps()
+
+    def _presetFollowUps(self) -> None:
+        """The patient's later scans are the follow-ups, when dates tell: the earliest one is the baseline.
+
+        As long as nobody has chosen either.
+        """
+        p = self.panel.parameters
+        scans = [p.baselineVolume, *studies.ofSamePatient(p.baselineVolume)]
+        if len(scans) > 1 and not self.followUps() and all(studies.dateOf(node) for node in scans):
+            first, *later = studies.inTimeOrder(scans)
+            p.baselineVolume, p.followUpVolumes, self._preset = first, later, ""
 
     def followUps(self) -> List[Any]:
         """The follow-ups that still exist, in order, without the baseline."""
@@ -191,10 +223,80 @@ class TrackTab(Tab):
         self.panel.refresh()
 
     def onTracked(self, job) -> None:
+        """Show the studies side by side, at the first finding that needs a look."""
         self.job = None
         if job.error is not None:
             self.panel.showError(job.error)
         self.panel.header.showDevice()
+        self.panel.refresh()
+        if job.error is None and not self.ui.allStudiesButton.checked and len(self.volumes()) <= MOST_AT_ONCE:
+            self.ui.allStudiesButton.checked = slice_views.layoutNode() is not None
+        if job.error is None and self._added and self.followUps():
+            self.matrix.select((self._added, self.followUps()[0].GetID()))
+        elif job.error is None and self.matrix.selected() is None:
+            self.matrix.selectNeedingALook(1)
+        self._added = ""
+
+    # --- adding lesions ------------------------------------------------------------------------------------------
+
+    def onAddLesion(self, checked=False) -> None:
+        """Let the user draw the longest diameter of a lesion in any study."""
+        volumes = [node for node in self.volumes() if node is not None]
+        if volumes:
+            self.placing.start(volumes, texts.lesionLabel())
+            self.panel.say(texts.placeHint())
+
+    def onLesionPlaced(self, lineNode, volumeNode) -> None:
+        """A line was drawn: a lesion of the baseline, or a new one of a follow-up, which is looked for before."""
+        p = self.panel.parameters
+        if p is None or p.baselineVolume is None:
+            return
+        if volumeNode is p.baselineVolume:
+            p.lesionSources = [*self.sources(), lineNode]
+            listMarks(self.logic, p.baselineVolume, self.sources())
+            self.panel.say(texts.lesionAdded(lineNode.GetName(), volumeNode.GetName()))
+            listed = lesion_list.lesionsIn(self.lesionList())
+            self._added = next((one.uid for one in listed if one.key.startswith(f"{lineNode.GetID()}:")), "")
+            self.panel.refresh()
+            if lesion_list.findingsOf(self.lesionList()) and self.ui.trackButton.enabled and self.job is None:
+                self.onTrackButton()  # the others were tracked: this one at once, too
+            return
+        uid = addNew(self.logic, p.baselineVolume, volumeNode, lineNode)
+        self.panel.refresh()
+        self.matrix.select((uid, volumeNode.GetID()))
+        label = next(lesion.label for lesion in lesion_list.lesionsIn(self.lesionList()) if lesion.uid == uid)
+        self.panel.say(texts.lesionAdded(label, volumeNode.GetName()))
+        self._lookBack(uid, volumeNode)
+
+    def _lookBack(self, uid: str, volumeNode) -> None:
+        """Whether a new lesion was there in the baseline: "not there before" is what is expected."""
+        p = self.panel.parameters
+        try:
+            self.job = lookBack(
+                self.logic, p.baselineVolume, volumeNode, uid, p.model, p.device, onEnd=self._onLookedBack
+            )
+        except SAMv2Error as error:
+            self.panel.showError(error)
+
+    def _onLookedBack(self, job) -> None:
+        self.job = None
+        if job.error is not None:
+            self.panel.showError(job.error)
+        elif job.value:
+            self.panel.say(job.value)
+        self.panel.refresh()
+
+    def onState(self, index: int) -> None:
+        """The user says what has become of the selected lesion: vanished counts 0 mm, too small 5 mm."""
+        found = self.review.selected()
+        if found is None:
+            return
+        listNode, n, _ = found
+        before, label = match_list.captureList(listNode), listNode.GetNthControlPointLabel(n)
+        with self.logic.writing():
+            match_list.setState(listNode, n, STATES[index])
+        self.logic.undoStack.push(listAction(self.logic, listNode, before, texts.actionState(label)))
+        self.logic.tracker.updateTables()
         self.panel.refresh()
 
     def onEdited(self, listNode, label: str) -> None:
@@ -218,10 +320,14 @@ class TrackTab(Tab):
 
     def _showDetails(self) -> None:
         finding = self.matrix.selected()
+        state = "" if finding is None or finding.result is None else finding.result.state
+        self.ui.stateSelector.currentIndex = STATES.index(state) if state in STATES else 0
+        self.ui.stateSelector.enabled = self.review.selected() is not None
         self.ui.findingLabel.text = detailsOf(finding) if finding is not None else texts.noLesionSelected()
 
     def exit(self) -> None:
         """The module is left: the layout from before comes back."""
+        self.placing.cancel()
         self.ui.allStudiesButton.checked = False
 
     def forget(self) -> None:
@@ -289,6 +395,7 @@ class TrackTab(Tab):
         shown = [node for node in self.volumes() if node is not None]
         self.studiesTable.show(shown, [self.logic.modalityOf(node) for node in shown])
         self._onStudySelected()
+        self.ui.addLesionButton.enabled = p.baselineVolume is not None
         self.ui.addPatientButton.enabled = bool(studies.ofSamePatient(p.baselineVolume))
         volumes = findings.studiesOf(listNode, self.followUps())
         self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes])

@@ -294,6 +294,58 @@ def reasonNew() -> str:
     return _("Segmented here, and none of the lesions of the baseline leads here.")
 
 
+def reasonDrawn() -> str:
+    return _("Drawn here as a new lesion.")
+
+
+def newLesionLabel(n: int) -> str:
+    return _("New {n}").format(n=n)
+
+
+def actionAddLesion(label: str) -> str:
+    return _("add {label}").format(label=label)
+
+
+def placeHint() -> str:
+    return _("Click both ends of the longest diameter, in the baseline or, for a new lesion, in a follow-up.")
+
+
+def lesionAdded(label: str, study: str) -> str:
+    return _("{label} was added in {study}.").format(label=label, study=study)
+
+
+def lookedBack(label: str, study: str, state: str, confidence: str) -> str:
+    return _("{label} in {study}: {state} ({confidence} %).").format(
+        label=label, study=study, state=state, confidence=confidence
+    )
+
+
+def stateBefore(state: str) -> str:
+    """Whether a lesion was there in an earlier study, in words."""
+    words = {"new": _("not there before"), "unknown": _("not known"), "unchanged": _("there, like now")}
+    return words.get(state, _("there, and different"))
+
+
+def progressLookingBack(label: str) -> str:
+    return _("Looking for {label} in the studies before").format(label=label)
+
+
+def stateName(state: str) -> str:
+    """What the user says of a lesion that is not measured."""
+    names = {
+        "": _("As measured"),
+        "vanished": _("Vanished (0 mm)"),
+        "too_small": _("Too small to measure (5 mm)"),
+        "not_evaluable": _("Not evaluable"),
+        "progressed": _("Unequivocal progression (not a target)"),
+    }
+    return names[state]
+
+
+def actionState(label: str) -> str:
+    return _("say what has become of {label}").format(label=label)
+
+
 def columnSegments() -> str:
     return _("Segmented in")
 
