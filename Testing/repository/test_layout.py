@@ -190,7 +190,7 @@ def test_cmake_lists_equal_the_tree_of_core():
     assert resources == {name for name in tree if not name.endswith(".py")}
 
 
-@pytest.mark.parametrize("folder", ["SAMv2Core", "Training", "SAMv2Slicer", "Testing", "requirements"])
+@pytest.mark.parametrize("folder", ["SAMv2Core", "Training", "SAMv2Slicer", "Testing", "Resources", "requirements"])
 def test_syntax_is_that_of_python_3_9(folder):
     for path in python_files(ROOT / folder):
         if path.name != "lock.py":  # a maintainer's script for Python 3.11+

@@ -24,11 +24,12 @@ _ANSWERS = {
 
 
 class Archive:
-    """What the server holds. ``url``: of the service. ``requests``: every path that was asked for. ``refuses``: what
-    it answers to STOW is a failure."""
+    """What the server holds. ``url``: of the service. ``arrived``: studies, whenever something of them has come.
+    ``requests``: every path that was asked for. ``refuses``: what it answers to STOW is a failure."""
 
     def __init__(self) -> None:
         self.datasets: List[Any] = []
+        self.arrived: List[str] = []
         self.requests: List[str] = []
         self.headers: List[Dict[str, str]] = []
         self.refuses = False
@@ -36,7 +37,9 @@ class Archive:
 
     def add(self, folder: Path) -> None:
         """Everything below a folder."""
-        self.datasets += [pydicom.dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
+        datasets = [pydicom.dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
+        self.datasets += datasets
+        self.arrived += sorted({str(dataset.StudyInstanceUID) for dataset in datasets})
 
     def of_modality(self, modality: str) -> List[Any]:
         return [dataset for dataset in self.datasets if dataset.Modality == modality]
@@ -68,6 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.archive.requests.append(self.path)
         self.archive.headers.append(dict(self.headers))
         parts = urlsplit(self.path)
+        if not parts.path.startswith("/dicom-web/"):
+            self._orthanc(parts.path, dict(parse_qsl(parts.query)))
+            return
         names = parts.path.split("/")[2:]  # without "" and the service
         wants_metadata = names[-1] == "metadata"
         names = names[:-1] if wants_metadata else names
@@ -80,6 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(_listed(found, names[-1], dict(parse_qsl(parts.query))))
         else:
             self._multipart(found)
+
+    def _orthanc(self, path: str, query: Dict[str, str]) -> None:
+        """What Orthanc's own interface tells of arrivals: here a study is stable when it is there."""
+        if path == "/changes":
+            arrived = enumerate(self.archive.arrived, 1)
+            changes = [{"ChangeType": "StableStudy", "ID": uid, "Seq": number} for number, uid in arrived]
+            since, limit = int(query["since"]), int(query["limit"])
+            self._json({"Changes": changes[since : since + limit], "Done": since + limit >= len(changes)})
+        else:
+            self._json({"MainDicomTags": {"StudyInstanceUID": path.rpartition("/")[2]}})
 
     def _found(self, uids: Dict[str, str]) -> List[Any]:
         return [d for d in self.archive.datasets if all(str(d[name].value) == uid for name, uid in uids.items())]
@@ -98,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer.FailedSOPSequence = pydicom.Sequence([item])
             else:
                 self.archive.datasets.append(dataset)
+                self.archive.arrived.append(str(dataset.StudyInstanceUID))
                 answer.ReferencedSOPSequence = pydicom.Sequence([item])
         self._json(answer.to_json_dict())
 
