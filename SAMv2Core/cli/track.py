@@ -60,6 +60,12 @@ def add_subparser(subparsers: Any) -> None:
         "the tracks, new and vanished lesions are listed, diameters are measured",
     )
     parser.add_argument(
+        "--segment-with",
+        metavar="URL",
+        help="a running nnInteractive server, to which the follow-ups without a segmentation are sent: one click at "
+        "each place found, and the mask gives both axes (package nninteractive-client; key in $NN_INTERACTIVE_API_KEY)",
+    )
+    parser.add_argument(
         "--refine",
         action="store_true",
         help="move each place found, by some millimeters, to where the scan at its full resolution looks most like the "
@@ -120,6 +126,8 @@ def run(session: Session) -> None:
     if assignments:
         session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
     scans = list(volumes.values())
+    if args.segment_with:
+        findings = _segment(session, findings, segmentations, scans)
     with session.stage("presence", 0.93, 0.95):
         said = presence.of_all(findings, lesions, scans, [emb.modality for emb in embeddings])
         said.update(presence.of_new(assignments, embeddings, scans))
@@ -211,6 +219,26 @@ def _assign(
         assignments.append(assign(findings, study, parts, {lesion.label: lesion for lesion in lesions}))
         findings = with_parts(findings, assignments[-1])
     return findings, assignments
+
+
+def _segment(
+    session: Session, findings: List[s.Finding], segmentations: Sequence[Optional[str]], volumes: Sequence[s.Volume]
+) -> List[s.Finding]:
+    """The sizes that a server's masks give at the places found; of studies that have no segmentation of their own."""
+    from SAMv2Core.tracking import segmenting
+
+    with session.stage("segment", 0.93, 0.94):
+        server = segmenting.connect(session.args.segment_with)
+        try:
+            for study, (path, volume) in enumerate(zip(segmentations, volumes[1:]), 1):
+                places = {f.label: f.lps for f in findings if f.study == study and f.lps is not None}
+                if path is None and places:
+                    found = segmenting.segment(server, volume, places)
+                    findings = segmenting.with_segmented(findings, study, found)
+                    session.say(f"follow-up {study}: {len(found)} of {len(places)} places segmented")
+        finally:
+            server.close()
+    return findings
 
 
 def _number(value: Optional[float], digits: int = 4) -> Optional[float]:
