@@ -21,7 +21,8 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD \
     ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8123), 3)"]
 
 ENTRYPOINT ["samv2", "serve", "--host", "0.0.0.0"]
-# Mount the token, and a certificate with its key or leave TLS to a proxy before it:
-#   docker run -p 8123:8123 -v $PWD/secrets:/run/secrets:ro samv2 \
-#       --token-file /run/secrets/token --tls-cert /run/secrets/cert.pem --tls-key /run/secrets/key.pem
-CMD ["--token-file", "/run/secrets/token", "--insecure"]
+# Mount a folder with the token, and a certificate with its key:
+#   docker run -p 8123:8123 -v $PWD/secrets:/run/secrets:ro samv2
+# Behind a proxy that takes care of TLS:
+#   docker run --network proxy -v $PWD/secrets:/run/secrets:ro samv2 --token-file /run/secrets/token --insecure
+CMD ["--token-file", "/run/secrets/token", "--tls-cert", "/run/secrets/cert.pem", "--tls-key", "/run/secrets/key.pem"]

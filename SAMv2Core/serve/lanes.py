@@ -2,23 +2,33 @@
 
 A scan takes minutes to embed and a place of a moving cursor milliseconds to find, so what is quick must never wait for
 what is slow: each kind of work has a thread of its own. Within a lane every client that waits gets one turn after the
-other, however many requests one of them has sent.
+other, however many requests one of them has sent. On Linux a lane may yield its processor to everything else, too: the
+threads that torch makes for it inherit that.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 from collections import OrderedDict, deque
 from typing import Callable, Deque, Optional
 
 Work = Callable[[], None]
 
+YIELDING_NICE = 10
+"""A window and what answers a hand on the mouse get some ten times as much of a processor that is wanted by both."""
+
 
 class Lane:
-    """One thread that works for several clients in turn; it starts with the first work."""
+    """One thread that works for several clients in turn; it starts with the first work.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    :param is_yielding: it takes what processor time others leave.
+    """
+
+    def __init__(self, name: str, is_yielding: bool = False) -> None:
+        self._name, self._is_yielding = name, is_yielding
         self._waiting: OrderedDict[str, Deque[Work]] = OrderedDict()
         self._condition = threading.Condition()
         self._thread: Optional[threading.Thread] = None
@@ -46,6 +56,11 @@ class Lane:
             self._condition.notify()
 
     def _run(self) -> None:
+        if self._is_yielding and sys.platform == "linux":  # elsewhere there is a priority of whole processes only
+            with contextlib.suppress(OSError):
+                thread = threading.get_native_id()
+                nice = max(os.getpriority(os.PRIO_PROCESS, thread), YIELDING_NICE)
+                os.setpriority(os.PRIO_PROCESS, thread, nice)
         while True:
             with self._condition:
                 while not self._waiting and not self._is_closed:

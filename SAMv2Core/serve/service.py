@@ -146,7 +146,7 @@ class Service:
         self.settings = settings
         self.store = Store(settings.keep_bytes)
         self._load_model, self._default_model = load_model, default_model
-        self._lanes = {name: Lane(name) for name in ("receive", "quick", "compute", "embed")}
+        self._lanes = {name: Lane(name, name == "embed") for name in ("receive", "quick", "compute", "embed")}
         self._open: Dict[Tuple[str, int], Request] = {}
         self._lock = threading.Lock()
         self._models: Dict[Tuple[str, str], Any] = {}

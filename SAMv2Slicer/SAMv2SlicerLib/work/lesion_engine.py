@@ -54,11 +54,11 @@ def trackedStudy(
     ends: Optional[Mapping[str, np.ndarray]] = None,
 ) -> TrackedStudy:
     """One study's findings, with what is segmented there assigned to them."""
-    from SAMv2Core.tracking.assignment import assign, with_parts
-
     here = [finding for finding in findings if finding.study == study]
     assignment = None
     if parts is not None:
+        from SAMv2Core.tracking.assignment import assign, with_parts
+
         assignment = assign(here, study, parts)
         here = with_parts(here, assignment)
     return TrackedStudy({finding.label: finding for finding in here}, assignment, ends or {})

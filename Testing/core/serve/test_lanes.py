@@ -1,8 +1,12 @@
 """Turns of several clients."""
 
+import os
+import sys
 import threading
 
-from SAMv2Core.serve.lanes import Lane
+import pytest
+
+from SAMv2Core.serve.lanes import YIELDING_NICE, Lane
 
 
 def test_clients_take_turns_however_much_one_of_them_wants():
@@ -28,3 +32,26 @@ def test_a_closed_lane_begins_nothing():
     gate.set()
     lane.add("b", lambda: ran.append(2))
     assert not ran
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_a_yielding_lane_leaves_the_processor_to_others_and_so_do_its_threads():
+    found = []
+
+    def look():
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def look_from_a_thread_of_its_own():
+        look()
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for is_yielding in (False, True):
+        lane, done = Lane("test", is_yielding), threading.Event()
+        lane.add("a", look_from_a_thread_of_its_own)
+        lane.add("a", done.set)
+        assert done.wait(10)
+        lane.close()
+    assert found == [own, own, max(own, YIELDING_NICE), max(own, YIELDING_NICE)]

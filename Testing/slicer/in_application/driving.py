@@ -16,28 +16,73 @@ def wait(milliseconds):
 
 
 class Gaps:
-    """How long the window stood still: a timer of 10 ms that notes when it came late."""
+    """How long the window stood still: a timer of 10 ms that notes when it came late.
+
+    On a busy computer it comes late for others' sake; so the work of this thread between two ticks is noted, too.
+    """
 
     def __init__(self):
-        self._last, self._gaps = time.monotonic(), []
         self._timer = qt.QTimer()
         self._timer.interval = 10
         self._timer.setTimerType(qt.Qt.PreciseTimer)
         self._timer.timeout.connect(self._tick)
         self._timer.start()
+        self.taken()
 
     def _tick(self):
-        now = time.monotonic()
-        self._gaps.append(now - self._last)
+        now = time.monotonic(), time.thread_time()
+        self._gaps.append((now[0] - self._last[0], now[1] - self._last[1]))
         self._last = now
 
     def taken(self):
-        """Since the last call: longest pause between two ticks, and how many were above 50 ms; ms."""
-        gaps, self._gaps, self._last = self._gaps, [], time.monotonic()
+        """Since the last call, in ms: longest pause between two ticks, how many were above 50 ms; the same of work."""
+        gaps, self._gaps, self._last = getattr(self, "_gaps", []), [], (time.monotonic(), time.thread_time())
+        waited, worked = ([gap[n] for gap in gaps] or [0.0] for n in (0, 1))
         return {
             "ticks": len(gaps),
-            "longest_ms": round(1000 * max(gaps, default=0.0)),
-            "above_50_ms": sum(g > 0.05 for g in gaps),
+            "longest_ms": round(1000 * max(waited)),
+            "above_50_ms": sum(gap > 0.05 for gap in waited),
+            "longest_work_ms": round(1000 * max(worked)),
+            "work_above_50_ms": sum(gap > 0.05 for gap in worked),
+        }
+
+
+class Work:
+    """Work of this thread in some methods, while it is entered.
+
+    :param methods: (object, name of the method).
+    """
+
+    def __init__(self, *methods):
+        self._methods, self._spent = methods, {}
+
+    def __enter__(self):
+        for owner, name in self._methods:
+            setattr(owner, name, self._timed(name, getattr(owner, name)))
+        return self
+
+    def __exit__(self, *error):
+        for owner, name in self._methods:
+            delattr(owner, name)
+
+    def _timed(self, name, method):
+        spent = self._spent.setdefault(name, [])
+
+        def call(*args, **options):
+            started = time.thread_time()
+            try:
+                return method(*args, **options)
+            finally:
+                spent.append(1000 * (time.thread_time() - started))
+
+        return call
+
+    def facts(self):
+        """Name -> calls, mean and longest in ms."""
+        return {
+            name: {"calls": len(ms), "mean_ms": round(float(np.mean(ms)), 2), "longest_ms": round(max(ms), 1)}
+            for name, ms in self._spent.items()
+            if ms
         }
 
 
