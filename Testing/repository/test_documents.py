@@ -157,6 +157,24 @@ def test_every_described_command_and_option_exists():
         assert named_options(text) <= set().union(*below), heading
 
 
+def test_options_in_example_files_exist():
+    """Workflows and scripts of Resources/Examples name options that samv2 has, beside those of their own programs."""
+    others = {"--snakefile", "--cores", "--results", "--host", "--port", "--nworkers", "--nthreads"}
+    files = [path for path in (ROOT / "Resources" / "Examples" / "cohorts").iterdir() if path.is_file()]
+    known = {
+        option
+        for name, parser in parsers().items()
+        if name.split()[1] in ("track", "batch")
+        for option in options_of(parser)
+    }
+    assert len(files) >= 4
+    for path in files:
+        text = "\n".join(
+            line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#SBATCH")
+        )
+        assert "samv2 " in text and not named_options(text) - known - others, path
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_commands_in_examples_are_understood(document):
     """``samv2 ...`` lines of code blocks name existing commands and options."""

@@ -24,6 +24,9 @@ pytest.importorskip("highdicom")
 pytest.importorskip("dicomweb_client")
 
 
+PATIENT_ID, PATIENT_NAME, BORN = "PID-4711", "Phantom", "19561231"
+
+
 class Here:
     """Runs rows in this process."""
 
@@ -42,7 +45,7 @@ class Here:
 def made(tmp_path_factory) -> Path:
     """An archive, beside it a small random model."""
     folder = tmp_path_factory.mktemp("hospital")
-    write_archive(folder / "archive")
+    write_archive(folder / "archive", PATIENT_ID)
     writeSeries(folder / "archive" / "alone", "P2", "20240101", slices=6)
     save_network(small_lite(), folder / "tiny.safetensors", {"name": "tiny"})
     return folder
@@ -83,11 +86,28 @@ def test_lesions_of_the_prior_report_are_tracked_into_a_report(samv2, made, tmp_
     check_tracked(read_report(tmp_path / "out" / row["folder"] / "lesions.dcm"))
     (skipped,) = rows(tmp_path / "out" / "skipped.csv")
     assert skipped["reason"] == "no earlier study"
-    kept = (tmp_path / "out" / "studies.csv").read_text() + (tmp_path / "r.json").read_text()
-    assert "Phantom" not in kept  # the patient's name
     # Again: nothing is left to do.
     assert samv2("track", "--archive", made / "archive", "--resume") == 0
     assert "1 of 1 rows are done already" in capsys.readouterr().out
+
+
+def test_nobody_is_named_but_in_dicom(samv2, made, tmp_path, capsys):
+    for file in (made / "archive").rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.PatientBirthDate = BORN
+        dataset.save_as(file)
+    assert samv2("track", "--archive", made / "archive") == 0
+    told = capsys.readouterr()
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    texts = [file.read_bytes() for file in (*files, tmp_path / "r.json") if file.suffix != ".dcm"]
+    assert len(texts) > 6
+    for text in (*texts, told.out.encode(), told.err.encode()):
+        assert not [word for word in (PATIENT_ID, PATIENT_NAME, BORN) if word.encode() in text]
+    (report,) = (tmp_path / "out").rglob("*/report.json")
+    kept = json.loads(report.read_text())
+    assert kept["model"]["sha256"] and kept["versions"]["samv2"]
+    new = pydicom.dcmread(made / "archive" / "new" / "0.dcm", stop_before_pixels=True)
+    assert kept["inputs"]["follow_up_1"]["series"] == new.SeriesInstanceUID
 
 
 def test_from_a_server_and_back_to_it(samv2, made, tmp_path, capsys):
@@ -99,7 +119,7 @@ def test_from_a_server_and_back_to_it(samv2, made, tmp_path, capsys):
         assert not (tmp_path / "out").exists() and not any("POST" in path for path in server.requests)
         assert samv2(*command, "--stow") == 0, capsys.readouterr().err
         stored = [d for d in server.of_modality("SR") if d.StudyInstanceUID == new.StudyInstanceUID]
-    assert len(stored) == 1 and stored[0].PatientID == "P1"
+    assert len(stored) == 1 and stored[0].PatientID == PATIENT_ID
     stored[0].save_as(tmp_path / "stored.dcm")
     check_tracked(read_report(tmp_path / "stored.dcm"))
     (row,) = rows(tmp_path / "out" / "summary.csv")
