@@ -10,8 +10,14 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 
+from SAMv2Core.geometry.diameters import in_slice
+from SAMv2Core.geometry.grid import Grid
+
 FIT_MM, FIT_SHARE = 5.0, 0.25
 """The middle of a proposal may lie this far from its finding: so many mm, and this share of its length."""
+
+FLAT_SHARE = 0.95
+"""A line was drawn in a slice when so much of its length is left within it: less than 18 degrees out of it."""
 
 MOST_CHANGE = 3.0
 """Ends that are so many times farther apart, or closer, than in the baseline were matched badly."""
@@ -45,6 +51,20 @@ def match_ends(
         if all(end is not None for end in pair):
             found[label] = np.array(pair)
     return found
+
+
+def laid_like(ends: np.ndarray, grid: Grid, drawn: np.ndarray, drawn_grid: Grid) -> np.ndarray:
+    """Matched ends laid into one axial slice, when the line that they come from was drawn in one.
+
+    Ends are matched in space, each on its own; a line between two slices is seen in no view that radiologists read. One
+    that was drawn across the slices on purpose stays as it was matched.
+
+    :param ends: (2, 3) LPS mm in the follow-up of this ``grid``; ``drawn`` in the baseline of ``drawn_grid``.
+    """
+    length = float(np.linalg.norm(drawn[1] - drawn[0]))
+    flat = in_slice(drawn, drawn_grid)
+    is_in_slice = float(np.linalg.norm(flat[1] - flat[0])) >= FLAT_SHARE * length
+    return in_slice(ends, grid) if is_in_slice else ends
 
 
 def fits(ends: Optional[np.ndarray], place: Optional[np.ndarray]) -> bool:

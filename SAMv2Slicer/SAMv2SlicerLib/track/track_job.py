@@ -12,7 +12,8 @@ import numpy as np
 import slicer
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.tracking.diameters import is_credible
+from SAMv2Core.geometry.grid import Grid
+from SAMv2Core.tracking.diameters import is_credible, laid_like
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry
 from SAMv2SlicerLib.scene.undo import Action
@@ -124,15 +125,22 @@ class TrackCommit:
     def _proposals(self, matched, volumeNode, study: engine.TrackedStudy) -> List[diameters.Proposal]:
         """The lines between matched ends that fit what is written about their lesions."""
         found, defined = [], node_geometry.definedPointIndices(matched)
-        for item in self._request.planned:
+        baselineNode = slicer.mrmlScene.GetNodeByID(self._request.baselineID)
+        for item, asked in zip(self._request.planned, self._request.inputs):
             ends = study.ends.get(item.lesion.label)
             index = match_list.indexOfTemplatePoint(matched, item.lesion.uid)
             if ends is None or index not in defined:
                 continue
+            ends = laid_like(ends, _gridOf(volumeNode), asked.endsLPS, _gridOf(baselineNode))
             world = node_geometry.volumeLPSToWorld(volumeNode, ends)
             if is_credible(world, node_geometry.pointWorld(matched, index), item.mark.diameterMm):
                 found.append((item.lesion.uid, item.lesion.label, world))
         return found
+
+
+def _gridOf(volumeNode) -> Grid:
+    """A volume's geometry in its own frame, LPS mm."""
+    return Grid(volumeNode.GetImageData().GetDimensions()[::-1], node_geometry.ijkToLPS(volumeNode))
 
 
 def _presence(label: str, finding: Any, assignment: Any) -> str:
