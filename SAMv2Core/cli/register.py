@@ -153,8 +153,8 @@ def run(session: Session) -> None:
     session.results.update({key: value for key, value in result.to_report().items() if key != "warnings"})
     deformation = None
     if args.deformable and result.status != "failed":
-        with session.stage("deform", 0.9, 0.97):
-            deformation = deform(fixed, moving, result.matrix)
+        with session.stage("deform", 0.9, 0.97) as progress:
+            deformation = deform(fixed, moving, result.matrix, progress)
         session.results["deformation"] = deformation.to_report()
     with session.stage("write", 0.97, 1.0):
         write_outputs(session, result, fixed, moving, deformation)

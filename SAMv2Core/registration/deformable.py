@@ -12,9 +12,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterable, Tuple
+from typing import Any, Dict, Iterable, Optional, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,6 +27,7 @@ from SAMv2Core.io.files import PathLike, write_bytes
 from SAMv2Core.io.itk import image_of, quiet_itk, resampled, transform_of
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.preprocessing.preprocess import MR_PERCENTILES, Prepared, prepare
+from SAMv2Core.progress import Progress, silent
 
 MARGIN_MM = 16.0
 FADE_MM = 8.0
@@ -33,7 +35,19 @@ MIN_SHARED_ML = 30.0
 MIN_SIDE = 48  # voxels; ConvexAdam's coarsest lattice needs some
 CT_WINDOW_HU = (-300.0, 400.0)
 #: Of ConvexAdam: half as far as its default searches, since the rigid part is known, and stiffer.
-OPTIONS = {"mind_r": 1, "mind_d": 2, "lambda_weight": 2.0, "grid_sp": 5, "disp_hw": 2, "selected_smooth": 3}
+OPTIONS = {
+    "mind_r": 1,
+    "mind_d": 2,
+    "lambda_weight": 2.0,
+    "grid_sp": 5,
+    "disp_hw": 2,
+    "selected_smooth": 3,
+    "selected_niter": 80,
+}
+PREPARING = 0.3
+"""Share of the time before the first of its iterations (measured: 0.2 to 0.35)."""
+TYPICAL_CALLS = 2500  # of torch before the first iteration
+REPORT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +84,11 @@ class Deformation:
         return np.array([transform.TransformPoint(point) for point in np.asarray(points_lps, float).tolist()])
 
 
-def deform(fixed: Volume, moving: Volume, matrix: np.ndarray) -> Deformation:
+def deform(fixed: Volume, moving: Volume, matrix: np.ndarray, progress: Optional[Progress] = None) -> Deformation:
     """What deforms the fixed body to the moving one, after a rigid (or affine) registration.
 
     :param matrix: (4, 4) fixed to moving, right within some 15 mm.
+    :param progress: called with (fraction, text) ten times a second; may raise ``Cancelled``.
     :raises UsageError: ``convexadam`` is not installed.
     :raises UnreliableResultError: the bodies hardly overlap.
     """
@@ -92,8 +107,8 @@ def deform(fixed: Volume, moving: Volume, matrix: np.ndarray) -> Deformation:
     moving_values = _shown(theirs.values, theirs.grid, grid, matrix)
     # Where one scan shows nothing, neither does: a border of the field of view is no anatomy.
     both = shown & ours.covered[box]
-    images = [np.where(both, values, 0.0).astype(np.float32) for values in (fixed_values, moving_values)]
-    voxels = _run(convex_adam, *images)
+    ours_shown, theirs_shown = (np.where(both, a, 0.0).astype(np.float32) for a in (fixed_values, moving_values))
+    voxels = _run(convex_adam, ours_shown, theirs_shown, progress or silent)
     axes = grid.ijk_to_lps[:3, :3]
     vectors = (voxels[..., ::-1] @ axes.T) * _fading(body & both, grid)[..., None]
     return Deformation(matrix, vectors.astype(np.float32), grid, _folded(vectors, grid))
@@ -157,7 +172,7 @@ def _box(body: np.ndarray, grid: Grid) -> Tuple[Tuple[slice, ...], Grid]:
     return tuple(slices), Grid((shape[0], shape[1], shape[2]), matrix)
 
 
-def _run(convex_adam: Any, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+def _run(convex_adam: Any, fixed: np.ndarray, moving: np.ndarray, progress: Progress) -> np.ndarray:
     """(D, H, W, 3) displacement in voxels along (z, y, x); small images are padded."""
     import torch
 
@@ -166,10 +181,34 @@ def _run(convex_adam: Any, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     before = torch.random.get_rng_state()
     torch.manual_seed(0)
     try:
-        found = convex_adam(*images, dtype=torch.float32, device=torch.device("cpu"), **OPTIONS)
+        with _watched(progress):
+            found = convex_adam(*images, dtype=torch.float32, device=torch.device("cpu"), **OPTIONS)
     finally:
         torch.random.set_rng_state(before)
     return np.asarray(found)[tuple(slice(n) for n in fixed.shape)]
+
+
+def _watched(progress: Progress) -> Any:
+    """A context in which every call of torch may report, for the package itself reports nothing.
+
+    None of its calls takes more than a second, so it stops soon when the progress raises ``Cancelled``.
+    """
+    import torch.overrides
+
+    class Watched(torch.overrides.TorchFunctionMode):
+        calls, iterations, last = 0, 0, 0.0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += 1
+            self.iterations += getattr(func, "__name__", "") == "backward"
+            if time.monotonic() - self.last > REPORT_SECONDS:
+                self.last = time.monotonic()
+                prepared = PREPARING if self.iterations else PREPARING * self.calls / (self.calls + TYPICAL_CALLS)
+                done = self.iterations / float(OPTIONS["selected_niter"])
+                progress(min(1.0, prepared + (1 - PREPARING) * done), "")
+            return func(*args, **(kwargs or {}))
+
+    return Watched()
 
 
 def _fading(body: np.ndarray, grid: Grid) -> np.ndarray:

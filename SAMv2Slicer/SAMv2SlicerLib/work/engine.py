@@ -188,19 +188,25 @@ class Engine:
         )
         deformation = resampled = None
         if isDeformable and registration.status != "failed":
-            progress(share + 0.5 * (1 - share), deformText or text)
-            deformation = self.deform(fixed.volume, moving.volume, registration.matrix)
+            part = _partOf(progress, share + 0.5 * (1 - share), 0.45 * (1 - share), deformText or text)
+            deformation = self.deform(fixed.volume, moving.volume, registration.matrix, part)
         if isResampled and registration.status != "failed":
             resampled = resampledTo(fixed.volume, moving.volume, registration.matrix, deformation)
         return Computed((registration, deformation, resampled), pair.embeddings, pair.fresh)
 
-    def deform(self, fixed: Optional[Volume], moving: Optional[Volume], matrix: np.ndarray) -> Any:
+    def deform(
+        self,
+        fixed: Optional[Volume],
+        moving: Optional[Volume],
+        matrix: np.ndarray,
+        progress: Optional[Progress] = None,
+    ) -> Any:
         """The deformation that is left after a registration, by ConvexAdam."""
         from SAMv2Core.registration.deformable import deform
 
         if fixed is None or moving is None:
             raise ModelError("The voxels are needed to deform.", "Register again.")
-        return deform(fixed, moving, matrix)
+        return deform(fixed, moving, matrix, progress)
 
     def track(
         self,

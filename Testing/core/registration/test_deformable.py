@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from SAMv2Core.errors import UnreliableResultError, UsageError
+from SAMv2Core.errors import Cancelled, UnreliableResultError, UsageError
 from SAMv2Core.geometry.grid import Grid, transform_points
 from SAMv2Core.io.resample import resample_to
 from SAMv2Core.io.volume import Volume
@@ -74,6 +74,21 @@ def test_a_known_deformation_between_ct_and_mr_is_found():
     assert before > 4.0
     assert after < 0.5 * before
     assert found.folded < 0.001
+
+
+def test_it_tells_how_far_it_is_and_stops_when_asked():
+    """The package does neither; a cancel before the end leaves most of its iterations undone."""
+    pytest.importorskip("convexAdam")
+    fractions = []
+
+    def progress(fraction, text):
+        fractions.append(fraction)
+        if fraction > 0.4:
+            raise Cancelled()
+
+    with pytest.raises(Cancelled):
+        deform(limb("ct", (-50.0, 50.0)), limb("mr", (-50.0, 50.0)), MATRIX, progress)
+    assert len(fractions) > 3 and fractions == sorted(fractions) and fractions[-1] < 0.6
 
 
 def test_bodies_apart_and_a_missing_package_are_refused(monkeypatch):

@@ -51,7 +51,7 @@ def deforming(logic):
     """The logic with a known deformation instead of ConvexAdam's, which is kept in ``made``."""
     made = []
 
-    def deform(fixed, moving, matrix):
+    def deform(fixed, moving, matrix, progress=None):
         assert fixed is not None and moving is not None
         made.append(bump(matrix))
         return made[-1]
