@@ -11,7 +11,8 @@ happens.
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import slicer
 import slicer.util
@@ -35,6 +36,10 @@ MOST_STUDIES = 12
 """So many studies side by side have a layout from the start; more get one when they are shown."""
 
 MOST_STUDIES_EVER = 99
+
+ATTRIBUTE = "SAMv2.layout"
+"""Of the module's node in a saved scene: which of our layouts was shown. The scene's layout node names the one from
+before, since a Slicer without this module would show an empty window; that node's attributes get lost."""
 
 
 def viewName(row: str, orientation: str) -> str:
@@ -105,6 +110,12 @@ def repair() -> None:
     node = layoutNode()
     if node is None:
         return
+    memory = _memory()
+    saved = memory.GetAttribute(ATTRIBUTE) if memory is not None else None
+    if saved:
+        memory.RemoveAttribute(ATTRIBUTE)
+        if saved.isdigit() and _ensure(node, int(saved)):
+            node.SetViewArrangement(int(saved))
     layoutID = node.GetViewArrangement()
     if node.IsLayoutDescription(layoutID):
         return
@@ -135,6 +146,7 @@ class LayoutSwitch(VTKObservationMixin):
         self._shown: Dict[Tuple[str, ...], Optional[str]] = {}
         """Views -> ID of the volume that was put into them: what users show there themselves is left alone."""
         self._onChanged = onChanged
+        self._paused: Optional[int] = None
 
     def start(self) -> None:
         """Follow the layout."""
@@ -198,6 +210,25 @@ class LayoutSwitch(VTKObservationMixin):
         """The scene closes."""
         self._shown.clear()
 
+    def pause(self) -> None:
+        """Let the scene name the layout from before, without showing it, until :meth:`resume`."""
+        node = layoutNode()
+        if node is None or self._paused is not None or not descriptionOf(node.GetViewArrangement()):
+            return
+        self._paused = node.GetViewArrangement()
+        fallback = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+        _remember(str(self._paused))
+        with _silently(node):
+            node.SetViewArrangement(self._former if self._former is not None else fallback)
+
+    def resume(self) -> None:
+        node, layoutID = layoutNode(), self._paused
+        self._paused = None
+        if node is not None and layoutID is not None:
+            _remember(None)
+            with _silently(node):
+                node.SetViewArrangement(layoutID)
+
     def _show(self, layoutID: int) -> bool:
         node = layoutNode()
         if node is None or not _ensure(node, layoutID):
@@ -211,6 +242,29 @@ class LayoutSwitch(VTKObservationMixin):
     def _onLayout(self, caller=None, event=None) -> None:
         if self._onChanged is not None:
             self._onChanged()
+
+
+def _memory():
+    """The module's parameter node; attributes of singletons like this one come back with a scene."""
+    return slicer.mrmlScene.GetSingletonNode("SAMv2Slicer", "vtkMRMLScriptedModuleNode")
+
+
+def _remember(layout: Optional[str]) -> None:
+    node = _memory()
+    if node is not None:
+        with _silently(node):
+            node.SetAttribute(ATTRIBUTE, layout)
+
+
+@contextmanager
+def _silently(node) -> Iterator[None]:
+    """Change a node without anybody being told."""
+    before = node.GetDisableModifiedEvent()
+    node.SetDisableModifiedEvent(1)
+    try:
+        yield
+    finally:
+        node.SetDisableModifiedEvent(before)
 
 
 def _areShowing(names: Sequence[str], volumeID: Optional[str]) -> bool:

@@ -40,20 +40,29 @@ class OwnViews(VTKObservationMixin):
     def __init__(self, usersLists: Callable[[], Iterable[Tuple[Any, Any]]]) -> None:
         VTKObservationMixin.__init__(self)
         self._usersLists = usersLists
-        self._isOn = False
+        self._isOn = self._isPaused = False
 
     def start(self) -> None:
         self._isOn = True
         self.update()
 
     def stop(self) -> None:
-        self._isOn = False
+        self._isOn = self._isPaused = False
         self.removeObservers()
         release()
 
+    def pause(self) -> None:
+        """Give the lists their views back until :meth:`resume`; a scene is being saved."""
+        self._isPaused = True
+        release()
+
+    def resume(self) -> None:
+        self._isPaused = False
+        self.update()
+
     def update(self) -> None:
         """Confine the lists to the views as they are now."""
-        if not self._isOn or slicer.mrmlScene.IsBatchProcessing():
+        if not self._isOn or self._isPaused or slicer.mrmlScene.IsBatchProcessing():
             return
         self._followViews()
         wanted = {}

@@ -38,6 +38,16 @@ def isInView(volumeNode) -> bool:
     return any(node.IsMappedInLayout() for node in sliceNodesShowing(volumeNode))
 
 
+def show(volumeNode) -> None:
+    """Show a volume in all slice views on the screen, all of it."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        if node.IsMappedInLayout():
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                if composite.GetLayoutName() == node.GetLayoutName():
+                    composite.SetBackgroundVolumeID(volumeNode.GetID())
+            fit(node)
+
+
 def fit(sliceNode) -> None:
     """Let a slice view show all of its volumes, with their middle in its middle."""
     logic = slicer.app.applicationLogic().GetSliceLogic(sliceNode) if sliceNode is not None else None

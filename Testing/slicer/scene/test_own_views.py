@@ -1,18 +1,23 @@
 """Point lists only in the views of the scan that they lie in."""
 
+import re
+import tempfile
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 pytest.importorskip("torch")
 
+import qt
 import slicer
 import slicer.util
 from lesions import PLACES_RAS
 from panel_tools import settle
 from phantoms import addPair, addPoints
 
-from SAMv2SlicerLib.scene import layouts, match_list, rings
+from SAMv2SlicerLib.scene import layouts, match_list, own_views, rings
 
 
 def placesOf(node):
@@ -106,3 +111,49 @@ def test_a_click_on_another_scan_is_refused_with_a_word(windows, matched, scene)
     interaction.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.ViewTransform)
     settle(widget)
     assert "click on" not in widget.ui.statusLabel.text
+
+
+def test_a_scene_is_saved_as_a_slicer_without_the_module_has_to_see_it(windows, matched, scene):
+    """Bundled while side by side: no list is confined in the file, and its layout is one that every Slicer has; with
+    the module both come back."""
+    import SAMv2Slicer
+
+    widget, _, _, points, listNode = matched
+    before = windows.layoutLogic().GetLayoutNode().GetViewArrangement()
+    assert before == layouts.SIDE_BY_SIDE_ID
+    with tempfile.TemporaryDirectory() as folder:
+        assert scene.SaveSceneToSlicerDataBundleDirectory(folder, None)
+        written = next(Path(folder).rglob("*.mrml")).read_text(encoding="utf-8")
+        assert f'currentViewArrangement="{before}"' not in written and own_views.ATTRIBUTE not in written
+        assert "SAMv2-A-Axial" not in "".join(re.findall(r"<MarkupsFiducialDisplay.*?>", written, re.DOTALL))
+        settle(widget)
+        assert windows.layoutLogic().GetLayoutNode().GetViewArrangement() == before
+        assert placesOf(points)[0] == set(layouts.rowNames("A"))
+        windows.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+        scene.Clear()
+        scene.SetURL(str(next(Path(folder).rglob("*.mrml"))))
+        assert scene.Import()
+        SAMv2Slicer.onSceneLoaded(None, None)
+    for _ in range(3):
+        slicer.app.processEvents()
+    settle(widget)
+    assert windows.layoutLogic().GetLayoutNode().GetViewArrangement() == before
+    assert placesOf(slicer.util.getNode("F"))[0] == set(layouts.rowNames("A"))
+
+
+def test_while_slicers_save_dialog_is_open_nothing_is_confined(matched, monkeypatch):
+    widget, _, _, points, _ = matched
+
+    class qSlicerSaveDataDialogPrivate(qt.QDialog):
+        """As Slicer's is called."""
+
+    dialog = qSlicerSaveDataDialogPrivate(None)
+    dialogs = [dialog]
+    monkeypatch.setattr(qt.QApplication, "activeModalWidget", lambda: dialogs[0] if dialogs else None, raising=False)
+    widget.panel.saving._onFocus(None, None)
+    widget.panel.refresh()
+    assert len(placesOf(points)[0]) > 6
+    dialogs.clear()
+    widget.panel.saving._onFocus(None, None)
+    assert placesOf(points)[0] == set(layouts.rowNames("A"))
+    dialog.deleteLater()
