@@ -48,12 +48,28 @@ class Nearby:
 
 def region_of(name: str) -> str:
     """The part of the body that a landmark belongs to; empty when its name is not known here."""
-    fits = [(len(start), region) for region, starts in REGIONS.items() for start in starts if name.startswith(start)]
-    return max(fits)[1] if fits else ""
+    return _group(name)[0]
+
+
+def list_order(name: str) -> Tuple[int, int, str]:
+    """Sorts landmarks by part of the body, and within one as :data:`REGIONS` names them; unknown ones last."""
+    region, number = _group(name)
+    return (list(REGIONS).index(region) if region else len(REGIONS), number, name)
+
+
+def _group(name: str) -> Tuple[str, int]:
+    """The part of the body, and which of its beginnings of names is the longest that fits."""
+    fits = [
+        (len(start), region, number)
+        for region, starts in REGIONS.items()
+        for number, start in enumerate(starts)
+        if name.startswith(start)
+    ]
+    return max(fits)[1:] if fits else ("", 0)
 
 
 def where(point_lps: Sequence[float], landmarks: Sequence[Landmark], n: int = 3) -> Tuple[str, List[Nearby]]:
-    """The region of a point and its nearest landmarks, among those that were found.
+    """The region of a point and its nearest landmarks, among those that were found and are sure.
 
     :param point_lps: (3,) LPS mm.
     :param landmarks: of the same scan (:func:`SAMv2Core.landmarks.find.find_landmarks`).

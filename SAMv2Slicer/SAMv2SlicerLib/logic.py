@@ -31,6 +31,7 @@ from slicer.util import VTKObservationMixin
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match import landmarks
+from SAMv2SlicerLib.match.corrections import CorrectionWatcher
 from SAMv2SlicerLib.match.live_matching import LiveInputs, LiveMatcher
 from SAMv2SlicerLib.match.match_job import MatchCommit, matchRequest
 from SAMv2SlicerLib.register import grid_transform as deformable
@@ -76,6 +77,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.undoStack = UndoStack()
         self.live = LiveMatcher(self)
         self.tracker = LesionTracker(self)
+        self.landmarkEdits = CorrectionWatcher(self)
         self.onWake: Optional[Callable[[], None]] = None
         self.onMatched: Optional[Callable[[Any, Sequence[str], bool], None]] = None
         self.onRegistered: Optional[Callable[[Any], None]] = None
@@ -200,8 +202,9 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         :param only: names wanted (as ``samv2 landmarks`` lists them), None for all.
         :param atlas: file of landmarks; empty for those that ship with the model.
-        :return: a point list node in world coordinates; what the volume does not show has no position.
-        :raises UnreliableResultError: no landmark was found; no node was made.
+        :return: the volume's list of landmarks, in world coordinates; what it does not show has no position. Landmarks
+            that the user accepted, moved or rejected are kept.
+        :raises UnreliableResultError: no landmark was found; nothing was written.
         """
         return self._finish(landmarks.startLandmarks(self, volume, only, model, device, modality, atlas), progress)
 
@@ -334,6 +337,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Stop the worker, release memory and observe nothing; the logic must not be used afterwards."""
         self.live.stop()
         self.tracker.stop()
+        self.landmarkEdits.clear()
         if not self.worker.shutdown(LONGEST_END_SECONDS):
             logger.warning("A computation still runs; it could not be stopped.")
         self.store.clear()
@@ -372,6 +376,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                 for logic in list(self._instances):
                     logic.live.noteOwnWrites()
                     logic.tracker.noteOwnWrites()
+                    logic.landmarkEdits.noteOwnWrites()
 
     def isWriting(self) -> bool:
         return SAMv2SlicerLogic._writing > 0
@@ -431,6 +436,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _onSceneStartClose(self, caller, event) -> None:
         self.live.stop()
         self.tracker.stop()
+        self.landmarkEdits.clear()
         self.worker.abandonAll()
         self.store.clear()
         self.masks.clear()

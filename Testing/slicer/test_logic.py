@@ -126,7 +126,7 @@ def test_memory_is_released_with_volume_and_scene(logic, pair, scene):
 
 def test_inputs_that_make_no_sense(logic, pair, scene):
     points = addPoints(scene, PLACES_RAS)
-    with pytest.raises(InputError, match="same volume"):
+    with pytest.raises(InputError, match="same scan"):
         logic.matchPoints(pair[0], pair[0], points)
     with pytest.raises(InputError, match="no node named nowhere"):
         logic.matchPoints("nowhere", pair[1], points)

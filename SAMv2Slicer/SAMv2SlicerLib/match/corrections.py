@@ -61,6 +61,11 @@ class CorrectionWatcher(VTKObservationMixin):
         self._written[listNode.GetID()] = match_list.captureList(listNode)
         self.watch(listNode)
 
+    def noteOwnWrites(self) -> None:
+        """The module wrote into the lists being watched."""
+        for node in self.watched():
+            self.noteWrite(node)
+
     def watched(self) -> List[Any]:
         """The lists being watched that still are in the scene."""
         nodes = (slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in self._written)

@@ -25,6 +25,11 @@ def registerVolumes(fixed, moving, transform: str, model: str, device: str, defo
     return _call("registerVolumes", [fixed, moving], **options)
 
 
+def findLandmarks(volume, model: str, device: str) -> str:
+    """Of one search for named landmarks."""
+    return _call("findLandmarks", [volume], model=model, device=device)
+
+
 DEFAULTS = {
     "method": "fixed-point",
     "model": "auto",

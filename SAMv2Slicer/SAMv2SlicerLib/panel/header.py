@@ -27,6 +27,8 @@ class Header:
         self.ui, self.panel = ui, panel
         self._models: List[Tuple[str, str]] = []
         self._isShowing = False
+        self._device = ""
+        self._deviceTip = ui.deviceComboBox.toolTip
         ui.modelComboBox.currentIndexChanged.connect(self.onModelChosen)
         ui.deviceComboBox.currentIndexChanged.connect(self.onDeviceChosen)
         ui.modelInfoButton.clicked.connect(self.onModelInfo)
@@ -60,8 +62,13 @@ class Header:
         """Name the device that is really used, if PyTorch is loaded anyway; and what the model has (not) seen."""
         facts, _ = self.panel.logic.engine.facts()
         device = self.panel.parameters.device if self.panel.parameters else AUTO
-        self.ui.resolvedDeviceLabel.text = texts.deviceElsewhere(facts) if facts else resolvedDevice(device)
+        self._device = texts.deviceElsewhere(facts) if facts else resolvedDevice(device)
+        now = texts.deviceNow(self._device) if self._device else ""
+        self.ui.deviceComboBox.toolTip = f"{self._deviceTip} {now}".strip()
         self.showModel()
+
+    def isDeviceKnown(self) -> bool:
+        return bool(self._device)
 
     def onModelChosen(self, index=0) -> None:
         if not self._isShowing and self.panel.parameters is not None:

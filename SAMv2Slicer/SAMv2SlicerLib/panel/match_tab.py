@@ -9,6 +9,7 @@ import slicer
 import slicer.util
 
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.match import landmarks
 from SAMv2SlicerLib.match.batch import BatchMatch
 from SAMv2SlicerLib.match.follow_cursor import CursorFollower, ScrollFollower
 from SAMv2SlicerLib.match.live_matching import LiveInputs
@@ -22,8 +23,8 @@ from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geom
 from SAMv2SlicerLib.scene.window_link import WindowLink
 from SAMv2SlicerLib.track import lesion_list
 
-POINTS_TABLE_HEIGHT = 100
-"""Pixels: three points, so that their matches are on the screen, too."""
+POINTS_TABLE_HEIGHT = 76
+"""Pixels: two points, so that their matches and the buttons to judge them are on the screen, too."""
 
 
 class MatchTab(Tab):
@@ -205,7 +206,8 @@ class MatchTab(Tab):
             self.batch.cancel()
 
     def onMatched(self, listNode, pointIDs: Sequence[str], isLive: bool) -> None:
-        """Matches were written: let the query's views follow the last one."""
+        """Matches were written: the query's views follow the point under the hand, else both scans go to the selected
+        match, or to the last one."""
         p = self.panel.parameters
         if p is None:
             return
@@ -213,8 +215,10 @@ class MatchTab(Tab):
             self.panel.clearMessage()
         if p.jumpViews and pointIDs:
             index = match_list.indexOfTemplatePoint(listNode, pointIDs[-1])
-            queryNode = listNode.GetNodeReference(match_list.ROLE_QUERY)
-            if index in node_geometry.definedPointIndices(listNode):
+            if not isLive:
+                self.jump(self.review.selected() or (listNode, index, match_list.resultAt(listNode, index)))
+            elif index in node_geometry.definedPointIndices(listNode):
+                queryNode = listNode.GetNodeReference(match_list.ROLE_QUERY)
                 slice_views.jump(queryNode, node_geometry.pointWorld(listNode, index))
         self.panel.refresh()
 
@@ -225,7 +229,15 @@ class MatchTab(Tab):
 
     def _showDetails(self) -> None:
         found = self.review.selected()
-        self.ui.matchLabel.text = texts.matchDetails(found[2]) if found is not None else texts.noMatchSelected()
+        if found is None:
+            self.ui.matchLabel.text = texts.noMatchSelected()
+            return
+        listNode, index, result = found
+        lines = [texts.matchDetails(result)]
+        if index in node_geometry.definedPointIndices(listNode):
+            query = listNode.GetNodeReference(match_list.ROLE_QUERY)
+            lines.append(landmarks.whereIs(query, node_geometry.pointWorld(listNode, index)))
+        self.ui.matchLabel.text = "\n".join(line for line in lines if line)
 
     def onFilter(self, checked=False) -> None:
         self.panel.refresh()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Sequence, Tuple
+from operator import attrgetter
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import qt
 
@@ -14,24 +15,36 @@ Key = Tuple[str, str]
 
 
 class MatchTable:
-    """Shows rows of :meth:`match_tab.MatchTab.rows` in a QTableWidget.
+    """Shows rows (matched list ID, template point ID, label, facts, last column) in a QTableWidget.
+
+    A row whose facts are None is the heading of those below it.
 
     :param onSelected: called without arguments when the user selects another row.
+    :param columns: titles of label, status, confidence and, if there is one, the last column, ``tips`` what they mean.
+    :param needsALook: of the facts of a row: whether a person should look at it.
     """
 
-    def __init__(self, widget, onSelected: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        widget,
+        onSelected: Callable[[], None],
+        columns: Optional[Sequence[str]] = None,
+        tips: Optional[Sequence[str]] = None,
+        needsALook: Callable[[Any], bool] = attrgetter("needsALook"),
+    ) -> None:
         self._widget = widget
         self._onSelected = onSelected
+        self._needsALook = needsALook
         self._rows: List[tuple] = []
         self._isShowing = False
-        columns = texts.resultColumns()
+        columns = columns or texts.resultColumns()
         widget.columnCount = len(columns)
         widget.setHorizontalHeaderLabels(list(columns))
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         widget.horizontalHeader().stretchLastSection = True
         widget.verticalHeader().visible = False
         compactRows(widget)
-        for column, tip in enumerate(texts.resultColumnTips()):
+        for column, tip in enumerate(tips or texts.resultColumnTips()):
             widget.horizontalHeaderItem(column).setToolTip(tip)
         widget.itemSelectionChanged.connect(self._selectionChanged)
 
@@ -41,6 +54,7 @@ class MatchTable:
         self._isShowing = True
         try:
             self._rows = list(rows)
+            self._widget.clearSpans()
             self._widget.rowCount = len(self._rows)
             for n, row in enumerate(self._rows):
                 self._showRow(n, row)
@@ -55,7 +69,7 @@ class MatchTable:
     def selectedKey(self) -> Optional[Key]:
         """What the selected row stands for, None without a selection."""
         n = self._selectedRow()
-        return self._rows[n][:2] if n is not None else None
+        return self._rows[n][:2] if n is not None and self._rows[n][3] is not None else None
 
     def select(self, key: Key) -> None:
         """Select the row of a match, as if the user had clicked it."""
@@ -69,7 +83,7 @@ class MatchTable:
         start = current if current is not None else (-1 if step > 0 else 0)
         for offset in range(1, count + 1):
             n = (start + step * offset) % count
-            if self._rows[n][3].needsALook:
+            if self._rows[n][3] is not None and self._needsALook(self._rows[n][3]):
                 self._widget.selectRow(n)
                 return
 
@@ -79,22 +93,29 @@ class MatchTable:
         return n if 0 <= n < len(self._rows) else None
 
     def _showRow(self, n: int, row: tuple) -> None:
-        _, _, label, result, query = row
-        cells = (
-            label,
-            texts.statusWord(result.status, result.decision),
-            texts.percent(result.confidence),
-            query,
-        )
-        tip = texts.resultTip(result)
+        _, _, label, result, last = row
+        count = self._widget.columnCount
+        cells = (label,) if result is None else (label, *_evidence(result), last)[:count]
+        tip = texts.resultTip(result) if result is not None else ""
         for column, text in enumerate(cells):
             item = self._widget.item(n, column)
             if item is None:
                 item = qt.QTableWidgetItem()
                 self._widget.setItem(n, column, item)
+            font = item.font()
+            font.setBold(result is None)
+            item.setFont(font)
+            item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled if result is not None else qt.Qt.ItemIsEnabled)
             item.setText(text)
             item.setToolTip(tip)
+        if result is None:
+            self._widget.setSpan(n, 0, 1, count)
 
     def _selectionChanged(self) -> None:
         if not self._isShowing:
             self._onSelected()
+
+
+def _evidence(result) -> Tuple[str, str]:
+    """Status or decision, and confidence, as words."""
+    return texts.statusWord(result.status, result.decision), texts.percent(result.confidence)

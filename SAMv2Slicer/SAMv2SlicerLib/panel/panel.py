@@ -23,11 +23,13 @@ from SAMv2SlicerLib.panel.compute_section import ComputeSection
 from SAMv2SlicerLib.panel.footer import Footer
 from SAMv2SlicerLib.panel.gui_binding import GuiBinding
 from SAMv2SlicerLib.panel.header import Header
+from SAMv2SlicerLib.panel.landmarks_tab import LandmarksTab
 from SAMv2SlicerLib.panel.match_tab import MatchTab
-from SAMv2SlicerLib.panel.panel_states import OFFER_CONTINUE, OFFER_VIEWS, PanelState
+from SAMv2SlicerLib.panel.panel_states import OFFER_CONTINUE, OFFER_SHOW, OFFER_VIEWS, PanelState
 from SAMv2SlicerLib.panel.parameters import SAMv2SlicerParameterNode
 from SAMv2SlicerLib.panel.place_hint import PlaceHint
 from SAMv2SlicerLib.panel.register_tab import RegisterTab
+from SAMv2SlicerLib.panel.saving import Saving
 from SAMv2SlicerLib.panel.shortcuts import Shortcuts
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.panel.track_tab import TrackTab
@@ -78,6 +80,7 @@ class Panel(VTKObservationMixin):
         self._isRefreshing = self._isImporting = False
         self.layout = LayoutSwitch(self.onLayoutChanged)
         self.ownViews = OwnViews(self._usersLists)
+        self.saving = Saving(self.ownViews, self.layout)
         self.placeHint = PlaceHint(self)
         self.timer = qt.QTimer()
         self.timer.interval = TIMER_MS
@@ -94,7 +97,8 @@ class Panel(VTKObservationMixin):
         self.matchTab = MatchTab(ui, self)
         self.trackTab = TrackTab(ui, self)
         self.registerTab = RegisterTab(ui, self)
-        self.tabs: List[Tab] = [self.matchTab, self.trackTab, self.registerTab]
+        self.landmarksTab = LandmarksTab(ui, self)
+        self.tabs: List[Tab] = [self.matchTab, self.trackTab, self.registerTab, self.landmarksTab]
         self.shortcuts = Shortcuts(root, self)
         ui.undoButton.clicked.connect(self.onUndo)
         ui.redoButton.clicked.connect(self.onRedo)
@@ -112,6 +116,7 @@ class Panel(VTKObservationMixin):
         logic.live.corrections.onEdited = self.matchTab.onEdited
         logic.tracker.corrections.onEdited = self.trackTab.onEdited
         logic.tracker.onChanged = self.refreshSoon
+        logic.landmarkEdits.onEdited = self.landmarksTab.onEdited
 
     # --- life cycle ----------------------------------------------------------------------------------------------
 
@@ -129,6 +134,7 @@ class Panel(VTKObservationMixin):
         self.layout.start()
         self.connectParameters()
         self.ownViews.start()
+        self.saving.start()
         self.placeHint.start()
         self.shortcuts.connect()
         self.onLayoutChanged()
@@ -139,6 +145,7 @@ class Panel(VTKObservationMixin):
     def exit(self) -> None:
         """Follow nothing; computations go on, their results are written when they are done."""
         self.shortcuts.disconnect()
+        self.saving.stop()
         self.placeHint.stop()
         for tab in self.tabs:
             tab.exit()
@@ -165,6 +172,7 @@ class Panel(VTKObservationMixin):
             self.removeObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.logic.live.stop()
         self.logic.tracker.stop()
+        self.logic.landmarkEdits.clear()
 
     def sceneClosing(self) -> None:
         """The scene is about to be emptied: nothing of it may be held or written to."""
@@ -303,7 +311,7 @@ class Panel(VTKObservationMixin):
         if self._offer == OFFER_CONTINUE:
             self._accepted.update(self.currentTab().warnings())
             self.refresh()
-        elif self._offer == OFFER_VIEWS:
+        elif self._offer in (OFFER_VIEWS, OFFER_SHOW):
             self.currentTab().showViews()
         elif self._offer:
             self.currentTab().review.selectNext()
@@ -325,7 +333,7 @@ class Panel(VTKObservationMixin):
         else:
             self.timer.stop()
             embedding_store.storeRates(self.logic.engine)
-            if self.parameters is not None and not self.ui.resolvedDeviceLabel.text:
+            if self.parameters is not None and not self.header.isDeviceKnown():
                 self.header.showDevice()  # the first job has loaded PyTorch
             self.refresh()
 

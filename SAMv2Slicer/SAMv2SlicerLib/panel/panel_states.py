@@ -50,7 +50,7 @@ class PanelState:
     """What to show.
 
     :param glyph: one character in front of the text, together with it, never alone.
-    :param offer: what the button beside the text does: OFFER_CONTINUE, OFFER_REVIEW, OFFER_VIEWS or nothing.
+    :param offer: what the button beside the text does, one of OFFER_... or nothing.
     :param actionTip: tooltip of the action button; says what is missing when it is disabled.
     """
 
@@ -65,7 +65,7 @@ class PanelState:
     offer: str = ""
 
 
-OFFER_CONTINUE, OFFER_REVIEW, OFFER_VIEWS = "continue", "review", "views"
+OFFER_CONTINUE, OFFER_REVIEW, OFFER_VIEWS, OFFER_SHOW = "continue", "review", "views", "show"
 
 GLYPH_BUSY, GLYPH_OK, GLYPH_LOOK, GLYPH_MISSING = "\N{HORIZONTAL ELLIPSIS}", "\N{CHECK MARK}", "?", "!"
 
@@ -75,7 +75,8 @@ def matchState(facts: Facts) -> PanelState:
     action = texts.buttonMatch(facts.placed)
     if facts.isBusy:
         label = texts.stateCancelling() if facts.isCancelling else texts.buttonCancel()
-        text = texts.stateRunning(facts.progressText, facts.elapsedSeconds)
+        doing = texts.stateCancelling() if facts.isCancelling else facts.progressText
+        text = texts.stateRunning(doing, facts.elapsedSeconds)
         return PanelState("busy", GLYPH_BUSY, text, label, not facts.isCancelling, texts.stateCancelledTip())
     blocked = _blocked(facts)
     if blocked is not None:
@@ -206,3 +207,27 @@ def trackState(facts: Facts) -> PanelState:
     if facts.matched:
         return PanelState("matched", GLYPH_OK, texts.stateTracked(facts.matched), action, True, texts.tipTrack())
     return PanelState("ready", GLYPH_OK, texts.stateReadyToTrack(), action, True, texts.tipTrack())
+
+
+def landmarksState(facts: Facts) -> PanelState:
+    """State of the Landmarks tab; ``template`` stands for the scan, ``placed`` for the landmarks that were found."""
+    action = texts.buttonLandmarks(facts.template or "")
+    if facts.isBusy:
+        return matchState(facts)
+    blocked = _blocked(facts)
+    if blocked is not None and blocked[0] in ("notSetUp", "noVolume"):
+        return replace(matchState(facts), action=action)
+    if facts.template is None:
+        text = f"{texts.noLandmarksVolumeCause()} {texts.noLandmarksVolumeRemedy()}"
+        return PanelState("incomplete", GLYPH_MISSING, text, action, False, text)
+    attention = _attention(facts, action, True, texts.tipLandmarks(), texts.stateMoved)
+    if attention is not None:
+        return replace(attention, offer=OFFER_SHOW) if attention.offer == OFFER_VIEWS else attention
+    if facts.needALook:
+        text = texts.stateLandmarksLook(facts.placed, facts.matched, facts.needALook)
+        return PanelState("uncertain", GLYPH_LOOK, text, action, True, texts.tipLandmarks(), offer=OFFER_REVIEW)
+    if facts.matched:
+        text = texts.stateLandmarks(facts.placed, facts.matched)
+        return PanelState("matched", GLYPH_OK, text, action, True, texts.tipLandmarks())
+    text = texts.stateReadyForLandmarks(facts.template)
+    return PanelState("ready", GLYPH_OK, text, action, True, texts.tipLandmarks())

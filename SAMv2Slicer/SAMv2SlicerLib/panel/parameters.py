@@ -74,6 +74,7 @@ class SAMv2SlicerParameterNode:
     points: the template's point list; matched lists refer to it by node reference.
     matchWhileClicking: match at once whatever is placed or dragged.
     baselineVolume, followUpVolumes: the scan in which lesions are marked, and later ones in time order.
+    landmarksVolume: the scan to find named landmarks in.
     lesionSources: point lists, lines and segmentations that mark the lesions.
     startsPerAxis, matchedAbove: L of the fixed points, and the confidence from which on a match is no longer uncertain
         (MODELS_OWN_THRESHOLD: what came with the model).
@@ -110,6 +111,8 @@ class SAMv2SlicerParameterNode:
     createCroppedVolume: bool = False
     createResampledVolume: bool = False
     deformable: bool = False
+
+    landmarksVolume: vtkMRMLScalarVolumeNode
 
     templateModality: ModalityChoice = ModalityChoice.AUTO
     queryModality: ModalityChoice = ModalityChoice.AUTO

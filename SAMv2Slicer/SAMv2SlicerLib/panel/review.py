@@ -26,17 +26,25 @@ class Review:
     :param panel: see panel.py.
     :param table: shows the results; knows which is selected and which need a look.
     :param buttons: accept, reject, edit, release.
+    :param steps: buttons to the next and the previous result that needs a look.
     """
 
-    def __init__(self, panel, table, buttons: Sequence[Any]) -> None:
+    def __init__(self, panel, table, buttons: Sequence[Any], steps: Sequence[Any]) -> None:
         self.panel, self.logic = panel, panel.logic
         self._table, self._buttons = table, buttons
+        steps[0].clicked.connect(self.onNext)
+        steps[1].clicked.connect(self.onPrevious)
         for button, action in zip(buttons, (self.onAccept, self.onReject, self.onEdit, self.onRelease)):
             button.clicked.connect(action)
 
     def selected(self) -> Optional[Selected]:
         """The selected result, None when there is none (any more)."""
-        raise NotImplementedError
+        key = self._table.selectedKey()
+        listNode = slicer.mrmlScene.GetNodeByID(key[0]) if key is not None else None
+        if listNode is None:
+            return None
+        index = match_list.indexOfTemplatePoint(listNode, key[1])
+        return (listNode, index, match_list.resultAt(listNode, index)) if index >= 0 else None
 
     def selectNext(self) -> None:
         """Select the next result that needs a look."""
@@ -44,6 +52,12 @@ class Review:
 
     def selectPrevious(self) -> None:
         self._table.selectNeedingALook(-1)
+
+    def onNext(self, checked=False) -> None:
+        self.selectNext()
+
+    def onPrevious(self, checked=False) -> None:
+        self.selectPrevious()
 
     def enable(self) -> None:
         """Enable the buttons that make sense for the selected result."""
@@ -95,17 +109,10 @@ class MatchReview(Review):
     """
 
     def __init__(self, ui, panel, table: MatchTable, inputs: Callable[[], LiveInputs]) -> None:
-        super().__init__(panel, table, (ui.acceptButton, ui.rejectButton, ui.editButton, ui.releaseButton))
+        buttons = (ui.acceptButton, ui.rejectButton, ui.editButton, ui.releaseButton)
+        super().__init__(panel, table, buttons, (ui.nextButton, ui.previousButton))
         self._inputs, self._mapButton = inputs, ui.similarityMapButton
         self._mapButton.clicked.connect(self.onSimilarityMap)
-
-    def selected(self) -> Optional[Selected]:
-        key = self._table.selectedKey()
-        listNode = slicer.mrmlScene.GetNodeByID(key[0]) if key is not None else None
-        if listNode is None:
-            return None
-        index = match_list.indexOfTemplatePoint(listNode, key[1])
-        return (listNode, index, match_list.resultAt(listNode, index)) if index >= 0 else None
 
     def enable(self) -> None:
         super().enable()
@@ -169,7 +176,7 @@ class FindingReview(Review):
 
     def __init__(self, ui, panel, matrix: LesionMatrix) -> None:
         buttons = (ui.acceptFindingButton, ui.rejectFindingButton, ui.editFindingButton, ui.releaseFindingButton)
-        super().__init__(panel, matrix, buttons)
+        super().__init__(panel, matrix, buttons, (ui.nextFindingButton, ui.previousFindingButton))
         self._releaseButton, self._measureButton = ui.releaseFindingButton, ui.measureButton
         self._measureButton.clicked.connect(self.onMeasure)
 

@@ -10,6 +10,7 @@ import slicer.util
 
 from SAMv2Core.errors import SAMv2Error
 from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.match import landmarks
 from SAMv2SlicerLib.match.match_job import listAction
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
@@ -435,6 +436,7 @@ def detailsOf(finding: findings.Finding) -> str:
         facts["reason"] = result.reason
         isElsewhere = result.decision in (match_list.MOVED, match_list.REJECTED) and result.proposed is not None
         facts["proposed"] = _numbers(result.proposed) if isElsewhere else ""
+    facts["where"] = landmarks.whereIs(volume, finding.world)
     return texts.lesionDetails(facts)
 
 

@@ -7,6 +7,7 @@ response, and a status is always a word, not only a color.
 
 from SAMv2SlicerLib.texts.compute import *  # noqa: F403
 from SAMv2SlicerLib.texts.errors import *  # noqa: F403
+from SAMv2SlicerLib.texts.landmarks import *  # noqa: F403
 from SAMv2SlicerLib.texts.lesions import *  # noqa: F403
 from SAMv2SlicerLib.texts.models import *  # noqa: F403
 from SAMv2SlicerLib.texts.setup import *  # noqa: F403

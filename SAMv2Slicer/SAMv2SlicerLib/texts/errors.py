@@ -20,7 +20,7 @@ def noVolumesCause() -> str:
 
 
 def noTemplateCause() -> str:
-    return _("No template volume is selected.")
+    return _("Scan A is not selected.")
 
 
 def noTemplateRemedy() -> str:
@@ -28,7 +28,7 @@ def noTemplateRemedy() -> str:
 
 
 def noQueryCause() -> str:
-    return _("No query volume is selected.")
+    return _("Scan B is not selected.")
 
 
 def noQueryRemedy() -> str:
@@ -40,7 +40,7 @@ def noPairCause() -> str:
 
 
 def noPairRemedy() -> str:
-    return _("Choose the fixed and the moving volume.")
+    return _("Choose A, which stays, and B, which is moved.")
 
 
 def notAVolumeCause(name: str) -> str:
@@ -76,19 +76,19 @@ def nonLinearRemedy() -> str:
 
 
 def sameVolumeCause() -> str:
-    return _("Template and query are the same volume.")
+    return _("A and B are the same scan.")
 
 
 def sameVolumeRemedy() -> str:
-    return _("Choose another query.")
+    return _("Choose another scan B.")
 
 
 def sameRegistrationVolumeCause() -> str:
-    return _("Fixed and moving are the same volume.")
+    return _("A and B are the same scan.")
 
 
 def sameRegistrationVolumeRemedy() -> str:
-    return _("Choose another moving volume.")
+    return _("Choose another scan B.")
 
 
 def noPointsCause(name: Optional[str]) -> str:
@@ -98,7 +98,7 @@ def noPointsCause(name: Optional[str]) -> str:
 
 
 def noPointsRemedy() -> str:
-    return _("Place a point on the template volume.")
+    return _("Place a point on scan A.")
 
 
 def notPointsCause(name: str) -> str:
@@ -139,7 +139,7 @@ def emptySegmentCause(segment: str, volume: str) -> str:
 
 
 def emptySegmentRemedy() -> str:
-    return _("Choose a segment that was drawn on the query, or search everywhere.")
+    return _("Choose a segment that was drawn on scan B, or search everywhere.")
 
 
 def noNodeCause(name: str) -> str:

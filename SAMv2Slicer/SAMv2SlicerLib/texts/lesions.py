@@ -119,6 +119,8 @@ def lesionDetails(facts: dict) -> str:
     lines = [_("{label} in {study}: {status}").format(**facts)]
     if facts.get("position"):
         lines.append(_("Position (LPS): {position} mm").format(position=facts["position"]))
+    if facts.get("where"):
+        lines.append(facts["where"])
     if facts.get("similarity"):
         lines.append(_("Similarity {similarity}, cycle error {cycle} mm, confidence {confidence} %").format(**facts))
     if facts.get("size"):
@@ -181,7 +183,7 @@ def noFollowUpRemedy() -> str:
 
 
 def noBaselineCause() -> str:
-    return _("No baseline volume is selected.")
+    return _("Scan A, the baseline, is not selected.")
 
 
 def noBaselineRemedy() -> str:

@@ -95,6 +95,10 @@ def setupPathTooLong(folder: str) -> str:
     )
 
 
+def deviceNow(device: str) -> str:
+    return _("Now: {device}.").format(device=device)
+
+
 def deviceCPU(threads: int) -> str:
     if threads == 1:
         return _("CPU, 1 thread")

@@ -64,7 +64,13 @@ def stateUnseen(name: str) -> str:
 
 
 def offerText(offer: str) -> str:
-    return {"continue": _("Continue"), "review": _("Show them"), "views": _("Show side by side")}.get(offer, "")
+    words = {
+        "continue": _("Continue"),
+        "review": _("Show them"),
+        "views": _("Show side by side"),
+        "show": _("Show it"),
+    }
+    return words.get(offer, "")
 
 
 def offerTip(offer: str) -> str:
@@ -72,14 +78,13 @@ def offerTip(offer: str) -> str:
         "continue": _("These scans are meant to be compared: do not warn again"),
         "review": _("Go to the next one that needs a look (N)"),
         "views": _("Show the scans side by side, each in views of its own"),
+        "show": _("Show the scan in the slice views"),
     }
     return tips.get(offer, "")
 
 
 def parentKept(transform: str, parent: str) -> str:
-    return _("{parent}, which the moving scan was under, now is above {transform}.").format(
-        parent=parent, transform=transform
-    )
+    return _("{parent}, which scan B was under, now is above {transform}.").format(parent=parent, transform=transform)
 
 
 def consoleLine(line: str) -> str:
@@ -99,7 +104,7 @@ def stateCancelledTip() -> str:
 
 
 def tipMatch() -> str:
-    return _("Find all placed points of the list in the query volumes (M)")
+    return _("Find all placed points of the list in scan B (M)")
 
 
 def stateEditedKept(label: str) -> str:
@@ -115,7 +120,7 @@ def stateRedone(action: str) -> str:
 
 
 def otherPatient(templateId: str, queryId: str) -> str:
-    return _("PatientID differs (template: {template}, query: {query}).").format(
+    return _("PatientID differs (A: {template}, B: {query}).").format(
         template=_shortened(templateId), query=_shortened(queryId)
     )
 
@@ -152,4 +157,4 @@ def placeElsewhere(template: str) -> str:
 
 
 def progressDeforming(moving: str) -> str:
-    return _("Deforming {moving} (some minutes; Cancel waits for the end of this step)").format(moving=moving)
+    return _("Deforming {moving} (some minutes)").format(moving=moving)

@@ -29,6 +29,8 @@ def acknowledgementText() -> str:
 
 
 def buttonMatch(count: int) -> str:
+    if count == 0:
+        return _("Match")
     if count == 1:
         return _("Match 1 point")
     return _("Match {count} points").format(count=count)
@@ -65,7 +67,7 @@ def statusWord(status: str, decision: str = "") -> str:
 
 
 def resultColumns():
-    return (_("Point"), _("Status"), _("Confidence"), _("Query"))
+    return (_("Point"), _("Status"), _("Confidence"), _("Scan"))
 
 
 def resultColumnTips():
@@ -120,24 +122,6 @@ def similarityName(label: str, query: str) -> str:
     return _("Similarity to {label} in {query}").format(label=label, query=query)
 
 
-def landmarksName(volume: str) -> str:
-    return _("Landmarks of {volume}").format(volume=volume)
-
-
-def landmarkSaid(status: str, confidence: float, reason: str) -> str:
-    """A landmark's description; the reason is Core's."""
-    said = f"status={status}; confidence={confidence:.2f}"
-    return f"{said}; {reason}" if reason else said
-
-
-def noLandmarksCause(name: str) -> str:
-    return _("{name}: none was found.").format(name=name)
-
-
-def noLandmarksRemedy() -> str:
-    return _("Check that the volume is a CT of the neck, chest, abdomen or pelvis, and its modality.")
-
-
 def colorsName(volume: str) -> str:
     return _("Embedding of {volume} as colors").format(volume=volume)
 
@@ -147,7 +131,7 @@ def colorsAdded(name: str) -> str:
 
 
 def loadPointsTitle() -> str:
-    return _("Load template points")
+    return _("Load points on A")
 
 
 def actionLoadPoints() -> str:
@@ -286,7 +270,7 @@ def searchEverywhere() -> str:
 
 
 def followOff() -> str:
-    return _("Follow cursor needs a template, a query and slice views.")
+    return _("This needs scans A and B, and slice views.")
 
 
 def followUnseen(name: str) -> str:

@@ -170,8 +170,7 @@ class LesionTracker(VTKObservationMixin):
 
     def noteOwnWrites(self) -> None:
         """The module wrote into findings: they are no corrections, and the tables follow them."""
-        for node in self.corrections.watched():
-            self.corrections.noteWrite(node)
+        self.corrections.noteOwnWrites()
         self.updateTables()
 
     def updateTables(self) -> None:

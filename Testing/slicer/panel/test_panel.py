@@ -279,7 +279,7 @@ def test_swap(ready):
 def test_same_volume_twice(ready):
     widget, template, _, _ = ready
     widget.ui.querySelector.setCurrentNode(template)
-    assert "same volume" in widget.ui.statusLabel.text
+    assert "same scan" in widget.ui.statusLabel.text
 
 
 def test_voxels_changed_between(ready):

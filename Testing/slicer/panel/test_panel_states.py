@@ -40,7 +40,7 @@ def test_another_patient_is_told_until_accepted(matched, scene):
     patientItems(scene, {"1234567": [template], "9876543": [query]})
     widget.panel.refresh()
     ui = widget.ui
-    assert "PatientID differs (template: 1234" in ui.statusLabel.text and "9876543" not in ui.statusLabel.text
+    assert "PatientID differs (A: 1234" in ui.statusLabel.text and "9876543" not in ui.statusLabel.text
     assert ui.matchButton.enabled and ui.statusActionButton.text == "Continue"
     ui.tabWidget.currentIndex = REGISTER_TAB
     assert "PatientID differs" in ui.statusLabel.text
@@ -140,7 +140,7 @@ def focusOrder(root):
     return found
 
 
-@pytest.mark.parametrize("tab", range(3))
+@pytest.mark.parametrize("tab", range(4))
 def test_the_tab_key_goes_as_one_reads(matched, tab):
     """From top to bottom, within a row from left to right."""
     widget, _, _, _ = matched
@@ -236,7 +236,7 @@ def test_a_bug_report_names_nobody(matched, scene):
     template.SetName("Doe, Jane 1961")
     points.SetNthControlPointLabel(0, "mass of Jane")
     widget.panel.say("Doe, Jane 1961 changed; mass of Jane lies in /home/jane/scans/doe.nrrd")
-    widget.panel.say("PatientID differs (template: 1234, query: 9876).")
+    widget.panel.say("PatientID differs (A: 1234, query: 9876).")
     widget.ui.copyLogButton.click()
     text = qt.QApplication.clipboard().text()
     for name in ("Jane", "1961", "CT 2023", "doe.nrrd", "/home", "9876"):

@@ -18,8 +18,8 @@ READY = Facts(volumes=2, template="A", query="B", points="F", placed=2)
         (replace(READY, torch="missing"), "notSetUp", "PyTorch is not installed", False),
         (replace(READY, torch="broken"), "notSetUp", "Restart Slicer", False),
         (Facts(), "noVolume", "Load two scans", False),
-        (Facts(volumes=1, template="A"), "noQuery", "No query volume", False),
-        (replace(READY, sameVolume=True), "sameVolume", "Choose another query", False),
+        (Facts(volumes=1, template="A"), "noQuery", "Scan B is not", False),
+        (replace(READY, sameVolume=True), "sameVolume", "Choose another scan B", False),
         (READY, "readyToEmbed", "computes its embedding", True),
         (replace(READY, secondsToEmbed=12.4), "readyToEmbed", "about 12 s on this computer", True),
         (replace(READY, isEmbedded=True), "ready", "Click a point in A", True),
@@ -63,7 +63,7 @@ def test_register_states():
     assert "uncertainly" in registerState(replace(READY, registered="uncertain")).text
     assert registerState(replace(READY, registered="registered", stale="A")).name == "stale"
     assert registerState(READY).action == "Register B \N{RIGHTWARDS ARROW} A" and registerState(READY).actionEnabled
-    assert "same volume" in registerState(replace(READY, sameVolume=True)).text
+    assert "same scan" in registerState(replace(READY, sameVolume=True)).text
     assert not registerState(Facts(volumes=1, template="A")).actionEnabled
     assert registerState(replace(READY, isBusy=True)).action == "Cancel"
     assert registerState(replace(READY, torch="missing")).setUpVisible
@@ -90,7 +90,7 @@ TRACK = Facts(volumes=3, template="A", followUps=2, lesions=3)
     [
         (replace(TRACK, torch="missing"), "notSetUp", "PyTorch is not installed", False),
         (Facts(), "noVolume", "Load two scans", False),
-        (replace(TRACK, template=None), "incomplete", "No baseline", False),
+        (replace(TRACK, template=None), "incomplete", "Scan A, the baseline", False),
         (replace(TRACK, followUps=0), "incomplete", "No follow-up", False),
         (replace(TRACK, lesions=0), "incomplete", "No lesion is marked", False),
         (TRACK, "ready", "Ready to track", True),

@@ -114,7 +114,7 @@ def test_failed_registration_changes_nothing(logic, pair, scene, monkeypatch):
 
 
 def test_inputs_that_make_no_sense(logic, pair, scene):
-    with pytest.raises(InputError, match="same volume"):
+    with pytest.raises(InputError, match="same scan"):
         logic.registerVolumes(pair[0], pair[0])
     spline = vtk.vtkThinPlateSplineTransform()
     node = scene.AddNewNodeByClass("vtkMRMLTransformNode")
