@@ -1,5 +1,6 @@
 """Driving Slicer's window from a script: waiting in its own event loop, mouse events in slice views, screenshots."""
 
+import subprocess
 import time
 
 import numpy as np
@@ -157,6 +158,33 @@ def drag(name, start, end, steps=15, pause=30):
         move(name, np.array(start) + (np.array(end) - start) * n / steps)
         wait(pause)
     interactor.LeftButtonReleaseEvent()
+
+
+def isOnScreen(widget):
+    """Whether all of a widget is seen in the module panel as it is scrolled."""
+    area = widget.parent()
+    while not area.inherits("QScrollArea"):
+        area = area.parent()
+    corners = (qt.QPoint(0, 0), qt.QPoint(widget.width - 1, widget.height - 1))
+    visible = qt.QRect(area.viewport().mapToGlobal(qt.QPoint(0, 0)), area.viewport().size)
+    return widget.visible and all(visible.contains(widget.mapToGlobal(corner)) for corner in corners)
+
+
+def pointAt(widget, isClick=False):
+    """The real mouse onto the middle of a widget."""
+    middle = widget.mapToGlobal(qt.QPoint(widget.width // 2, widget.height // 2))
+    xdotool("mousemove", str(middle.x()), str(middle.y()), *(("click", "1") if isClick else ()))
+
+
+def key(keys):
+    """Type a key into the window that has the focus."""
+    xdotool("key", keys)
+
+
+def xdotool(*arguments):
+    """Events that come from the X server, through Qt's own translation, focus and shortcuts."""
+    subprocess.run(["xdotool", *arguments], check=True, timeout=20)
+    wait(250)
 
 
 def screenshot(path):

@@ -31,6 +31,9 @@ TOLERANCE_MM = 8.0
 PLACES = 79
 """Of the moving cursor."""
 
+MOST_USED = ("matchButton", "resultsTable", "acceptButton", "rejectButton", "nextButton", "editButton")
+"""What the most frequent path needs, and no scrolling for it."""
+
 
 class Tour:
     """The steps, in order; each asserts, and the next ones go on after a failure.
@@ -68,6 +71,7 @@ class Tour:
         steps = (
             self.openModule,
             self.firstImpression,
+            self.sampleData,
             self.loadScans,
             self.sideBySide,
             self.click,
@@ -77,7 +81,10 @@ class Tour:
             self.whileEmbedding,
             self.processKilled,
             self.judge,
+            self.keys,
+            self.landmarks,
             self.saveAndLoad,
+            self.readByOthers,
             self.importAgain,
             self.track,
             self.exportTables,
@@ -127,7 +134,8 @@ class Tour:
         self.shot("empty")
 
     def firstImpression(self):
-        """From the empty panel to a right match that is on the screen, with the sample data: two clicks."""
+        """From the empty panel to a right match that is on the screen, with the sample data: two clicks, and the one
+        that opened the module."""
         from SAMv2Core.errors import InputError
         from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
         from SAMv2SlicerLib.setup import sample_data
@@ -145,6 +153,8 @@ class Tour:
             sample_data.addNodes = add
         self.ui.matchButton.click()
         d.settle(self.widget)
+        clicks = 3
+        self.report["facts"]["clicks_to_first_match"] = clicks
         p = self.parameters
         matched = match_list.findMatchList(p.points, p.queryVolume)
         assert 0 in node_geometry.definedPointIndices(matched), self.ui.statusLabel.text
@@ -156,10 +166,30 @@ class Tour:
         x, y = d.pixelOf(layouts.viewName("B", "Axial"), found)
         width, height = d.sliceWidget(layouts.viewName("B", "Axial")).mrmlSliceNode().GetDimensions()[:2]
         assert 0 < x < width and 0 < y < height, "the match is not in its view"
+        self.ui.resultsTable.selectRow(0)
+        d.wait(200)
         self.shot("first-match")
         assert error < TOLERANCE_MM, error
+        hidden = [name for name in MOST_USED if not d.isOnScreen(getattr(self.ui, name))]
+        assert not hidden, f"needs scrolling at {slicer.util.mainWindow().height} pixels: {hidden}"
         slicer.mrmlScene.Clear()
         self.ui.sideBySideButton.checked = False
+        d.settle(self.widget)
+        return None
+
+    def sampleData(self):
+        """Slicer's own call loads the scans of the module, too."""
+        import SampleData
+
+        from SAMv2Core.errors import InputError
+
+        try:
+            node = SampleData.downloadSample("SAMv2ChestTemplate")
+        except InputError as error:
+            return f"skipped: {error.cause}"
+        assert node.IsA("vtkMRMLScalarVolumeNode") and node.GetName() == "SAMv2ChestTemplate", node
+        assert min(node.GetImageData().GetDimensions()) > 100
+        slicer.mrmlScene.Clear()
         d.settle(self.widget)
         return None
 
@@ -414,6 +444,120 @@ class Tour:
         assert match_list.resultAt(matched, 0).decision == match_list.ACCEPTED, "matching again forgot a decision"
         self.shot("judged")
 
+    def keys(self):
+        """Keys typed into the window (XTest, by xdotool): the space bar presses what has the focus, else it accepts; F
+        stays Slicer's."""
+        import shutil
+
+        from SAMv2SlicerLib.scene import layouts, match_list
+
+        if shutil.which("xdotool") is None:
+            return "skipped: there is no xdotool"
+        ui = self.ui
+        matched = match_list.findMatchList(self.parameters.points, self.parameters.queryVolume)
+        slicer.util.mainWindow().activateWindow()
+        slicer.util.mainWindow().raise_()
+        d.wait(300)
+        ui.resultsTable.selectRow(1)
+        ui.sameWindowCheckBox.setFocus()
+        d.wait(100)
+        before = ui.sameWindowCheckBox.checked
+        d.key("space")
+        assert ui.sameWindowCheckBox.checked != before, "the space bar did not press the check box that has the focus"
+        assert not match_list.resultAt(matched, 1).edited, "and it accepted a match"
+        ui.sameWindowCheckBox.checked = before
+        ui.resultsTable.setFocus()
+        d.wait(100)
+        d.key("space")
+        d.settle(self.widget)
+        assert match_list.resultAt(matched, 1).decision == match_list.ACCEPTED, "the space bar accepted nothing"
+        view = layouts.viewName("A", "Axial")
+        widget = d.sliceWidget(view)
+        offset = widget.mrmlSliceNode().GetSliceOffset()
+        d.pointAt(widget)
+        d.key("f")
+        d.settle(self.widget)
+        assert not ui.followCursorButton.checked, "F is the next slice in Slicer, not Follow cursor"
+        self.report["facts"]["F_moved_the_slice"] = bool(widget.mrmlSliceNode().GetSliceOffset() != offset)
+        d.key("shift+f")
+        assert ui.followCursorButton.checked, "Shift+F does not follow the cursor"
+        d.key("shift+f")
+        import qt
+
+        other = qt.QMainWindow()  # as a view that was moved to a second window
+        other.setCentralWidget(qt.QPushButton("second window"))
+        other.resize(300, 200)
+        other.show()
+        other.activateWindow()
+        d.wait(500)
+        d.pointAt(other, isClick=True)
+        d.key("shift+f")
+        isFollowing = ui.followCursorButton.checked
+        ui.followCursorButton.checked = False
+        other.close()
+        slicer.util.mainWindow().activateWindow()
+        d.wait(300)
+        assert isFollowing, "the keys die in a second window"
+        return None
+
+    def landmarks(self):
+        """Found in both scans by a button; their places agree with the truth of the simulated scan; jumped to."""
+        from SAMv2SlicerLib.match import landmarks
+        from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
+
+        ui, p = self.ui, self.parameters
+        ui.tabWidget.currentIndex = 3
+        d.wait(200)
+        for volume in (p.queryVolume, p.templateVolume):
+            p.landmarksVolume = volume
+            d.settle(self.widget)
+            ui.landmarksButton.click()
+            d.settle(self.widget)
+        places = [
+            dict(landmarks.positions(landmarks.findLandmarkList(volume)))
+            for volume in (p.templateVolume, p.queryVolume)
+        ]
+        sure = [
+            name
+            for name in places[0]
+            if name in places[1]
+            and all(
+                match_list.resultAt(node, match_list.indexOfTemplatePoint(node, name)).status == match_list.MATCHED
+                for node, _ in landmarks.landmarkLists()
+            )
+        ]
+        errors = [float(np.linalg.norm(self.truth(places[0][name])[0] - places[1][name])) for name in sure]
+        self.report["facts"]["landmarks"] = {
+            "found": len(places[0]),
+            "sure in both": len(sure),
+            "median_mm": round(float(np.median(errors)), 2) if errors else None,
+        }
+        if len(places[0]) < 5:
+            return "skipped: the scan is no body" if not places[0] else None
+        assert "carina" in sure and np.median(errors) < TOLERANCE_MM, self.report["facts"]["landmarks"]
+        assert ui.landmarksTable.rowCount > len(places[0]), "the table has no headings"
+        names = [ui.jumpToComboBox.itemText(n) for n in range(ui.jumpToComboBox.count)]
+        ui.jumpToComboBox.currentIndex = names.index("carina")
+        d.settle(self.widget)
+        for row, known in zip("AB", places):
+            node = d.sliceWidget(layouts.viewName(row, "Axial")).mrmlSliceNode()
+            middle = [node.GetSliceToRAS().GetElement(k, 3) for k in range(3)]
+            assert np.allclose(middle, known["carina"], atol=1.0), (row, middle, known["carina"])
+        table = ui.landmarksTable
+        for r in range(table.rowCount):
+            if table.item(r, 0).text() == "carina":
+                table.selectRow(r)
+        d.wait(200)
+        self.shot("landmarks")
+        node = landmarks.findLandmarkList(p.templateVolume)
+        n = match_list.indexOfTemplatePoint(node, "carina")
+        ui.acceptLandmarkButton.click()
+        assert match_list.resultAt(node, n).decision == match_list.ACCEPTED
+        said = landmarks.whereIs(p.templateVolume, node_geometry.pointWorld(node, n))
+        assert "at carina" in said, said
+        ui.tabWidget.currentIndex = 0
+        return None
+
     # --- scenes --------------------------------------------------------------------------------------------------
 
     def _selection(self):
@@ -454,6 +598,19 @@ class Tour:
         assert node.GetViewArrangement() == layouts.SIDE_BY_SIDE_ID and self.ui.sideBySideButton.checked
         assert _isVisible(layouts.viewName("A", "Axial")) and _isVisible(layouts.viewName("B", "Axial"))
         self.shot("loaded")
+
+    def readByOthers(self):
+        """What was written while the panel was shown side by side: every Slicer shows it, also without the module."""
+        import re
+        import zipfile
+
+        with zipfile.ZipFile(self.path) as bundle:
+            name = next(name for name in bundle.namelist() if name.endswith(".mrml"))
+            written = bundle.read(name).decode("utf-8")
+        layout = int(re.search(r'currentViewArrangement="(\d+)"', written).group(1))
+        assert layout < 1000, f"the scene names a layout that only the module has: {layout}"
+        displays = re.findall(r"<MarkupsFiducialDisplay.*?>", written, re.DOTALL)
+        assert displays and "SAMv2-" not in "".join(displays), "lists are confined to views of the module"
 
     def importAgain(self):
         """Importing a scene into this one matches nothing unasked."""
