@@ -170,7 +170,8 @@ def reloadOrder():
 
 
 class SAMv2SlicerTest(ScriptedLoadableModuleTest):
-    """Self test inside Slicer: the panel without PyTorch, and a match with it where it is installed.
+    """Self test inside Slicer: the panel without PyTorch, a match with it where it is installed, and from a source
+    checkout the core of the tour through the panel and the views (Testing/slicer/in_application).
 
     The full tests are in Testing/slicer and need no Slicer application.
     """
@@ -179,13 +180,12 @@ class SAMv2SlicerTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        self.setUp()
-        self.test_geometry()
-        self.setUp()
-        try:
-            self.test_match()
-        except unittest.SkipTest as reason:  # "Reload and Test" would show it as an error
-            self.delayDisplay(_("Skipped: {reason}").format(reason=reason))
+        for test in (self.test_geometry, self.test_match, self.test_tour):
+            self.setUp()
+            try:
+                test()
+            except unittest.SkipTest as reason:  # "Reload and Test" would show it as an error
+                self.delayDisplay(_("Skipped: {reason}").format(reason=reason))
 
     def test_geometry(self):
         """Points are carried between the world and a volume's own frame."""
@@ -221,6 +221,27 @@ class SAMv2SlicerTest(ScriptedLoadableModuleTest):
         self.assertEqual(matched.GetNumberOfControlPoints(), 1)
         distance = np.linalg.norm(node_geometry.pointWorld(matched, 0) - [40.0, 50.0, 45.0])
         self.assertLess(distance, 6.0)  # mm: one and a half voxels of the fine features
+        self.delayDisplay(_("Test passed"))
+
+    def test_tour(self):
+        """Scans side by side, a click, its match, judging, saving and loading: with the mouse, in the window."""
+        import tempfile
+
+        from SAMv2SlicerLib.work import engine
+
+        folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "Testing", "slicer")
+        folder = os.path.join(folder, "in_application")
+        if not os.path.isdir(folder):
+            self.skipTest("the tour comes with the source, not with the package")
+        if slicer.util.mainWindow() is None or engine.torchState() != "ready":
+            self.skipTest("the tour needs a window and PyTorch")
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        import tour
+
+        with tempfile.TemporaryDirectory() as output:
+            journey = tour.Tour(output)
+            self.assertTrue(journey.run(tour.CORE), journey.report["steps"])
         self.delayDisplay(_("Test passed"))
 
     def _phantom(self, name):

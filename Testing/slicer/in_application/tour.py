@@ -31,6 +31,9 @@ TOLERANCE_MM = 8.0
 PLACES = 79
 """Of the moving cursor."""
 
+CORE = ("openModule", "loadScans", "sideBySide", "click", "clickElsewhere", "judge", "saveAndLoad", "readByOthers")
+"""The steps that the module's self test takes."""
+
 MOST_USED = ("matchButton", "resultsTable", "acceptButton", "rejectButton", "nextButton", "editButton")
 """What the most frequent path needs, and no scrolling for it."""
 
@@ -66,10 +69,11 @@ class Tour:
         d.screenshot(self.folder / f"{name}.png")
 
     def run(self, only=()):
-        """All steps, or those of some names."""
+        """All steps, or those of some names; whether they passed."""
         self.gaps = d.Gaps()
         steps = (
             self.openModule,
+            self.namesOfQt,
             self.firstImpression,
             self.sampleData,
             self.loadScans,
@@ -132,6 +136,14 @@ class Tour:
         d.wait(500)
         assert "no volume" in self.ui.statusLabel.text and self.ui.sampleDataButton.visible
         self.shot("empty")
+
+    def namesOfQt(self):
+        """What the tests outside Slicer let the module use of Qt is here."""
+        import qt_names
+
+        known = json.loads(qt_names.LIST.read_text(encoding="utf-8"))
+        lacking = qt_names.missing(known)
+        assert not lacking, lacking
 
     def firstImpression(self):
         """From the empty panel to a right match that is on the screen, with the sample data: two clicks, and the one

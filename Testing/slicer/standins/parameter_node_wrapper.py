@@ -3,8 +3,8 @@
 What a module can stumble over is as in Slicer 5.8 and 5.10: values are written on construction when absent and read
 from a cache that follows the node's ModifiedEvent; enumerations are stored by name; a list is stored element by
 element, keeps None where a node was removed, and is returned as something that is no list; binding the GUI fills combo
-boxes anew, adds an observer that nobody removes, supports only some pairs of widget and type, by exact type, and
-``connectGui`` does not return its tag (Slicer#7547).
+boxes anew, adds an observer that nobody removes, and supports only some pairs of widget and type, by exact type. Only
+what the module calls is here; test_parameter_node_wrapper.py holds it against Slicer's own.
 """
 
 import collections.abc
@@ -20,7 +20,7 @@ from PySide6 import QtWidgets
 # isort: split
 from __feature__ import true_property  # noqa: F401
 
-from standins import mrml_widgets
+from standins import mrml_widgets, pythonqt
 
 
 class WithinRange:
@@ -40,9 +40,7 @@ def parameterNodeWrapper(classtype):
         setattr(classtype, name, _property(name))
     classtype.allParameters = parameters
     classtype.__init__ = _init
-    for method in (connectGui, connectParametersToGui, disconnectGui):
-        setattr(classtype, method.__name__, method)
-    for method in (StartModify, EndModify, AddObserver, RemoveObserver, Modified):
+    for method in (connectParametersToGui, disconnectGui):
         setattr(classtype, method.__name__, method)
     return classtype
 
@@ -113,7 +111,7 @@ class _NodeParameter:
 
 
 class _ListParameter:
-    """A list of nodes: ``NAME_len``, ``NAME_0``..."""
+    """A list of nodes: ``NAME.len``, ``NAME.0``..."""
 
     default = ()
 
@@ -121,23 +119,23 @@ class _ListParameter:
         self.name, self.datatype = name, datatype
 
     def isIn(self, node):
-        return bool(node.HasParameter(f"{self.name}_len"))
+        return bool(node.HasParameter(f"{self.name}.len"))
 
     def read(self, node):
-        count = int(node.GetParameter(f"{self.name}_len"))
+        count = int(node.GetParameter(f"{self.name}.len"))
         return _List([self._element(n).read(node) for n in range(count)])
 
     def write(self, node, values):
-        before = int(node.GetParameter(f"{self.name}_len")) if self.isIn(node) else 0
+        before = int(node.GetParameter(f"{self.name}.len")) if self.isIn(node) else 0
         with slicer.util.NodeModify(node):
             for n, value in enumerate(values):
                 self._element(n).write(node, value)
-            node.SetParameter(f"{self.name}_len", str(len(values)))
+            node.SetParameter(f"{self.name}.len", str(len(values)))
             for n in range(len(values), before):
                 self._element(n).remove(node)
 
     def _element(self, n):
-        return _NodeParameter(f"{self.name}_{n}", self.datatype)
+        return _NodeParameter(f"{self.name}.{n}", self.datatype)
 
 
 class _List(collections.abc.Sequence):
@@ -213,12 +211,6 @@ def _init(self, parameterNode):
         self._values[name] = _Cached(parameter, parameterNode)
 
 
-def connectGui(self, ui):
-    """Bind the widgets of ``ui`` that have the property SlicerParameterName; returns nothing, see above."""
-    named = {widget.property("SlicerParameterName"): widget for widget in vars(ui).values()}
-    connectParametersToGui(self, {name: widget for name, widget in named.items() if name})
-
-
 def connectParametersToGui(self, mapping):
     """Bind widgets by the names of their parameters; a tag for :func:`disconnectGui`."""
     unknown = [name for name in mapping if name not in self.allParameters]
@@ -230,7 +222,7 @@ def connectParametersToGui(self, mapping):
     for name, connector in bound.items():
         connector.write(self._values[name].value)
         connector.connect(_writer(self, name, connector))
-    self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: _updateGui(self))
+    self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: _updateGui(self))
     return tag
 
 
@@ -281,22 +273,18 @@ class _Connector:
 
 def _binding(parameter, widget):
     """(signal, read, write)."""
-    kind, datatype = type(widget), parameter.datatype
+    kind, datatype = pythonqt.plainClass(widget), parameter.datatype
     if isinstance(parameter, _NodeParameter) and kind is mrml_widgets.qMRMLNodeComboBox:
         widget.nodeTypes = [datatype.__name__]
         return widget.currentNodeChanged, widget.currentNode, widget.setCurrentNode
     if isinstance(parameter, _PlainParameter):
         if datatype is bool and kind is QtWidgets.QCheckBox:
             return widget.stateChanged, lambda: widget.checked, lambda value: setattr(widget, "checked", value)
-        if datatype is bool and kind is QtWidgets.QPushButton and widget.checkable:
-            return widget.toggled, lambda: widget.checked, lambda value: setattr(widget, "checked", value)
         spins = {int: QtWidgets.QSpinBox, float: QtWidgets.QDoubleSpinBox}
         if kind is spins.get(datatype):
             for item in parameter.ranges:  # Slicer's connectors take the range from the annotation, too
                 widget.minimum, widget.maximum = item.minimum, item.maximum
             return widget.valueChanged, lambda: widget.value, lambda value: setattr(widget, "value", value)
-        if datatype is str and kind is QtWidgets.QLineEdit:
-            return widget.textChanged, lambda: widget.text, lambda value: setattr(widget, "text", value)
         if parameter.isEnum and kind is QtWidgets.QComboBox:
             members = list(datatype)
             widget.clear()
@@ -308,23 +296,3 @@ def _binding(parameter, widget):
                 lambda value: setattr(widget, "currentIndex", members.index(value)),
             )
     raise RuntimeError(f"Unable to create GUI connector from {datatype} to {kind}")
-
-
-def StartModify(self):
-    return self.parameterNode.StartModify()
-
-
-def EndModify(self, wasModified):
-    self.parameterNode.EndModify(wasModified)
-
-
-def AddObserver(self, event, callback, priority=0.0):
-    return self.parameterNode.AddObserver(event, callback, priority)
-
-
-def RemoveObserver(self, tag):
-    self.parameterNode.RemoveObserver(tag)
-
-
-def Modified(self):
-    self.parameterNode.Modified()

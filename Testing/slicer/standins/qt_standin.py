@@ -18,6 +18,8 @@ _POSING = {name: sys.modules.pop(name) for name in ("torch.classes", "torch.ops"
 # isort: split
 from __feature__ import true_property  # noqa: E402, F401
 
+from standins import pythonqt  # noqa: E402
+
 sys.modules.update(_POSING)
 
 CUSTOM_WIDGETS = {}
@@ -30,7 +32,7 @@ def __getattr__(name):
     """Every class of Qt's core, gui and widgets modules under one roof, as PythonQt has it."""
     for module in (QtCore, QtGui, QtWidgets):
         if name.startswith("Q") and hasattr(module, name):
-            return getattr(module, name)
+            return pythonqt.asModuleSees(getattr(module, name))
     raise AttributeError(f"module 'qt' has no attribute {name!r}")
 
 
@@ -42,13 +44,12 @@ class QUiLoader(QtUiTools.QUiLoader):
     """Loads .ui files with the stand-ins for Slicer's widget classes; an unknown class is an error, as in Slicer."""
 
     def createWidget(self, className, parent=None, name=""):
-        if className in CUSTOM_WIDGETS:
-            widget = CUSTOM_WIDGETS[className](parent)
-            widget.objectName = name
-            return widget
-        if className not in self.availableWidgets():
+        if className not in CUSTOM_WIDGETS and className not in self.availableWidgets():
             raise RuntimeError(f"There is no widget class {className}")
-        return super().createWidget(className, parent, name)
+        kind = CUSTOM_WIDGETS.get(className) or getattr(QtWidgets, className)
+        widget = pythonqt.guarded(kind)(parent)
+        widget.objectName = name
+        return widget
 
 
 def _quiet(kind, context, message):
