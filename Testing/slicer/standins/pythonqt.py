@@ -1,8 +1,8 @@
 """Holds PySide6 to what PythonQt has: the module may use no name that Slicer's Qt does not know.
 
 PySide6 has names that PythonQt lacks (and the other way round), so a panel that works here may fail in Slicer. What the
-module uses stands in ``pythonqt.json``, confirmed by a real Slicer: the tour (``in_application/tour.py``) looks each name
-up there. To add some, let a run of the tests record them (``SAMV2_RECORD_QT=FILE``), and let ``write`` of
+module uses stands in ``pythonqt.json``, confirmed by a real Slicer: the tour (``in_application/tour.py``) looks each
+name up there. To add some, let a run of the tests record them (``SAMV2_RECORD_QT=FILE``), and let ``write`` of
 ``in_application/qt_names.py`` make the list anew in a Slicer, from that file and :func:`classNames`. A name that is not
 in the list is an AttributeError for the module, not for tests.
 """
