@@ -233,7 +233,7 @@ class Panel(VTKObservationMixin):
     # --- events --------------------------------------------------------------------------------------------------
 
     def onParametersChanged(self, caller=None, event=None) -> None:
-        if self.parameters is None:
+        if self.parameters is None or self._isImporting:  # selectors take no node before they have settled
             return
         for tab in self.tabs:
             tab.parametersChanged()

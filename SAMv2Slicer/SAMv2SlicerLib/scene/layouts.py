@@ -113,7 +113,7 @@ def repair() -> None:
     memory = _memory()
     saved = memory.GetAttribute(ATTRIBUTE) if memory is not None else None
     if saved:
-        memory.RemoveAttribute(ATTRIBUTE)
+        _remember(None)
         if saved.isdigit() and _ensure(node, int(saved)):
             node.SetViewArrangement(int(saved))
     layoutID = node.GetViewArrangement()

@@ -546,27 +546,29 @@ class Tour:
         }
         if len(places[0]) < 5:
             return "skipped: the scan is no body" if not places[0] else None
-        assert "carina" in sure and np.median(errors) < TOLERANCE_MM, self.report["facts"]["landmarks"]
+        assert sure and np.median(errors) < TOLERANCE_MM, self.report["facts"]["landmarks"]
+        name = sure[0]
+        word = name.replace("_", " ")
         assert ui.landmarksTable.rowCount > len(places[0]), "the table has no headings"
         names = [ui.jumpToComboBox.itemText(n) for n in range(ui.jumpToComboBox.count)]
-        ui.jumpToComboBox.currentIndex = names.index("carina")
+        ui.jumpToComboBox.currentIndex = names.index(word)
         d.settle(self.widget)
         for row, known in zip("AB", places):
             node = d.sliceWidget(layouts.viewName(row, "Axial")).mrmlSliceNode()
             middle = [node.GetSliceToRAS().GetElement(k, 3) for k in range(3)]
-            assert np.allclose(middle, known["carina"], atol=1.0), (row, middle, known["carina"])
+            assert np.allclose(middle, known[name], atol=1.0), (row, middle, known[name])
         table = ui.landmarksTable
         for r in range(table.rowCount):
-            if table.item(r, 0).text() == "carina":
+            if table.item(r, 0).text() == word:
                 table.selectRow(r)
         d.wait(200)
         self.shot("landmarks")
         node = landmarks.findLandmarkList(p.templateVolume)
-        n = match_list.indexOfTemplatePoint(node, "carina")
+        n = match_list.indexOfTemplatePoint(node, name)
         ui.acceptLandmarkButton.click()
         assert match_list.resultAt(node, n).decision == match_list.ACCEPTED
         said = landmarks.whereIs(p.templateVolume, node_geometry.pointWorld(node, n))
-        assert "at carina" in said, said
+        assert f"at {word}" in said, said
         ui.tabWidget.currentIndex = 0
         return None
 

@@ -138,6 +138,26 @@ def test_importing_a_scene_matches_nothing_unasked(saved, scene):
     assert started  # and matching while clicking goes on
 
 
+def test_no_selector_is_set_before_a_loaded_scene_has_settled(saved, scene, monkeypatch):
+    """Slicer's list of points would then believe that it shows the node, and show none for good."""
+    widget, path = saved
+    calls = []
+    points = widget.ui.pointsWidget
+    setNode = points.setCurrentNode
+    monkeypatch.setattr(points, "setCurrentNode", lambda node: calls.append(node) or setNode(node), raising=False)
+    scene.Clear()
+    scene.SetURL(path)
+    assert scene.Import()
+    assert widget.panel.isImporting()
+    calls.clear()
+    scene.GetSingletonNode("SAMv2Slicer", "vtkMRMLScriptedModuleNode").Modified()
+    assert not calls
+    for _ in range(3):
+        slicer.app.processEvents()
+    settle(widget)
+    assert calls[-1] is widget.panel.parameters.points is points.currentNode()
+
+
 def test_an_import_within_a_longer_batch_ends_with_it(saved, scene):
     """Other modules load scenes in batches of their own; the panel comes back to life afterwards."""
     widget, path = saved
