@@ -41,7 +41,9 @@ class MatchTable:
         widget.columnCount = len(columns)
         widget.setHorizontalHeaderLabels(list(columns))
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        widget.horizontalHeader().stretchLastSection = True
+        widget.horizontalHeader().stretchLastSection = len(columns) > 3
+        if len(columns) <= 3:  # nothing to give way but the names
+            widget.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         widget.verticalHeader().visible = False
         compactRows(widget)
         for column, tip in enumerate(tips or texts.resultColumnTips()):

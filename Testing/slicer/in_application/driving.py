@@ -170,6 +170,14 @@ def isOnScreen(widget):
     return widget.visible and all(visible.contains(widget.mapToGlobal(corner)) for corner in corners)
 
 
+def scrollToTop(widget):
+    """Show the beginning of the module panel that a widget is in."""
+    area = widget.parent()
+    while not area.inherits("QScrollArea"):
+        area = area.parent()
+    area.verticalScrollBar().value = 0
+
+
 def pointAt(widget, isClick=False):
     """The real mouse onto the middle of a widget."""
     middle = widget.mapToGlobal(qt.QPoint(widget.width // 2, widget.height // 2))

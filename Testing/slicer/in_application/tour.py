@@ -561,6 +561,7 @@ class Tour:
         for r in range(table.rowCount):
             if table.item(r, 0).text() == word:
                 table.selectRow(r)
+        d.scrollToTop(ui.tabWidget)
         d.wait(200)
         self.shot("landmarks")
         node = landmarks.findLandmarkList(p.templateVolume)
@@ -662,6 +663,7 @@ class Tour:
         table.setCurrentCell(0, 1)
         d.settle(self.widget)
         assert self.ui.allStudiesButton.checked and _isVisible("SAMv2-S1") and _isVisible("SAMv2-S3")
+        d.scrollToTop(self.ui.tabWidget)
         self.shot("tracked")
         findings = lesion_list.findingsOf(self.widget.logic.tracker.lesionList())[0]
         index = node_geometry.definedPointIndices(findings)[0]
@@ -722,6 +724,7 @@ class Tour:
             button.click()
             d.settle(self.widget)
             assert button.checked and button.enabled
+            d.scrollToTop(ui.tabWidget)
             self.shot("checkerboard" if button is ui.checkerboardButton else "compare")
         boards = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "Checkerboard" in n.GetName()]
         assert not boards, "the checkerboard stayed"
