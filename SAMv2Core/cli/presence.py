@@ -52,19 +52,23 @@ def of_all(
 
 
 def of_new(
-    assignments: Sequence[Assignment], embeddings: Sequence[s.Embedding], volumes: Sequence[s.Volume]
+    session: Session,
+    assignments: Sequence[Assignment],
+    embeddings: Sequence[s.Embedding],
+    volumes: Sequence[s.Volume],
 ) -> Dict[Key, Presence]:
     """Whether what a segmentation shows as new was there in the baseline, by the new label and study."""
     from SAMv2Core.tracking.presence import presence_before
     from SAMv2Core.tracking.reading import new_label
 
     found: Dict[Key, Presence] = {}
+    track = common.functions(session).track
     for item in assignments:
         n = item.study
-        inside = [part for part in item.new if embeddings[n].volume_grid.contains(part.center_lps)[0]]
+        inside = [part for part in item.new if volumes[n].grid.contains(part.center_lps)[0]]
         if not inside or embeddings[n].modality != embeddings[0].modality:
             continue
-        places = {f.label: f.lps for f in s.track(embeddings[n], [embeddings[0]], inside) if f.study == 1}
+        places = {f.label: f.lps for f in track(embeddings[n], [embeddings[0]], inside) if f.study == 1}
         for number, part in enumerate(item.new, 1):
             place = places.get(part.label)
             if place is not None:

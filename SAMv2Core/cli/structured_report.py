@@ -80,7 +80,7 @@ def check_target(volume: s.Volume) -> None:
         )
 
 
-def sites(lesions: Sequence[Lesion], emb: s.Embedding) -> Dict[str, str]:
+def sites(session: Session, lesions: Sequence[Lesion], emb: s.Embedding) -> Dict[str, str]:
     """Part of the body of each lesion whose organ nobody said, by the landmarks around it; without those that no
     landmark knows."""
     from SAMv2Core.landmarks.where import where
@@ -89,7 +89,7 @@ def sites(lesions: Sequence[Lesion], emb: s.Embedding) -> Dict[str, str]:
     if not unknown:
         return {}
     try:
-        landmarks = s.find_landmarks(emb)
+        landmarks = common.functions(session).find_landmarks(emb, None, None)
     except SAMv2Error:  # a model without landmarks
         return {}
     found = {lesion.label: where(common.triple(lesion.center_lps), landmarks)[0] for lesion in unknown}

@@ -94,6 +94,7 @@ def csv_to_write(text: str) -> str:
 
 def run(session: Session) -> None:
     """Read, embed, track, write; unreliable when nothing was found in any follow-up."""
+    from SAMv2Core.tracking import segmenting
     from SAMv2Core.tracking.reading import courses_of
 
     args = session.args
@@ -112,6 +113,8 @@ def run(session: Session) -> None:
         structured_report.check_past(session, past, volumes["baseline"])
         if args.sr:
             structured_report.check_target(volumes[names[-1]])
+        if args.segment_with:
+            segmenting.connect(args.segment_with).close()  # says now what it would say after the work
     embeddings = _embed_all(session, volumes)
     with session.stage("track", 0.8, 0.93) as progress:
         track = common.functions(session).track
@@ -120,17 +123,17 @@ def run(session: Session) -> None:
         findings = _refine(session, findings, lesions, list(volumes.values()), [emb.modality for emb in embeddings])
     assignments: List[Assignment] = []
     if any(segmentations):
-        scans = [volumes[name] for name in names]
-        findings, assignments = _assign(session, findings, lesions, segmentations, scans)
-    session.results["findings"] = [as_report(finding) for finding in findings]
-    if assignments:
-        session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
+        later = [volumes[name] for name in names]
+        findings, assignments = _assign(session, findings, lesions, segmentations, later)
     scans = list(volumes.values())
     if args.segment_with:
         findings = _segment(session, findings, segmentations, scans)
+    session.results["findings"] = [as_report(finding) for finding in findings]
+    if assignments:
+        session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
     with session.stage("presence", 0.93, 0.95):
         said = presence.of_all(findings, lesions, scans, [emb.modality for emb in embeddings])
-        said.update(presence.of_new(assignments, embeddings, scans))
+        said.update(presence.of_new(session, assignments, embeddings, scans))
     new = {found.study: found.new for found in assignments}
     courses = courses_of(lesions, findings, new, reader, past)
     with session.stage("write", 0.95, 1.0):
@@ -142,7 +145,7 @@ def run(session: Session) -> None:
         if args.markups:
             write_markups(session, findings, len(names))
         if args.sr:
-            regions = structured_report.sites(lesions, embeddings[0])
+            regions = structured_report.sites(session, lesions, embeddings[0])
             last = (volumes[names[-1]], lesions, findings, courses, new.get(len(names), ()))
             structured_report.write(session, *last, reader, past, regions)
             dicomweb_files.stow(session, "sr")
