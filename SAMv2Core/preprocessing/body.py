@@ -87,18 +87,23 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 
 
 def _cut_lungs(solid: np.ndarray, coarse_hu: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Lung that lies open because the field of view cuts the chest wall, on the coarse lattice."""
+    """Lung that lies open because the field of view cuts the chest, on the coarse lattice.
+
+    Where only the wall of the chest is missing, what is denser than air in the outermost 16 mm closes the lung against
+    the air around; where the cut goes through the lung, it ends with the volume.
+    """
     around = ((0, 0), (1, 1), (1, 1))
     solid, covered = np.pad(solid, around), np.pad(covered, around)
     coarse_hu = np.pad(coarse_hu, around, constant_values=_AIR_HU)
     rim = covered & ~ndimage.binary_erosion(covered, _CROSS[1:2], iterations=4)
     wall = rim & (coarse_hu > _LUNG_HU[0])
     added = np.zeros_like(solid)
-    for z in np.flatnonzero((wall & ~solid).any(axis=(1, 2))):
-        labels, n_regions = ndimage.label(ndimage.binary_fill_holes(solid[z] | wall[z]) & ~solid[z])
-        for label in range(1, n_regions + 1):
-            region = labels == label
-            added[z] |= region & _is_lung(region, solid[z], coarse_hu[z], covered[z])
+    for z in np.flatnonzero((covered & ~solid).any(axis=(1, 2))):
+        for closed in (ndimage.binary_fill_holes(solid[z] | wall[z]), covered[z]):
+            labels, n_regions = ndimage.label(closed & ~solid[z])
+            for label in range(1, n_regions + 1):
+                region = labels == label
+                added[z] |= region & _is_lung(region, solid[z], coarse_hu[z], covered[z])
     return added[:, 1:-1, 1:-1]
 
 

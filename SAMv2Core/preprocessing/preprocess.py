@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Part of every cache key and model card: raise it when the same volume gives other numbers.
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 
 CT_WINDOW_HU = (-1024.0, 3071.0)
 MR_PERCENTILES = (0.2, 99.8)

@@ -85,6 +85,17 @@ def test_lungs_open_to_the_border_are_inside():
     assert mask[lungs].mean() > 0.95
 
 
+def test_a_cut_through_a_lung_that_is_hardly_denser_than_air():
+    """Deep inspiration, emphysema: at the cut most of the lung is as thin as air, and a vessel here and there is not."""
+    values, truth = lattice(table=False)
+    lungs = truth & (values < -700)
+    values[lungs] = np.where(np.random.default_rng(0).random(np.count_nonzero(lungs)) < 0.04, -200, -985)
+    values, truth, lungs = values[:, :, 35:], truth[:, :, 35:], lungs[:, :, 35:]
+    mask = body_mask(values, "ct", everywhere(values))
+    assert mask[lungs].mean() > 0.95
+    assert mask[~truth].mean() < 0.02
+
+
 def test_a_body_that_fills_the_volume():
     values = np.random.default_rng(0).normal(50, 20, (20, 30, 40)).astype(np.float32)
     assert body_mask(values, "ct", everywhere(values)).mean() > 0.99
