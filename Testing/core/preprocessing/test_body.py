@@ -86,7 +86,7 @@ def test_lungs_open_to_the_border_are_inside():
 
 
 def test_a_cut_through_a_lung_that_is_hardly_denser_than_air():
-    """Deep inspiration, emphysema: at the cut most of the lung is as thin as air, and a vessel here and there is not."""
+    """Deep inspiration, emphysema: at the cut most of the lung is as thin as air, but for a vessel here and there."""
     values, truth = lattice(table=False)
     lungs = truth & (values < -700)
     values[lungs] = np.where(np.random.default_rng(0).random(np.count_nonzero(lungs)) < 0.04, -200, -985)
