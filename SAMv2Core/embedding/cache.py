@@ -4,6 +4,12 @@ An entry is named by what it was computed *from* (SHA-256 over voxels, geometry,
 by a file name or a date: the same scan under another name is found, a changed scan is not. Names of files are
 not kept.
 
+Entries lie in one of 256 folders, by the first two digits of their names; those of versions that knew no such
+folders are found beside them. The cache is not listed at every store: a look finds how much room there is, and a
+process may store a 32nd part of it before it looks again; when a look finds less than a 64th of the bound, it makes
+room for a 16th. So a store costs the times of use of some 1,000 entries on average, of however many, and up to 32
+processes stay within the bound.
+
 Several processes may share a folder. Entries are written under a temporary name and renamed, so a reader sees
 a whole entry or none; two writers of one entry write the same content; an entry removed under a reader's feet
 is a miss. There are no locks to be left behind. The least recently used entries go first when the folder
@@ -26,7 +32,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -49,6 +55,14 @@ _SUFFIX = ".samv2.safetensors"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{60}\.[0-9a-f]+\.part\.safetensors$")
 #: A temporary file this old was left by a process that died; younger ones may be in use.
 _ABANDONED_SECONDS = 3600.0
+
+_SHARD = re.compile(r"[0-9a-f]{2}$")
+#: Part of the free room that a process may store before it looks again.
+_SHARE = 1 / 32
+#: Parts of the bound: less is too little room, so much is made then.
+_TOO_LITTLE, _ENOUGH = 1 / 64, 1 / 16
+#: Bytes that this process may still store, by folder and bound. No object's: a batch opens the cache for every row.
+_allowed: Dict[Tuple[str, int], float] = {}
 
 #: Stands for the volume's name in stored warnings.
 _SOURCE = "{source}"
@@ -140,19 +154,25 @@ class Cache:
 
     def path_of(self, key: str) -> Path:
         """The file of an entry, whether it exists or not."""
-        return self.folder / f"{key}{_SUFFIX}"
+        return self.folder / key[:2] / f"{key}{_SUFFIX}"
+
+    def _found(self, key: str) -> Optional[Path]:
+        """The file of an entry that exists, perhaps where earlier versions have put it."""
+        path = self.path_of(key)
+        return next((place for place in (path, self.folder / path.name) if place.is_file()), None)
 
     def load(self, key: str) -> Optional[Embedding]:
         """The stored embedding, None when there is none; a damaged one is dropped with a warning."""
         from SAMv2Core.embedding.file import load_embedding
 
-        path = self.path_of(key)
+        path = None
         try:
-            if not path.is_file():
+            path = self._found(key)
+            if path is None:
                 return None
             emb = load_embedding(path)
         except (InputError, OSError) as error:
-            if path.exists():  # else another process has just removed it
+            if path is not None and path.exists():  # else another process has just removed it
                 logger.warning("Dropped an unusable entry of the embedding cache: %s", error)
                 _remove(path)
             return None
@@ -171,17 +191,28 @@ class Cache:
 
         if emb.nbytes > self.max_bytes:
             return self._not_stored(f"it takes {emb.nbytes / 2**30:.2f} GiB, more than the cache may hold")
+        path = self.path_of(key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # Room first: on a nearly full disk the old entries must go before the new one can be written.
-            self.evict(reserve_bytes=emb.nbytes)
-            save_embedding(emb, self.path_of(key), extra={"cache_key": key}, body_only=body_only)
-        except OutputError as error:
-            return self._not_stored(error.cause)
-        except OSError as error:
-            return self._not_stored(str(error))
-        self.evict()
+            if not self._may_store(emb.nbytes):
+                self.evict(reserve_bytes=emb.nbytes)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_embedding(emb, path, extra={"cache_key": key}, body_only=body_only)
+            with contextlib.suppress(FileNotFoundError):  # another process has already made room of it
+                if not self._may_store(path.stat().st_size - emb.nbytes):
+                    self.evict()
+        except (OutputError, OSError) as error:
+            return self._not_stored(error.cause if isinstance(error, OutputError) else str(error))
         return None
+
+    def _may_store(self, n_bytes: int) -> bool:
+        """Whether so many bytes more are allowed without another look at the folder; if so, they count as stored."""
+        place = (str(self.folder), self.max_bytes)
+        left = _allowed.get(place, 0.0) - n_bytes
+        if left < 0:
+            return False
+        _allowed[place] = left
+        return True
 
     def _not_stored(self, reason: str) -> str:
         warning = f"The embedding was not kept in the cache: {reason.rstrip('.')}."
@@ -191,33 +222,47 @@ class Cache:
     def entries(self) -> List[Entry]:
         """All entries, least recently used first; an unreadable folder has none."""
         found = []
-        with contextlib.suppress(OSError):
-            for path in self.folder.glob(f"*{_SUFFIX}"):
+        for file in self._files():
+            if file.name.endswith(_SUFFIX):
                 with contextlib.suppress(OSError):
-                    status = path.stat()
-                    found.append(Entry(path, status.st_size, status.st_mtime))
+                    status = file.stat()
+                    found.append(Entry(Path(file.path), status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: (entry.last_used, entry.path.name))
+
+    def _files(self) -> Iterator[os.DirEntry[str]]:
+        """All files of the cache, of whatever name; an unreadable folder has none."""
+        folders = [str(self.folder)]
+        for folder in folders:  # which grows: those below the first one
+            with contextlib.suppress(OSError), os.scandir(folder) as found:
+                for entry in found:
+                    if entry.is_file():
+                        yield entry
+                    elif len(folders) <= 256 and folder == folders[0] and _SHARD.match(entry.name):
+                        folders.append(entry.path)
 
     def size_bytes(self) -> int:
         """Sum of all entries."""
         return sum(entry.n_bytes for entry in self.entries())
 
     def evict(self, reserve_bytes: int = 0) -> int:
-        """Remove least recently used entries until the rest and a reserve fit, and what dead processes left
-        behind.
+        """When the rest and a reserve leave less than a 64th of the bound, remove the least recently used entries until
+        they leave a 16th; remove what dead processes left behind.
 
         :returns: number of entries removed.
         """
         self._remove_abandoned()
         entries = self.entries()
-        total, n_removed = sum(entry.n_bytes for entry in entries), 0
+        total, n_removed = sum(entry.n_bytes for entry in entries) + reserve_bytes, 0
+        is_short = total > self.max_bytes * (1 - _TOO_LITTLE)
+        bound = self.max_bytes * (1 - _ENOUGH) if is_short else self.max_bytes
         for entry in entries:
-            if total + reserve_bytes <= self.max_bytes:
+            if total <= bound:
                 break
             _remove(entry.path)  # open in another process on Windows: it stays for now, and the next one goes
             if not entry.path.exists():
                 total -= entry.n_bytes
                 n_removed += 1
+        _allowed[str(self.folder), self.max_bytes] = max(0.0, (self.max_bytes - total) * _SHARE)
         return n_removed
 
     def clear(self) -> int:
@@ -227,15 +272,18 @@ class Cache:
             _remove(entry.path)
             freed += 0 if entry.path.exists() else entry.n_bytes
         self._remove_abandoned(0.0)
+        for number in range(256):
+            with contextlib.suppress(OSError):  # not there, or not empty
+                (self.folder / f"{number:02x}").rmdir()
+        _allowed.pop((str(self.folder), self.max_bytes), None)
         return freed
 
     def _remove_abandoned(self, older_than_seconds: float = _ABANDONED_SECONDS) -> None:
         now = time.time()
-        with contextlib.suppress(OSError):
-            for path in self.folder.glob(".*"):
-                with contextlib.suppress(OSError):
-                    if _TEMPORARY.match(path.name) and now - path.stat().st_mtime >= older_than_seconds:
-                        path.unlink()
+        for file in self._files():
+            with contextlib.suppress(OSError):
+                if _TEMPORARY.match(file.name) and now - file.stat().st_mtime >= older_than_seconds:
+                    os.unlink(file.path)
 
 
 def _remove(path: Path) -> None:

@@ -67,7 +67,7 @@ def test_store_and_load(tmp_path):
     assert store.store(key_of(1), emb) is None
     assert_equal(store.load(key_of(1)), emb, but=("source",))
     assert store.load(key_of(2)) is None
-    assert store.size_bytes() == sum(p.stat().st_size for p in (tmp_path / "a" / "b").iterdir())
+    assert store.size_bytes() == sum(p.stat().st_size for p in (tmp_path / "a" / "b").glob("??/*"))
     assert store.clear() > emb.nbytes
     assert store.size_bytes() == 0
     assert store.load(key_of(1)) is None
@@ -94,6 +94,43 @@ def test_the_least_recently_used_entry_goes_first(tmp_path):
     store.store(key_of(3), emb)
     assert [store.load(key_of(n)) is not None for n in range(4)] == [True, False, True, True]
     assert store.size_bytes() <= store.max_bytes
+
+
+def test_entries_lie_in_256_folders_and_those_of_before_are_found(tmp_path):
+    emb, store = random_embedding(), Cache(tmp_path)
+    for key in ("ab" * 32, "cd" * 32):
+        store.store(key, emb)
+    assert sorted(path.parent.name for path in tmp_path.rglob("*.samv2.safetensors")) == ["ab", "cd"]
+    old = store.path_of("ab" * 32)
+    flat = old.rename(tmp_path / old.name)  # where it lay before there were folders
+    assert_equal(store.load("ab" * 32), emb, but=("source",))
+    os.utime(flat, (1000, 1000))
+    assert [entry.path for entry in store.entries()] == [flat, store.path_of("cd" * 32)]
+    Cache(tmp_path, max_bytes=int(1.5 * flat.stat().st_size)).evict()
+    assert not flat.exists() and store.load("cd" * 32) is not None
+
+
+def test_a_store_rarely_lists_the_cache_and_the_bound_holds(tmp_path, monkeypatch):
+    """A small entry in a cache of 100,000 such: a look in 100,000 / 32 stores. In one that is full: room for a 16th."""
+    emb = random_embedding()
+    looks = []
+    entries = Cache.entries
+    monkeypatch.setattr(Cache, "entries", lambda self: looks.append(1) or entries(self))
+    for n in range(30):  # a new object each time, as the rows of a batch do
+        Cache(tmp_path, max_bytes=100_000 * emb.nbytes).store(key_of(n), emb)
+    assert len(looks) == 1
+    one = entries(Cache(tmp_path))[0].n_bytes
+    looks.clear()
+    small = Cache(tmp_path, max_bytes=int(24.5 * one))
+    for n in range(30, 60):
+        Cache(tmp_path, max_bytes=small.max_bytes).store(key_of(n), emb)
+        assert sum(entry.n_bytes for entry in entries(small)) <= small.max_bytes
+    assert len(entries(small)) >= 22 and store_order(entries(small)) == sorted(store_order(entries(small)))
+
+
+def store_order(found):
+    """Numbers of the keys, the least recently used first."""
+    return [int(entry.path.name[:64], 16) for entry in found]
 
 
 def test_an_embedding_larger_than_the_cache_is_not_stored(tmp_path):
@@ -141,7 +178,7 @@ def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("SAMv2Core.embedding.file.write_safetensors", no_space)
     assert "the disk is full" in Cache(tmp_path).store(key_of(1), random_embedding())
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux and root to mount a small file system")
@@ -155,7 +192,7 @@ def test_a_really_full_disk(tmp_path):
     try:
         warning = Cache(small).store(key_of(1), random_embedding((24, 24, 24)))
         assert "the disk is full" in warning
-        assert list(small.iterdir()) == []
+        assert not [path for path in small.rglob("*") if path.is_file()]
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
@@ -172,7 +209,7 @@ def test_what_a_dead_process_left_is_removed_after_an_hour(tmp_path, monkeypatch
         patch.setattr(files.Path, "unlink", lambda self, **_: None)
         with pytest.raises(KeyboardInterrupt):
             Cache(tmp_path).store(key_of(1), random_embedding())
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob("??/.*")
     Cache(tmp_path).evict()
     assert left.exists()  # may be in use
     os.utime(left, (time.time() - 7200,) * 2)
@@ -246,4 +283,5 @@ def test_two_processes_write_read_and_evict_at_once(tmp_path):
         assert hits > 0 and misses > 0, "the test did not exercise both"
     Cache(folder, bound).evict()
     assert Cache(folder).size_bytes() <= bound
-    assert all(p.name.endswith(".samv2.safetensors") for p in folder.iterdir()), "something half-made was left"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files and all(path.name.endswith(".samv2.safetensors") for path in files), "something half-made was left"
