@@ -25,7 +25,7 @@ from SAMv2SlicerLib.track.looking_back import lookBack
 from SAMv2SlicerLib.track.placing import LesionPlacing, addNew, listMarks
 
 MOST_AT_ONCE = 4
-"""So many studies are shown side by side when they were tracked; more on demand."""
+"""So many studies are shown side by side when a lesion is drawn and when they were tracked; more on demand."""
 
 STATES = ("", "vanished", "too_small", "not_evaluable", "progressed")
 """What the user may say of a lesion that is not measured, in the order of the selector."""
@@ -230,20 +230,27 @@ class TrackTab(Tab):
             self.panel.showError(job.error)
         self.panel.header.showDevice()
         self.panel.refresh()
-        if job.error is None and not self.ui.allStudiesButton.checked and len(self.volumes()) <= MOST_AT_ONCE:
-            self.ui.allStudiesButton.checked = slice_views.layoutNode() is not None
+        if job.error is None:
+            self._showSideBySide()
         if job.error is None and self._added and self.followUps():
             self.matrix.select((self._added, self.followUps()[0].GetID()))
         elif job.error is None and self.matrix.selected() is None:
             self.matrix.selectNeedingALook(1)
         self._added = ""
 
+    def _showSideBySide(self) -> None:
+        """The comparison layout, where there is a window, unless there are too many studies."""
+        isFew = 1 < len(self.volumes()) <= MOST_AT_ONCE
+        if isFew and not self.ui.allStudiesButton.checked and slice_views.layoutNode() is not None:
+            self.ui.allStudiesButton.checked = True
+
     # --- adding lesions ------------------------------------------------------------------------------------------
 
     def onAddLesion(self, checked=False) -> None:
-        """Let the user draw the longest diameter of a lesion in any study."""
+        """Let the user draw the longest diameter of a lesion in any study, all of them in view."""
         volumes = [node for node in self.volumes() if node is not None]
         if volumes:
+            self._showSideBySide()
             self.placing.start(volumes, texts.lesionLabel())
             self.panel.say(texts.placeHint())
 
