@@ -9,14 +9,22 @@ import sys
 
 import pytest
 
-from Testing.end_to_end.conftest import INSIDE_LPS, ROOT, environment, read_json, write_points
+from Testing.end_to_end.conftest import ROOT, environment, read_json
 
 pytest.importorskip("uvicorn", reason="the extra samv2[server] is not installed")
 
-TORCHLESS = (
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['torch'] = None\n"
-    "from SAMv2Core.cli.main import main; sys.exit(main())"
-)
+TORCHLESS = f"""if True:
+    import sys
+    sys.path.insert(0, {str(ROOT)!r})
+    class NoTorch:
+        @staticmethod
+        def find_spec(name, *others):
+            if name.split(".")[0] == "torch":
+                raise ModuleNotFoundError("There is no torch here", name="torch")
+    sys.meta_path.insert(0, NoTorch)
+    from SAMv2Core.cli.main import main
+    sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +73,10 @@ def results(path):
 
 def test_files_are_those_of_one_process(elsewhere, samv2, scans, tmp_path):
     pair = ["--template", scans / "template.nii.gz", "--query", scans / "query.nii.gz", "--points"]
-    both = ["--fixed", scans / "template.nii.gz", "--moving", scans / "query.nii.gz"]
     later = ["--baseline", scans / "template.nii.gz", "--follow-up", scans / "query.nii.gz", "--lesions"]
     commands = {
         "match": [*pair, scans / "points.csv", "--output", "{}.csv", "--similarity-map", "{}.nii.gz"],
         "track": [*later, scans / "points.csv", "--output", "{}.csv"],
-        "register": [*both, "--output", "{}.tfm", "--resampled", "{}.nii.gz"],
     }
     for name, arguments in commands.items():
         ended = {}
@@ -91,16 +97,6 @@ def test_files_are_those_of_one_process(elsewhere, samv2, scans, tmp_path):
 
 def _without_name(path):
     return path.read_bytes().replace(b"here-", b"").replace(b"there-", b"")
-
-
-def test_two_templates_too(elsewhere, samv2, scans, tmp_path):
-    for name in ("a", "b"):
-        write_points(tmp_path / f"{name}.csv", INSIDE_LPS)
-    templates = ["--template", scans / "template.nii.gz", scans / "template.nii.gz", "--points", "a.csv", "b.csv"]
-    given = ["match", *templates, "--query", scans / "query.nii.gz", "--output"]
-    assert elsewhere(*given, "there.csv").returncode == 0
-    assert samv2(*given, "here.csv", "--model", "tiny").code == 0
-    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
 
 
 def test_a_wrong_token_ends_with_4_and_nothing_is_written(elsewhere, scans, tmp_path):
@@ -124,9 +120,3 @@ def test_a_server_is_not_started_where_others_could_read(samv2):
     assert samv2("serve").code == 2
     ended = samv2("serve", "--token-file", "t", "--tls-cert", "x.pem")
     assert ended.code == 2 and "key" in ended.err
-
-
-def test_a_port_that_is_taken(server, samv2, tmp_path):
-    port = server[0].rpartition(":")[2]
-    ended = samv2("serve", "--port", port, "--token-file", "t", "--device", "cpu")
-    assert ended.code == 2 and "cannot be served" in ended.err

@@ -269,3 +269,17 @@ def test_what_cannot_be_started_is_told_and_slicer_computes_itself(widget, monke
     widget.ui.placeComboBox.currentIndex = 0
     assert "cannot be started" in widget.ui.computeInfoLabel.text
     assert "inside Slicer" in widget.ui.logTextEdit.plainText and not widget.logic.engine.isRemote
+
+
+def test_all_work_of_the_engine_can_be_done_elsewhere():
+    """Whatever takes a progress is work for a job; over there it must come in steps."""
+    import inspect
+
+    work = {
+        name
+        for name, method in inspect.getmembers(engine.Engine, inspect.isfunction)
+        if not name.startswith("_") and "progress" in inspect.signature(method).parameters
+    }
+    assert work >= {"embed", "match", "follow", "register", "track", "landmarks", "colors", "similarityMap"}
+    for name in work:
+        assert inspect.isgeneratorfunction(getattr(RemoteEngine, name)), name
