@@ -82,6 +82,8 @@ class LandmarksCommit:
         before = match_list.captureList(findLandmarkList(volumeNode))
         with self._logic.writing():
             node = match_list.ensureMatchList(volumeNode, volumeNode, volumeNode, self._name)
+            if before is None:
+                node.GetDisplayNode().SetVisibility3D(False)  # eighty labels hide everything else there
             labels = [landmark.name for landmark in computed.results]
             match_list.writeMatches(node, labels, [_found(one, volumeNode) for one in computed.results], lock=True)
             match_list.describeOrigin(node, computed.embeddings[0], "landmarks")
