@@ -53,8 +53,7 @@ def comparisons(
             found += (
                 _tracks(known, contents.reports, rules) if what == "track" else _registrations(known, rules, n_priors)
             )
-    unseen = sorted(set(newest or ()) - {study.study_uid for study in contents.series})
-    return found + [Skipped(uid, "it has no series of CT or MR with a PatientID and a date") for uid in unseen]
+    return found
 
 
 def _patients(series: Sequence[ArchivedSeries]) -> List[List[ArchivedSeries]]:

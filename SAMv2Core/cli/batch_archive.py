@@ -86,6 +86,12 @@ def write_table(session: Session, folder: Path) -> Path:
                     skipped.append(one)
                 else:
                     rows.append(_with_outputs(one, args))
+    told = {row["name"].partition("_")[0] for row in rows} | {one.study_uid for one in skipped}
+    skipped += [
+        Skipped(uid, "no series of CT or MR with a PatientID and a date")
+        for uid in args.studies or ()
+        if uid not in told
+    ]
     columns = [*COLUMNS[args.what], "stow"]
     write_rows(folder / SKIPPED, Skipped._fields, skipped)
     session.results["skipped"] = [one._asdict() for one in skipped]

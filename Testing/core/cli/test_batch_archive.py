@@ -114,7 +114,8 @@ def test_from_a_server_and_back_to_it(samv2, made, tmp_path, capsys):
     with serving() as server:
         server.add(made / "archive")
         new = pydicom.dcmread(made / "archive" / "new" / "0.dcm", stop_before_pixels=True)
-        command = ["track", "--archive", server.url, "--studies", new.StudyInstanceUID]
+        alone = pydicom.dcmread(made / "archive" / "alone" / "0.dcm", stop_before_pixels=True).StudyInstanceUID
+        command = ["track", "--archive", server.url, "--studies", new.StudyInstanceUID, alone]
         assert samv2(*command, "--dry-run") == 0
         assert not (tmp_path / "out").exists() and not any("POST" in path for path in server.requests)
         assert samv2(*command, "--stow") == 0, capsys.readouterr().err
@@ -125,6 +126,7 @@ def test_from_a_server_and_back_to_it(samv2, made, tmp_path, capsys):
     (row,) = rows(tmp_path / "out" / "summary.csv")
     report = json.loads((tmp_path / "out" / row["folder"] / "report.json").read_text())
     assert report["stored"] == server.url
+    assert rows(tmp_path / "out" / "skipped.csv") == [{"study_uid": alone, "reason": "no earlier study"}]
     assert report["inputs"]["follow_up_1"]["series"] == new.SeriesInstanceUID
     assert report["inputs"]["follow_up_1"]["file"].startswith(f"{server.url}/studies/{new.StudyInstanceUID}/series/")
 
