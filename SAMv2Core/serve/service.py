@@ -457,8 +457,7 @@ class Service:
         )
         deformation = resampled = None
         if result.status != "failed" and is_deformable:
-            tell(0.5, "Deforming")
-            deformation = deform(fixed, moving, result.matrix)
+            deformation = deform(fixed, moving, result.matrix, part(tell, 0.5, 0.95))
         if result.status != "failed" and is_resampled:
             through = result.matrix if deformation is None else deformation.to_itk()
             resampled = resample_to(fixed.grid, moving, through).array

@@ -272,13 +272,13 @@ def test_what_cannot_be_started_is_told_and_slicer_computes_itself(widget, monke
 
 
 def test_all_work_of_the_engine_can_be_done_elsewhere():
-    """Whatever takes a progress is work for a job; over there it must come in steps."""
+    """Whatever takes options and a progress is work for a job; over there it must come in steps."""
     import inspect
 
     work = {
         name
         for name, method in inspect.getmembers(engine.Engine, inspect.isfunction)
-        if not name.startswith("_") and "progress" in inspect.signature(method).parameters
+        if not name.startswith("_") and {"options", "progress"} <= set(inspect.signature(method).parameters)
     }
     assert work >= {"embed", "match", "follow", "register", "track", "landmarks", "colors", "similarityMap"}
     for name in work:
