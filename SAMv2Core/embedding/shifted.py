@@ -1,8 +1,9 @@
 """Vectors averaged over a scan and the same scan half a coarse voxel further: less depends on where the lattice falls.
 
 A network sees the lattice of 2 mm in blocks (coarse voxels), and the vector of a place depends a little on where in its
-block it lies. The mean of two looks depends on it less, for twice the time. Not in the paper. With ``lite-ct`` it gained
-nothing over the present matcher (977 places: -0.03 mm in necks, +0.2 in torsos, both within chance), so it is no default.
+block it lies. The mean of two looks depends on it less, for twice the time. Not in the paper. With ``lite-ct`` it
+gained nothing over the present matcher (977 places: -0.03 mm in necks, +0.2 in torsos, both within chance), so it is no
+default.
 """
 
 from __future__ import annotations
