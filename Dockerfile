@@ -8,8 +8,8 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 WORKDIR /src
 COPY . .
-RUN pip install --index-url "$TORCH_INDEX" torch \
-    && pip install ".[server]" \
+RUN pip install --index-url "$TORCH_INDEX" torch==2.13.0 \
+    && pip install -c requirements/constraints.txt ".[server]" \
     && rm -rf /src/* \
     && useradd --create-home --uid 10001 samv2
 

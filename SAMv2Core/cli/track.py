@@ -115,7 +115,7 @@ def run(session: Session) -> None:
             structured_report.check_target(volumes[names[-1]])
         if args.segment_with:
             segmenting.connect(args.segment_with).close()  # says now what it would say after the work
-    embeddings = _embed_all(session, volumes)
+    embeddings = common.embed_all(session, volumes, 0.8)
     with session.stage("track", 0.8, 0.93) as progress:
         track = common.functions(session).track
         findings = track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
@@ -171,15 +171,6 @@ def _name_follow_ups(args: Any) -> List[str]:
         for attribute, value in ((name, path), (f"modality_{name}", modality), (f"series_{name}", series)):
             setattr(args, attribute, value)
     return names
-
-
-def _embed_all(session: Session, volumes: Dict[str, s.Volume]) -> List[s.Embedding]:
-    model = common.load_model(session, volumes)
-    low, step = 0.08, (0.8 - 0.08) / len(volumes)
-    return [
-        common.embed(session, model, name, volume, low + n * step, low + (n + 1) * step)
-        for n, (name, volume) in enumerate(volumes.items())
-    ]
 
 
 def _refine(
