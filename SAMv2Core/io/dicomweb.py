@@ -249,14 +249,14 @@ def _client(service: str) -> Any:
         raise UsageError(
             "DICOMweb needs the Python package dicomweb-client.", f"Install it: pip install '{REQUIREMENT}'."
         ) from error
-    session = requests.Session()
+    session: Any = requests.Session()  # its method is replaced below
     token = os.environ.get(TOKEN_VARIABLE)
     if token:
         if urlsplit(service).scheme != "https" and not _is_here(urlsplit(service).hostname or ""):
             raise UsageError(f"{TOKEN_VARIABLE} is not sent to {service} in the clear.", "Use https.")
         session.headers["Authorization"] = f"Bearer {token}"
         session.trust_env = False  # else netrc would replace the token
-    session.request = functools.partial(session.request, timeout=_SECONDS)  # type: ignore[method-assign]
+    session.request = functools.partial(session.request, timeout=_SECONDS)
     try:
         client = DICOMwebClient(service.rstrip("/"), session=session)
     except ValueError as error:
