@@ -119,7 +119,7 @@ def test_the_command_line_s_cache_is_used_when_asked(model, embedding, tmp_path,
     model.embed(phantom(), cache=False)
     assert not (tmp_path / "kept").exists()
     model.embed(phantom(), cache=True)
-    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
     monkeypatch.setattr(model, "_compute", None)  # a second pass would fail
     again, body = model.embed(phantom(), cache=True), embedding.body  # the air is not kept
     assert (again.fine.vectors[:, body] == embedding.fine.vectors[:, body]).all()

@@ -201,5 +201,5 @@ def test_longitudinal_ct_beside_the_sets_own_points(evaluate, scans, tmp_path):
     assert found["p95_mm"] <= 2.0 and found["beyond"] == {"25": 0.0, "50": 0.0, "100": 0.0} and found["seconds"] > 0
     assert found["set"]["n"] == 2 and found["set"]["without_place"] == 1 and found["set"]["median_mm"] is None
     assert [lesion["error_mm"] for lesion in found["lesions"] if lesion["method"] == "set"] == [4.0, None]
-    assert "the set's own registration" in (tmp_path / "t.md").read_text()
+    assert "the set's own registration" in (tmp_path / "t.md").read_text(encoding="utf-8")
     assert evaluate("longitudinal-ct", "--data", tmp_path, "--model", "x", "--report", "s.json") != 0
