@@ -368,9 +368,9 @@ class Tour:
         }
         return len(shown)
 
-    def _noise(self, name):
-        """A scan that nobody has embedded, for half a minute of work."""
-        values = np.random.default_rng().integers(-1000, 1000, (150, 200, 200), dtype=np.int16)
+    def _noise(self, name, slices=150):
+        """A scan that nobody has embedded: 150 slices are some ten seconds of two quiet cores."""
+        values = np.random.default_rng().integers(-1000, 1000, (slices, 200, 200), dtype=np.int16)
         return slicer.util.addVolumeFromArray(values, np.diag([2.0, 2.0, 2.0, 1.0]), name)
 
     def whileEmbedding(self):
@@ -381,7 +381,7 @@ class Tour:
         if not self.widget.logic.engine.isRemote:
             return "skipped: this Slicer computes by itself"
         template, query = self.parameters.templateVolume, self.parameters.queryVolume
-        noise = self._noise("noise")
+        noise = self._noise("noise", slices=600)
         self.parameters.templateVolume, self.parameters.queryVolume = template, query
         d.settle(self.widget)
         job = self.widget.logic.startEmbedding(noise, modality="ct")
