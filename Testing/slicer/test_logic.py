@@ -1,5 +1,7 @@
 """The module's logic on the real scene, with a seeded network: nodes in, nodes out, and what happens in between."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from phantoms import SHIFT_LPS, addPoints, addVolume, phantom
 from SAMv2Core.errors import Cancelled, InputError
 from SAMv2SlicerLib.match import similarity_map
 from SAMv2SlicerLib.scene import match_list, node_geometry
+from Testing.benchmarks import soak
 
 TOLERANCE_MM = 1.0
 """The query holds the same samples: what remains is sub-voxel estimation between 4 mm feature voxels."""
@@ -57,6 +60,22 @@ def test_the_same_numbers_as_samv2core(logic, pair, scene):
     for n, match in enumerate(direct):
         assert np.allclose(node_geometry.pointWorld(matched, n), match.query_lps * [-1, -1, 1], atol=1e-6)
         assert match_list.resultAt(matched, n).similarity == pytest.approx(match.similarity, abs=1e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_nothing_stays_behind_of_many_matches(logic, pair, scene):
+    """Forty lists of three points, matched and deleted: nodes, files, threads and memory are as after ten."""
+    held = []
+    for _ in range(40):
+        points = addPoints(scene, PLACES_RAS)
+        for node in (logic.matchPoints(*pair, points), points):
+            scene.RemoveNode(node.GetDisplayNode())  # the application does so, the scene alone does not
+            scene.RemoveNode(node)
+        held.append({**soak.held(), "nodes": scene.GetNumberOfNodes()})
+    assert [held[-1][name] for name in ("nodes", "files", "threads")] == [
+        held[9][name] for name in ("nodes", "files", "threads")
+    ]
+    assert held[-1]["MiB"] - held[9]["MiB"] < 10  # one embedding of these phantoms kept per match would be 50
 
 
 def test_names_and_ids_are_accepted(logic, pair, scene):

@@ -96,6 +96,21 @@ def test_the_least_recently_used_entry_goes_first(tmp_path):
     assert store.size_bytes() <= store.max_bytes
 
 
+@pytest.mark.parametrize("seconds", [-(10**9), 10**9], ids=["back", "forth"])
+def test_a_clock_that_jumps_loses_nothing_and_keeps_the_bound(tmp_path, seconds):
+    """Only which entry goes first may be wrong."""
+    emb = random_embedding()
+    Cache(tmp_path).store(key_of(0), emb)
+    store = Cache(tmp_path, max_bytes=int(3.5 * Cache(tmp_path).size_bytes()))
+    for n in range(3):
+        store.store(key_of(n), emb)
+        os.utime(store.path_of(key_of(n)), (time.time() + seconds,) * 2)
+    assert all(store.load(key_of(n)) is not None for n in range(3))
+    for n in range(3, 8):
+        assert store.store(key_of(n), emb) is None
+        assert store.load(key_of(n)) is not None and store.size_bytes() <= store.max_bytes
+
+
 def test_entries_lie_in_256_folders_and_those_of_before_are_found(tmp_path):
     emb, store = random_embedding(), Cache(tmp_path)
     for key in ("ab" * 32, "cd" * 32):
