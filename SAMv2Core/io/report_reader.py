@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.errors import InputError
+from SAMv2Core.errors import InputError, SAMv2Error
 from SAMv2Core.io.dicom_header import files_of, quiet_pydicom
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.finding_sites import organ_of
@@ -82,24 +82,38 @@ class _Group:
 def is_report(path: PathLike) -> bool:
     """Whether a file is a structured report."""
     dataset = _read(path, only=["SOPClassUID"])
-    return dataset is not None and str(dataset.get("SOPClassUID", "")) in REPORTS
+    return dataset is not None and _class_of(dataset) in REPORTS
+
+
+def _class_of(dataset: Any) -> str:
+    """The SOP class, "" where it is damaged: pydicom decodes a value when it is asked for, and raises anything then."""
+    try:
+        return str(dataset.get("SOPClassUID", ""))
+    except Exception:
+        return ""
 
 
 def read_report(path: PathLike, scan: Optional[PathLike] = None) -> LesionReport:
     """The lesions of a TID 1500 report.
 
     :param scan: folder of the images that it speaks of, for regions that are drawn in images.
-    :raises InputError: no report, none of its groups has a region, or its images are not in ``scan``.
+    :raises InputError: no report, damaged, none of its groups has a region, or its images are not in ``scan``.
     """
     dataset = _read(path)
-    if dataset is None or str(dataset.get("SOPClassUID", "")) not in REPORTS:
+    if dataset is None or _class_of(dataset) not in REPORTS:
         raise InputError(f"{path} is no DICOM structured report.", "Choose a Measurement Report (TID 1500).")
-    with quiet_pydicom():
-        places = _Places(path, scan)
-        groups = [_group_of(item, n, places) for n, item in enumerate(_groups(dataset), 1)]
+    try:
+        with quiet_pydicom():
+            places = _Places(path, scan)
+            groups = [_group_of(item, n, places) for n, item in enumerate(_groups(dataset), 1)]
+            patient_id = str(dataset.get("PatientID", "") or "")
+    except SAMv2Error:
+        raise
+    except Exception as error:  # as in _class_of
+        raise InputError(f"{path} is damaged ({type(error).__name__}).", "Export the report again.") from error
     if not groups:
         raise InputError(f"{path} holds no measurement group.", "Choose a Measurement Report (TID 1500).")
-    return _report_of(groups, str(dataset.get("PatientID", "") or ""), path)
+    return _report_of(groups, patient_id, path)
 
 
 def _report_of(groups: Sequence[_Group], patient_id: str, path: PathLike) -> LesionReport:

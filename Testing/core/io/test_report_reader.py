@@ -17,6 +17,7 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.io.lesions import read_lesions
 from SAMv2Core.io.report_reader import is_report, read_report
 from SAMv2Core.io.structured_report import PastReading, ReportedLesion, Study, new_tracking_uid, write_report
+from Testing.benchmarks.mutations import mutate
 from Testing.samples.dicom_series import ORIGIN_LPS, SPACING_MM, writeSeries
 
 ENDS = ((-10.0, 0.0, 104.0), (-10.0, 12.0, 104.0))
@@ -165,3 +166,20 @@ def test_what_is_no_report_of_lesions_is_refused(series, tmp_path):
     )
     with pytest.raises(InputError, match="no place"):
         read_report(written(series, tmp_path / "numbers.dcm", [group]))
+
+
+def test_a_damaged_report_is_refused_or_read_and_nothing_else(series, tmp_path):
+    """Three hundred seeded mutations; pydicom decodes late, and damaged values raise whatever they raise."""
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=highdicom.UID(), identifier="L"),
+        measurements=[sr.Measurement(name=codes.SCT.Length, value=1.0, unit=codes.UCUM.Millimeter)],
+    )
+    sound = written(series, tmp_path / "sound.dcm", [group])
+    refused = 0
+    for seed in range(300):
+        path = mutate(sound, tmp_path / "damaged", np.random.default_rng(seed))
+        try:
+            read_report(path) if is_report(path) else None
+        except InputError:
+            refused += 1
+    assert refused > 100
