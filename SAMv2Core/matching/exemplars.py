@@ -81,7 +81,10 @@ def combined(matches: Sequence[Match], query: Grid, model: UncertaintyModel) -> 
     agreement = agree(places, np.array([match.confidence for match in searched]))
     confidence = model.several.confidence(agreement.terms())
     beyond = query.beyond_mm(agreement.place_lps)
-    near = int((agreement.distances_mm <= AGREE_MM).sum())
+    agreeing = [match for match, mm in zip(searched, agreement.distances_mm) if mm <= AGREE_MM]
+    near = len(agreeing)
+    if 2 * near > len(searched):  # the coefficients are those of other patients; an earlier scan of this one says more
+        confidence = max([confidence, *(match.confidence for match in agreeing if match.status == MATCHED)])
     if beyond > 0:
         confidence = min(confidence, model.several.not_found_below / 2)
         reason = f"The point would lie {math.ceil(beyond)} mm outside the other scan."

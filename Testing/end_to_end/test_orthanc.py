@@ -14,7 +14,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from SAMv2Core.cli.main import main
 from SAMv2Core.io import dicomweb
 from SAMv2Core.io.report_reader import read_report
 from SAMv2Core.models.checkpoints import save_network
+from Testing.samples.batch_rows import Here
 from Testing.samples.dicom_archive import LESIONS_LPS, SHIFT_LPS, TRACKING_UIDS, write_archive
 from Testing.samples.dicomweb_server import serving
 from Testing.samples.embedding_samples import small_lite
@@ -91,20 +91,6 @@ def wait_for(what, seconds=60):
                 return found
         time.sleep(0.1)
     raise TimeoutError(f"nothing came in {seconds} s")
-
-
-class Here:
-    """Runs the row in this process."""
-
-    capacity = rows_per_future = 1
-
-    def submit(self, run, tasks):
-        future: Future = Future()
-        future.set_result(run(tasks))
-        return future
-
-    def close(self):
-        pass
 
 
 @pytest.mark.parametrize("archive", [stand_in, orthanc])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from SAMv2Core.cli import batch
 from SAMv2Core.cli.main import main
 from SAMv2Core.io.report_reader import read_report
 from SAMv2Core.models.checkpoints import save_network
+from Testing.samples.batch_rows import Here
 from Testing.samples.dicom_archive import LESIONS_LPS, SHIFT_LPS, TRACKING_UIDS, write_archive
 from Testing.samples.dicom_series import writeSeries
 from Testing.samples.dicomweb_server import serving
@@ -25,20 +25,6 @@ pytest.importorskip("dicomweb_client")
 
 
 PATIENT_ID, PATIENT_NAME, BORN = "PID-4711", "Phantom", "19561231"
-
-
-class Here:
-    """Runs rows in this process."""
-
-    capacity = rows_per_future = 1
-
-    def submit(self, run, tasks):
-        future: Future = Future()
-        future.set_result(run(tasks))
-        return future
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Several exemplars: the majority wins against a confident minority of one, and names join the lists."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,16 @@ def test_agreement_is_worth_more_than_each_and_dissent_less():
     apart = combined([answer(center + [0, 0, 30 * n], 0.6) for n in range(-1, 2)], grid, model)
     assert together.confidence > 0.6 > apart.confidence
     assert apart.reason and len(together.exemplars) == 4
+
+
+def test_what_convinces_alone_does_so_in_company():
+    """Earlier scans of the patient: two that agree are worth no less than the better one; one against two is not."""
+    grid, model = scan().volume_grid, UncertaintyModel()
+    sure = dataclasses.replace(answer([0, 0, 0], 0.98), status="matched")
+    both = combined([sure, answer([2, 0, 0], 0.7)], grid, model)
+    assert both.status == "matched" and both.confidence >= 0.98
+    against = combined([sure, answer([60, 0, 0], 0.7), answer([62, 0, 0], 0.7)], grid, model)
+    assert against.confidence < 0.9 and against.status != "matched"
 
 
 def test_a_place_outside_the_scan_is_not_found_and_says_so():
