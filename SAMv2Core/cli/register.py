@@ -186,7 +186,9 @@ def write_outputs(
     for path, points, name in zip(matched_names(args.matched_points), sides, ("fixed", "moving")):
         write_points(point_list(points, name), path, inputs=session.inputs)
     if args.sro:
-        write_spatial_registration(result.matrix, result.transform, fixed, moving, args.sro, inputs=session.inputs)
+        sha256 = str((session.report.model or {}).get("sha256", ""))
+        registered = (result.matrix, result.transform, fixed, moving)
+        write_spatial_registration(*registered, args.sro, session.inputs, s.__version__, sha256)
         # A transform that must not be trusted is for the file alone.
         if result.status != "failed":
             dicomweb_files.stow(session, "sro")

@@ -18,8 +18,8 @@ from SAMv2Core.io.structured_report import (
     ReportedLesion,
     Study,
     is_available,
-    new_tracking_uid,
     series_files,
+    tracking_uid_of,
     write_report,
 )
 
@@ -112,6 +112,8 @@ def write(
     :param new: lesions that only this follow-up's segmentation shows, in the order of their courses.
     :param regions: parts of the body by label, for lesions without an organ.
     """
+    own = "" if volume.dicom is None else volume.dicom.series_instance_uid
+    baseline = str(session.report.inputs["baseline"]["series"] or own)
     run = max(finding.study for finding in findings)  # number of the follow-up in this run
     here = {finding.label: finding for finding in findings if finding.study == run}
     known = {lesion.label: lesion for lesion in lesions}
@@ -120,12 +122,12 @@ def write(
     for course in courses:
         finding = here.get(course.label)
         is_said = (course.label, run) in reader.readings or finding is None or bool(finding.state)
-        uid = known[course.label].tracking_uid if course.label in known else ""
         earlier = past.past.get(course.label) if past is not None else None
         reported.append(
             ReportedLesion(
                 label=course.label,
-                tracking_uid=uid or (earlier.uid if earlier is not None else "") or new_tracking_uid(),
+                tracking_uid=(earlier.uid if earlier is not None else "")
+                or _tracking_uid(course.label, known.get(course.label), baseline, places.get(course.label), own),
                 position=_place(finding, places.get(course.label)),
                 status=NEW_STATUS if finding is None else finding.status,
                 diameter_mm=course.readings[-1].long_mm,
@@ -140,7 +142,18 @@ def write(
     order = len(courses[0].readings) - 1
     study = Study(tuple(series_files(volume)), _name(order), order)
     model = session.report.model or {}
-    write_report(session.args.sr, study, reported, str(model.get("name", "SAMv2")), s.__version__)
+    write_report(session.args.sr, study, reported, str(model.get("name", "SAMv2")), s.__version__, model.get("sha256", ""))
+
+
+def _tracking_uid(label: str, known: Optional[Lesion], baseline: str, new: Optional[Lesion], own: str) -> str:
+    """What the report that it comes from says, else what follows from the scan that it was first seen in.
+
+    :param baseline: :param own: Series Instance UIDs of the baseline and of this follow-up, in which new ones lie.
+    """
+    if known is not None and known.tracking_uid:
+        return known.tracking_uid
+    lesion, series = (new, own) if known is None else (known, baseline)
+    return tracking_uid_of(series, label, () if lesion is None else lesion.center_lps)
 
 
 def _new_labels(order: int, new: Sequence[Lesion]) -> List[str]:

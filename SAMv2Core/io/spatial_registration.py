@@ -21,8 +21,9 @@ import numpy as np
 
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.io.dicom_header import DicomTags, files_of
-from SAMv2Core.io.dicom_write import write_dataset
+from SAMv2Core.io.dicom_write import Device, write_dataset
 from SAMv2Core.io.files import PathLike, write_bytes
+from SAMv2Core.io.uids import uid_of
 from SAMv2Core.io.volume import Volume
 
 STORAGE_CLASS = "1.2.840.10008.5.1.4.1.1.66.1"
@@ -35,20 +36,28 @@ _STUDY = (
 
 
 def write_spatial_registration(
-    matrix: np.ndarray, transform: str, fixed: Volume, moving: Volume, path: PathLike, inputs: Iterable[PathLike] = ()
+    matrix: np.ndarray,
+    transform: str,
+    fixed: Volume,
+    moving: Volume,
+    path: PathLike,
+    inputs: Iterable[PathLike] = (),
+    version: str = "",
+    model_sha256: str = "",
 ) -> None:
-    """Write a ``.dcm`` file, atomically.
+    """Write a ``.dcm`` file, atomically; its UIDs are the same for the same content.
 
     :param matrix: (4, 4) LPS mm, fixed to moving.
     :param transform: ``"rigid"``, ``"similarity"`` or ``"affine"``.
     :param fixed: read from a DICOM folder, like the moving volume.
+    :param version: of this software; :param model_sha256: of the model's weights, where it is known.
     :raises UsageError: ``pydicom`` is not installed.
     :raises InputError: a volume that is not from a DICOM folder, without a frame of reference, or both in one.
     """
     pydicom = _pydicom()
     tags = _tags_of_both(fixed, moving)
     series = [_headers(pydicom, volume, its.series_instance_uid) for volume, its in zip((fixed, moving), tags)]
-    dataset = _object(pydicom, series[0][0], tags[0])
+    dataset = _object(pydicom, series[0][0], tags[0], Device(version, sha256=model_sha256))
     dataset.RegistrationSequence = pydicom.Sequence(
         [
             _item(pydicom, tags[0], series[0], np.eye(4), "rigid"),
@@ -56,6 +65,7 @@ def write_spatial_registration(
         ]
     )
     _reference_studies(pydicom, dataset, tags, series)
+    _sign(pydicom, dataset)
     stream = io.BytesIO()
     write_dataset(dataset, stream)
     write_bytes(path, stream.getvalue(), inputs)
@@ -117,30 +127,34 @@ def _headers(pydicom: Any, volume: Volume, series_uid: str) -> List[Any]:
     return found
 
 
-def _object(pydicom: Any, source: Any, tags: DicomTags) -> Any:
-    """Everything but the registration itself."""
-    now = datetime.datetime.now()
+def _object(pydicom: Any, source: Any, tags: DicomTags, device: Device) -> Any:
+    """Everything but the registration itself, its own name and its time."""
     dataset = pydicom.Dataset()
     for name in _STUDY:
         value = source.get(name, None)
         if value is not None or name != "SpecificCharacterSet":
             setattr(dataset, name, "" if value is None else value)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = STORAGE_CLASS, pydicom.uid.generate_uid(prefix=None)
-    dataset.SeriesInstanceUID = pydicom.uid.generate_uid(prefix=None)
-    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "REG", "1", "1"
+    dataset.SOPClassUID = STORAGE_CLASS
+    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber, dataset.Laterality = "REG", "1", "1", ""
     dataset.SeriesDescription = "SAMv2 registration (research)"
-    dataset.Manufacturer, dataset.ManufacturerModelName = "SlicerSAMv2", "SAMv2"
-    dataset.DeviceSerialNumber, dataset.SoftwareVersions = "0", "SAMv2"
-    dataset.ContentDate = dataset.SeriesDate = now.strftime("%Y%m%d")
-    dataset.ContentTime = dataset.SeriesTime = now.strftime("%H%M%S")
+    device.describe(dataset)
     dataset.ContentLabel, dataset.ContentDescription = "REGISTRATION", "Moving to fixed image, by SAMv2"
     dataset.ContentCreatorName = ""
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = tags.frame_of_reference_uid, ""
+    return dataset
+
+
+def _sign(pydicom: Any, dataset: Any) -> None:
+    """UIDs that follow from all the rest, so that one written again is the same instance; then the time."""
+    content = dataset.to_json()
+    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = uid_of("registration", content), uid_of("its series", content)
+    now = datetime.datetime.now()
+    dataset.ContentDate = dataset.SeriesDate = now.strftime("%Y%m%d")
+    dataset.ContentTime = dataset.SeriesTime = now.strftime("%H%M%S")
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = STORAGE_CLASS
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    return dataset
 
 
 def _item(pydicom: Any, tags: DicomTags, headers: List[Any], to_registered: np.ndarray, transform: str) -> Any:

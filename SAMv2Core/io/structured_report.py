@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.dicom_write import write_dataset
+from SAMv2Core.io.dicom_write import MANUFACTURER, MODEL_NAME, PRODUCT, Device, write_dataset
 from SAMv2Core.io.files import atomic_path
 from SAMv2Core.io.finding_sites import CODE_LENGTH, SCHEME, site_of
+from SAMv2Core.io.uids import new_uid, uid_of
 
 if TYPE_CHECKING:
     from SAMv2Core.io.volume import Volume
@@ -123,10 +124,16 @@ def is_available() -> bool:
 
 
 def new_tracking_uid() -> str:
-    """A globally unique identifier (2.25.<random>, DICOM PS3.5 B.2), without any package."""
-    import uuid
+    """The Tracking UID of a lesion that somebody has just marked: random."""
+    return new_uid()
 
-    return f"2.25.{uuid.uuid4().int}"
+
+def tracking_uid_of(series_uid: str, label: str, center_lps: Sequence[float]) -> str:
+    """The Tracking UID of a lesion that a file names: the same whenever that file is read.
+
+    :param series_uid: of the scan that it lies in; :param center_lps: mm.
+    """
+    return uid_of("lesion", series_uid, label, *(round(float(value), 3) for value in center_lps))
 
 
 def series_files(volume: Volume) -> List[str]:
@@ -152,11 +159,19 @@ def series_files(volume: Volume) -> List[str]:
     return found
 
 
-def write_report(path: str, study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str) -> str:
-    """Write the report of one study; its SOP Instance UID.
+def write_report(
+    path: str,
+    study: Study,
+    lesions: Sequence[ReportedLesion],
+    algorithm: str,
+    version: str,
+    model_sha256: str = "",
+) -> str:
+    """Write the report of one study; its SOP Instance UID, the same for the same content.
 
     :param path: the ``.dcm`` file to write, whole or not at all.
     :param algorithm: name of the model that proposed the places; :param version: of this software.
+    :param model_sha256: of the model's weights, where it is known.
     :raises InputError: no lesion, unreadable or mixed DICOM files, or highdicom is missing.
     :raises OutputError: the file cannot be written.
     """
@@ -165,7 +180,7 @@ def write_report(path: str, study: Study, lesions: Sequence[ReportedLesion], alg
     if not lesions:
         raise InputError(f"{study.time_point} has no lesion with a position.", "Track or place lesions first.")
     evidence = _read_evidence(study.files)
-    report = _document(evidence, study, lesions, algorithm, version)
+    report = _document(evidence, study, lesions, Device(version, algorithm, model_sha256))
     with atomic_path(path) as temporary:
         write_dataset(report, temporary)
     return str(report.SOPInstanceUID)
@@ -197,20 +212,25 @@ def _completed(header: Any) -> Any:
     return header
 
 
-def _document(
-    evidence: List[Any], study: Study, lesions: Sequence[ReportedLesion], algorithm: str, version: str
-) -> Any:
-    import highdicom
+def _document(evidence: List[Any], study: Study, lesions: Sequence[ReportedLesion], device: Device) -> Any:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=highdicom.UID(), name="SAMv2 for 3D Slicer"
+            uid=device.uid,
+            name=PRODUCT,
+            manufacturer_name=MANUFACTURER,
+            model_name=f"{MODEL_NAME} {device.version}",
+            serial_number=device.serial_number,
         ),
     )
-    identification = sr.AlgorithmIdentification(name=algorithm[:64], version=version)
+    identification = sr.AlgorithmIdentification(
+        name=device.model[:64],
+        version=device.version,
+        parameters=[f"model SHA-256 {device.sha256}"] if device.sha256 else None,
+    )
     groups = [_group(lesion, study, str(evidence[0].FrameOfReferenceUID), identification) for lesion in lesions]
     groups += [_past_group(lesion, past) for lesion in lesions for past in lesion.history]
     report = sr.MeasurementReport(
@@ -221,18 +241,20 @@ def _document(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
+    said = (*(str(header.SOPInstanceUID) for header in evidence), *(item.to_json() for item in report))
     document = sr.Comprehensive3DSR(
         evidence=evidence,
         content=report,
         series_number=SERIES_NUMBER,
-        series_instance_uid=highdicom.UID(),
-        sop_instance_uid=highdicom.UID(),
+        series_instance_uid=uid_of("series of a report", *said),
+        sop_instance_uid=uid_of("report", *said),
         instance_number=1,
-        manufacturer="SAMv2 for 3D Slicer",
         is_complete=True,
         is_verified=False,
+        manufacturer=MANUFACTURER,
         series_description="SAMv2 lesions (research use)",
     )
+    device.describe(document)
     # Labels are of any language, whatever the scan's character set.
     document.SpecificCharacterSet = "ISO_IR 192"
     return document

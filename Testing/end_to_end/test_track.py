@@ -107,6 +107,8 @@ def test_a_segmented_follow_up_names_what_is_new_and_what_is_gone(samv2, scans, 
 def test_a_report_is_next_months_baseline(samv2, scans, tracking, tmp_path):
     """DICOM in, DICOM out, three studies: a row keeps its label, its Tracking UID and its history."""
     pytest.importorskip("highdicom", reason="highdicom is not installed")
+    import pydicom
+
     from SAMv2Core.io.report_reader import read_report
     from Testing.samples.dicom_series import writeSeries
 
@@ -121,6 +123,10 @@ def test_a_report_is_next_months_baseline(samv2, scans, tracking, tmp_path):
     written = read_report(tmp_path / "second.dcm")
     assert [lesion.label for lesion in written.lesions] == ["a", "b"] and written.order == 1
     uid = written.lesions[0].tracking_uid
+    # The lesions have no UIDs of their own, one is new; a row that runs again still writes the same instance.
+    again = samv2(*tracking, "--follow-up", tmp_path / "second", "--readings", "read.csv", "--sr", "again.dcm")
+    assert again.code == 0, again.err
+    assert len({str(pydicom.dcmread(tmp_path / name).SOPInstanceUID) for name in ("second.dcm", "again.dcm")}) == 1
     (tmp_path / "read.csv").write_text(
         "label,study,diameter_mm,state\na,1,4.5,\nb,1,,vanished\nn,1,8,\nfar,1,,vanished\n"
     )

@@ -41,6 +41,11 @@ class Archive:
         self.datasets += datasets
         self.arrived += sorted({str(dataset.StudyInstanceUID) for dataset in datasets})
 
+    def store(self, dataset: Any) -> None:
+        """One of a UID is kept, as archives do."""
+        uid = dataset.SOPInstanceUID
+        self.datasets = [*(known for known in self.datasets if known.SOPInstanceUID != uid), dataset]
+
     def of_modality(self, modality: str) -> List[Any]:
         return [dataset for dataset in self.datasets if dataset.Modality == modality]
 
@@ -113,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
                 item.FailureReason = 272
                 answer.FailedSOPSequence = pydicom.Sequence([item])
             else:
-                self.archive.datasets.append(dataset)
+                self.archive.store(dataset)
                 self.archive.arrived.append(str(dataset.StudyInstanceUID))
                 answer.ReferencedSOPSequence = pydicom.Sequence([item])
         self._json(answer.to_json_dict())

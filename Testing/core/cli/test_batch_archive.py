@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+import SAMv2Core as s
 from SAMv2Core.cli import batch
 from SAMv2Core.cli.main import main
 from SAMv2Core.io.report_reader import read_report
@@ -104,7 +105,10 @@ def test_from_a_server_and_back_to_it(samv2, made, tmp_path, capsys):
         command = ["track", "--archive", server.url, "--studies", new.StudyInstanceUID, alone]
         assert samv2(*command, "--dry-run") == 0
         assert not (tmp_path / "out").exists() and not any("POST" in path for path in server.requests)
-        assert samv2(*command, "--stow") == 0, capsys.readouterr().err
+        # The second time as after a worker that was killed between storing and noting.
+        for _ in range(2):
+            assert samv2(*command, "--stow") == 0, capsys.readouterr().err
+        assert sum("POST" in path for path in server.requests) == 2
         stored = [d for d in server.of_modality("SR") if d.StudyInstanceUID == new.StudyInstanceUID]
     assert len(stored) == 1 and stored[0].PatientID == PATIENT_ID
     stored[0].save_as(tmp_path / "stored.dcm")
@@ -122,6 +126,8 @@ def test_the_newest_study_is_registered_to_the_prior_as_a_dicom_object(samv2, ma
     (row,) = rows(tmp_path / "out" / "summary.csv")
     written = pydicom.dcmread(tmp_path / "out" / row["folder"] / "registration.dcm")
     assert written.StudyInstanceUID == row["name"] and len(written.RegistrationSequence) == 2
+    model = json.loads((tmp_path / "out" / row["folder"] / "report.json").read_text())["model"]
+    assert (written.SoftwareVersions, written.DeviceSerialNumber) == (s.__version__, model["sha256"][:16])
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,19 @@ def test_frames_studies_and_images_are_named(scans, tmp_path):
     assert other.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.4"
 
 
+def test_one_written_again_is_the_same_instance_and_any_other_is_not(scans, tmp_path):
+    def uids(matrix=MATRIX, transform="rigid", **facts):
+        write_spatial_registration(matrix, transform, *scans, tmp_path / "s.dcm", **facts)
+        found = pydicom.dcmread(tmp_path / "s.dcm")
+        assert found.file_meta.MediaStorageSOPInstanceUID == found.SOPInstanceUID != found.SeriesInstanceUID
+        assert found.ContentDate and found.ContentTime
+        return found.SOPInstanceUID, found.SeriesInstanceUID
+
+    moved = MATRIX + np.array([[0, 0, 0, 0.5]] + [[0] * 4] * 3)
+    first, others = uids(), [uids(moved), uids(transform="affine"), uids(version="2"), uids(model_sha256="ab" * 32)]
+    assert uids() == first and len({uid for pair in (first, *others) for uid in pair}) == 10
+
+
 def test_other_files_than_dicom_and_missing_frames_are_refused(scans, tmp_path):
     fixed, moving = scans
     nameless = dataclasses.replace(moving, dicom=dataclasses.replace(moving.dicom, frame_of_reference_uid=""))

@@ -1,5 +1,7 @@
 """DICOM reports of lesions, read back with pydicom: needs highdicom, no Slicer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,53 @@ def test_a_report_holds_places_sizes_and_decisions(series, tmp_path):
     assert np.allclose(two.roi.value, [(4.0, 5.0, 106.0)]) and not two.get_measurements(name=LONG_AXIS)
     meanings = {e.name.meaning: e.value.meaning for e in one.get_qualitative_evaluations()}
     assert meanings == {"Proposal by matching": "Matched", "Decision of the reader": "Corrected by hand"}
+
+
+def test_a_report_written_again_is_the_same_instance_and_any_other_is_not(series, tmp_path):
+    lesion = ReportedLesion("L1", new_tracking_uid(), (4.0, 5.0, 106.0), "matched", diameter_mm=9.0)
+    study = Study(series, "Baseline", 0)
+
+    def uids(study=study, lesion=lesion, model="lite-ct", version="0.1.0", sha256="ab" * 32):
+        write_report(str(tmp_path / "r.dcm"), study, [lesion], model, version, sha256)
+        report = pydicom.dcmread(tmp_path / "r.dcm")
+        assert report.file_meta.MediaStorageSOPInstanceUID == report.SOPInstanceUID != report.SeriesInstanceUID
+        return report.SOPInstanceUID, report.SeriesInstanceUID
+
+    others = [
+        uids(lesion=dataclasses.replace(lesion, **change))
+        for change in ({"position": (4.0, 5.0, 106.5)}, {"decision": "accepted"}, {"diameter_mm": 9.1}, {"state": "present"})
+    ]
+    others += [uids(version="0.1.1"), uids(sha256="cd" * 32), uids(study=dataclasses.replace(study, order=1))]
+    other = tmp_path / "other"
+    other.mkdir()
+    others.append(uids(study=dataclasses.replace(study, files=tuple(writeSeries(other)))))  # another scan, equal values
+    first = uids()
+    assert uids() == first
+    assert len({uid for pair in (*others, first) for uid in pair}) == 2 * (len(others) + 1)
+
+
+def test_what_has_written_a_report_is_named(series, tmp_path):
+    lesion = ReportedLesion("L1", new_tracking_uid(), (4.0, 5.0, 106.0), "matched", diameter_mm=9.0)
+    write_report(str(tmp_path / "r.dcm"), Study(series, "Baseline", 0), [lesion], "lite-ct", "0.1.0", "ab" * 32)
+    report, found = groups(tmp_path / "r.dcm")
+    equipment = (report.Manufacturer, report.ManufacturerModelName, report.SoftwareVersions, report.DeviceSerialNumber)
+    assert equipment == ("SlicerSAMv2", "SAMv2", "0.1.0", "abababababababab")
+    (contributor,) = report.ContributingEquipmentSequence
+    assert (contributor.SoftwareVersions, contributor.DeviceSerialNumber) == equipment[2:]
+    (context,) = report.content.get_observer_contexts()
+    device = context.observer_identifying_attributes
+    assert device.uid == contributor.DeviceUID
+    assert (device.name, device.manufacturer_name) == ("SAMv2 for 3D Slicer", "SlicerSAMv2")
+    assert (device.model_name, device.serial_number) == ("SAMv2 0.1.0", "abababababababab")
+    (algorithm,) = (
+        {item.ConceptNameCodeSequence[0].CodeMeaning: item.TextValue for item in found["L1"][0].ContentSequence
+         if item.ConceptNameCodeSequence[0].CodeMeaning.startswith("Algorithm")},
+    )  # fmt: skip
+    assert algorithm == {
+        "Algorithm Name": "lite-ct",
+        "Algorithm Version": "0.1.0",
+        "Algorithm Parameters": f"model SHA-256 {'ab' * 32}",
+    }
 
 
 def test_one_tracking_uid_over_all_studies(tmp_path):
