@@ -96,7 +96,7 @@ class Studies:
 
     def __init__(self, path: Path, command: Command, folder: Path, check: Callable[[List[str]], None]) -> None:
         self.command = command
-        self._table = tables.open_table(path)
+        self._table = tables.open_table(path, max_bytes=tables.MAX_BYTES_OF_STUDIES)
         self._base = str(path.resolve().parent)
         self._path = path
         self._folder = folder

@@ -42,7 +42,7 @@ RESULT_COLUMNS = {
 }
 #: Options of the batch that change what comes out, and those that do not.
 _CHANGING = ("model", "precision")
-_OTHER = ("device", "max_memory", "threads", "cache")
+_OTHER = ("device", "max_memory", "threads", "cache", "cache_size")
 
 #: A line on stdout this often, for logs.
 _SECONDS_BETWEEN_LINES = 60.0
@@ -91,6 +91,13 @@ def _add_command(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the journal, tables and results")
     parser.add_argument("--resume", action="store_true", help="leave out the rows that an earlier run has done")
     parser.add_argument("--dry-run", action="store_true", help="read and check the table and every input; run nothing")
+    parser.add_argument("--parquet", action="store_true", help="write results.parquet, too; needs pyarrow")
+    parser.add_argument(
+        "--tables-only",
+        action="store_true",
+        help="of rows with a result keep what the tables say and the files that columns of --table name; no result, "
+        "report and log of each",
+    )
     group = parser.add_argument_group("who runs the rows")
     group.add_argument(
         "--workers",
@@ -116,6 +123,8 @@ def run(session: Session) -> None:
     batch_archive.check(args)
     if args.dask and args.workers:
         raise UsageError("--workers is not for --dask.", "The workers of the cluster decide; leave it out.")
+    if args.parquet:
+        results.check_parquet()
     folder = Path(args.output).resolve()  # a worker of a cluster has a working folder of its own
     if args.dry_run:
         with tempfile.TemporaryDirectory(prefix="samv2-") as place:
@@ -132,6 +141,8 @@ def run(session: Session) -> None:
         with session.stage("write", 0.99, 1.0):
             results.write_summary(journal, functools.partial(_names, studies))
             results.write_results(journal, functools.partial(_names, studies), RESULT_COLUMNS[args.what])
+            if args.parquet:
+                results.write_parquet(journal, functools.partial(_names, studies), RESULT_COLUMNS[args.what])
         _conclude(session, studies, journal)
 
 
@@ -163,9 +174,10 @@ def _run_rows(session: Session, studies: table.Studies, journal: Journal) -> Non
         for mark in (table.fingerprint(row, changing),)
         if done.get(row.name) != mark
     )
+    run = functools.partial(run_tasks, shared=changing, tables_only=args.tables_only)
     teller = _Teller(session, journal)
     with session.stage("batch", 0.0, 0.99) as progress, contextlib.closing(_executor(args, journal.folder)) as executor:
-        for outcome in outcomes(executor, functools.partial(run_tasks, shared=changing), tasks):
+        for outcome in outcomes(executor, run, tasks):
             journal.add(outcome)
             if outcome.exit_code:
                 session.say(f"{outcome.name}: {outcome.cause}")
@@ -240,12 +252,12 @@ def _checker() -> Any:
     return check
 
 
-def run_tasks(tasks: Sequence[Task], shared: Sequence[str]) -> List[Outcome]:
+def run_tasks(tasks: Sequence[Task], shared: Sequence[str], tables_only: bool = False) -> List[Outcome]:
     """Run rows in this process, one after the other. This is what workers do; nothing but their end stops it."""
-    return [run_task(task, shared) for task in tasks]
+    return [run_task(task, shared, tables_only) for task in tasks]
 
 
-def run_task(task: Task, shared: Sequence[str] = ()) -> Outcome:
+def run_task(task: Task, shared: Sequence[str] = (), tables_only: bool = False) -> Outcome:
     """Run the command of one row; its model stays loaded for the next one."""
     from SAMv2Core.cli.session import Session as OneCommand
 
@@ -268,9 +280,20 @@ def run_task(task: Task, shared: Sequence[str] = ()) -> Outcome:
         write_text(os.path.join(task.folder, "log.txt"), text)
     except OutputError as error:
         code, cause, remedy = code or error.exit_code, cause or error.cause, remedy or error.remedy
+    if tables_only and code in DONE:
+        _sweep(task)
     seconds = time.monotonic() - start
     rows = tuple(_result_rows(task.arguments[0], session.results)) if code in DONE else ()
     return Outcome(task.name, task.fingerprint, code, cause, remedy, seconds, rows)
+
+
+def _sweep(task: Task) -> None:
+    """Remove what every row leaves; what else it was told to write stays."""
+    for name in (table.COMMANDS[task.arguments[0]].result, "report.json", "log.txt"):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(task.folder, name))
+    with contextlib.suppress(OSError):  # not empty
+        os.rmdir(task.folder)
 
 
 def _last_line(text: str, prefix: str) -> str:

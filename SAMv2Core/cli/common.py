@@ -138,6 +138,12 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads; default: torch's own choice")
     group.add_argument("--cache", metavar="DIR|off", help="where embeddings are kept; default: the user's cache folder")
+    group.add_argument(
+        "--cache-size",
+        type=positive_float,
+        metavar="GIB",
+        help="bound on that folder, the least recently used go first; default: 10",
+    )
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +173,7 @@ def _remote(session: Session) -> Any:
             ("--threads", args.threads is not None),
             ("--max-memory", args.max_memory is not None),
             ("--cache", args.cache is not None),
+            ("--cache-size", args.cache_size is not None),
         ):
             if is_given:
                 raise UsageError(f"{option} is the server's own choice.", f"Leave {option} or --server out.")
@@ -221,7 +228,7 @@ def open_cache(args: argparse.Namespace) -> Optional[Cache]:
     """The embedding cache that ``--cache`` asks for, None for ``off``."""
     from SAMv2Core.embedding.cache import Cache
 
-    return None if args.cache == "off" else Cache(args.cache)
+    return None if args.cache == "off" else Cache.of_size(args.cache, args.cache_size)
 
 
 def modality_of(volume: s.Volume, asked: str) -> str:

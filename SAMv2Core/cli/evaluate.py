@@ -213,8 +213,8 @@ def feature_choices(args: argparse.Namespace) -> List[Dict[str, Any]]:
 
     choices: List[Dict[str, Any]] = []
     if not args.no_model:
-        options: Sequence[Any] = (args.device, args.precision, args.max_memory, args.threads, args.cache)
-        choices.append(chosen_model(args.model, *options))
+        limits: Sequence[Any] = (args.max_memory, args.threads, args.cache, args.cache_size)
+        choices.append(chosen_model(args.model, args.device, args.precision, *limits))
     if args.features:
         choices.append({"kind": "file", "path": args.features})
     if args.mind:

@@ -142,7 +142,8 @@ def write(
     order = len(courses[0].readings) - 1
     study = Study(tuple(series_files(volume)), _name(order), order)
     model = session.report.model or {}
-    write_report(session.args.sr, study, reported, str(model.get("name", "SAMv2")), s.__version__, model.get("sha256", ""))
+    name, sha256 = str(model.get("name", "SAMv2")), str(model.get("sha256", ""))
+    write_report(session.args.sr, study, reported, name, s.__version__, sha256)
 
 
 def _tracking_uid(label: str, known: Optional[Lesion], baseline: str, new: Optional[Lesion], own: str) -> str:
@@ -153,7 +154,7 @@ def _tracking_uid(label: str, known: Optional[Lesion], baseline: str, new: Optio
     if known is not None and known.tracking_uid:
         return known.tracking_uid
     lesion, series = (new, own) if known is None else (known, baseline)
-    return tracking_uid_of(series, label, () if lesion is None else lesion.center_lps)
+    return tracking_uid_of(series, label, [] if lesion is None else list(common.triple(lesion.center_lps)))
 
 
 def _new_labels(order: int, new: Sequence[Lesion]) -> List[str]:

@@ -149,6 +149,11 @@ class Cache:
         self.folder = Path(folder).expanduser() if folder is not None else default_folder()
         self.max_bytes = int(max_bytes)
 
+    @classmethod
+    def of_size(cls, folder: Optional[PathLike], gib: Optional[float]) -> Cache:
+        """A cache that is bounded by so many GiB; None: by the default."""
+        return cls(folder) if gib is None else cls(folder, int(gib * 2**30))
+
     def __repr__(self) -> str:
         return f"Cache({str(self.folder)!r}, max_bytes={self.max_bytes})"
 

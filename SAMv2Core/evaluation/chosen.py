@@ -16,11 +16,12 @@ def chosen_model(
     max_memory_gib: Optional[float] = None,
     threads: Optional[int] = None,
     cache: Optional[str] = None,
+    cache_size_gib: Optional[float] = None,
 ) -> Dict[str, Any]:
     """The choice of one of our models; the options are those of the command line."""
     return {
         "kind": "model", "model": model, "device": device, "precision": precision, "max_memory_gib": max_memory_gib,
-        "threads": threads, "cache": cache,
+        "threads": threads, "cache": cache, "cache_size_gib": cache_size_gib,
     }  # fmt: skip
 
 
@@ -49,5 +50,5 @@ def make_extractor(choice: Mapping[str, Any], modalities: Sequence[str] = ("ct",
 
         torch.set_num_threads(choice["threads"])
     model = load_model(choice["model"] or default_model(*modalities), device=choice["device"])
-    cache = None if choice["cache"] == "off" else Cache(choice["cache"])
+    cache = None if choice["cache"] == "off" else Cache.of_size(choice["cache"], choice["cache_size_gib"])
     return Extractor(model, cache, precision=choice["precision"], max_memory_gib=choice["max_memory_gib"])

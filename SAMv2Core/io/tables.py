@@ -28,6 +28,7 @@ _MARKS = (
 )  # fmt: skip
 _DELIMITERS = ",;\t"
 _MAX_BYTES = 64 << 20  # a table of a million points has 40 MB
+MAX_BYTES_OF_STUDIES = 1 << 30  # a row of a batch has a kilobyte when it names DICOM series by their addresses
 
 # Ends of lines as the csv module knows them; str.splitlines would part cells at form feeds and the like.
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
@@ -54,21 +55,21 @@ class Table:
     rows: Tuple[Row, ...]
 
 
-def read_text(path: PathLike) -> str:
+def read_text(path: PathLike, max_bytes: int = _MAX_BYTES) -> str:
     """The text of a file in UTF-8, UTF-16, UTF-32 (by its mark or its zeros) or else Windows-1252, with a warning.
 
-    :raises InputError: missing, unreadable, no text.
+    :raises InputError: missing, unreadable, no text, larger than ``max_bytes``.
     """
     path = Path(path)
     try:
         with open(path, "rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
+            content = stream.read(max_bytes + 1)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.", "Check the path.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
-    if len(content) > _MAX_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MB: no table or list.", "Check the path.")
+    if len(content) > max_bytes:
+        raise InputError(f"{path} is larger than {max_bytes >> 20} MB: no table or list.", "Check the path.")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None) or _encoding_without_mark(
         content
     )
@@ -135,14 +136,14 @@ class TableText:
             yield Row(_cells_of(lower, cells, n_needed, line, self.path), line)
 
 
-def open_table(path: PathLike, needed: Sequence[str] = ()) -> TableText:
+def open_table(path: PathLike, needed: Sequence[str] = (), max_bytes: int = _MAX_BYTES) -> TableText:
     """A table with a header line, for tables of many rows; parameters and errors as in :func:`read_table`."""
-    text = read_text(path)
-    first = text.lstrip().partition("\n")[0].strip().strip('"')
+    text = read_text(path, max_bytes)
+    first = _first_line(text).strip().strip('"')
     if re.match(r"^sep=.$", first, re.IGNORECASE):  # a spreadsheet's note on its separator
         delimiter, text = first[-1], text.lstrip().partition("\n")[2]
     else:
-        header = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
+        header = re.sub(r'"[^"]*"', "", _first_line(text))
         delimiter = max(_DELIMITERS, key=header.count)
     head = next(_iterate(text, path, delimiter), None)
     if head is None:
@@ -153,6 +154,12 @@ def open_table(path: PathLike, needed: Sequence[str] = ()) -> TableText:
     if twice:
         raise InputError(f"{path} has two columns {' '.join(', '.join(twice).split())}.", "Rename one of them.")
     return TableText(names, path, text, delimiter, tuple(needed))
+
+
+def _first_line(text: str) -> str:
+    """The first line that is not empty, without a copy of the rest."""
+    found = re.match(r"\s*([^\n]*)", text)
+    return found.group(1) if found else ""
 
 
 def read_table(path: PathLike, needed: Sequence[str] = ()) -> Table:

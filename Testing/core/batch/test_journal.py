@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from SAMv2Core.batch import journal as journals
+from SAMv2Core.batch import results
 from SAMv2Core.batch.journal import Journal, Outcome, duration, read_status
-from SAMv2Core.batch.results import write_results, write_summary
-from SAMv2Core.errors import InputError, OutputError
+from SAMv2Core.batch.results import write_parquet, write_results, write_summary
+from SAMv2Core.cli.batch import RESULT_COLUMNS
+from SAMv2Core.errors import InputError, OutputError, UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -95,3 +97,33 @@ def test_the_tables_follow_the_order_of_the_studies_and_run_in_no_spreadsheet(tm
     assert first["folder"] == "ca/a"  # SHA-256 of "a" begins ca978112
     assert (second["name"], second["exit_code"], second["cause"]) == ("b", "3", "'=1+1")
     assert (tmp_path / "results.csv").read_text() == "name,label,l\na,x,-1.5\na,y,\n"
+
+
+def test_parquet_holds_the_same_table_with_numbers_as_numbers(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(results, "_ROWS_OF_A_GROUP", 2)
+    found = ({"label": "7", "study": 1, "l": -1.5, "status": "matched"}, {"label": "y", "study": 2, "l": None})
+    with Journal(tmp_path) as journal:
+        journal.begin("track", "0", {}, 2, 0)
+        for name in ("a", "b"):
+            journal.add(Outcome(name, "", 0, results=found))
+        write_parquet(journal, lambda: iter(["b", "a"]), RESULT_COLUMNS["track"])
+        write_results(journal, lambda: iter(["b", "a"]), RESULT_COLUMNS["track"])
+    read = parquet.ParquetFile(tmp_path / "results.parquet")
+    assert read.num_row_groups == 2 and read.schema_arrow.names == ["name", *RESULT_COLUMNS["track"]]
+    first, second, third, _ = read.read().to_pylist()
+    assert (first["name"], first["label"], first["study"], first["l"]) == ("b", "7", 1, -1.5)
+    assert (second["l"], second["status"], third["name"]) == (None, None, "a")
+    with open(tmp_path / "results.csv", newline="") as stream:
+        assert [row["l"] for row in csv.DictReader(stream)] == ["-1.5", "", "-1.5", ""]
+
+
+def test_columns_with_types_are_columns_of_results():
+    named = {name for columns in RESULT_COLUMNS.values() for name in columns}
+    assert {*results._WHOLE, *results._REAL} <= named
+
+
+def test_parquet_without_its_package_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr(results.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pyarrow"):
+        results.check_parquet()

@@ -68,3 +68,10 @@ def test_rows_are_spread_over_folders(tmp_path):
     names = [f"row_{n:04d}" for n in range(2000)]
     shards = {folder_of(tmp_path, name).split("/")[-2] for name in names}
     assert 250 <= len(shards) <= 256  # of 256 folders 0.1 are expected to stay empty
+
+
+def test_a_table_of_a_large_archive_is_read(tmp_path):
+    """200,000 rows of five addresses and UIDs have some 170 MB; here fewer and longer ones."""
+    rows = [f"{n}{'x' * 100_000},a.nii,b.nii" for n in range(680)]
+    opened = studies(tmp_path, "\n".join(["name,fixed,moving", *rows]))
+    assert (tmp_path / "t.csv").stat().st_size > 64 << 20 and opened.n_rows == 680

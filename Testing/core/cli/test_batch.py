@@ -40,6 +40,20 @@ def test_a_row_leaves_files_and_the_rows_of_the_table_of_all_results(studies):
     assert [[row[axis] for axis in "lps"] for row in outcome.results] == [row["query"] for row in report["points"]]
 
 
+def test_tables_only_keeps_of_a_row_what_it_was_told_to_write(studies):
+    model = ["--model", str(studies / "tiny.safetensors")]
+    outcome = run_task(task(studies, "scan.nii.gz"), model, tables_only=True)
+    assert [row["label"] for row in outcome.results] == ["a", "b"] and not (studies / "out" / "one").exists()
+    two = task(studies, "scan.nii.gz", "two")
+    two.arguments.extend(["--similarity-map", str(studies / "out" / "two" / "map.nii.gz")])
+    run_task(two, model, tables_only=True)
+    kept = {path.name for path in (studies / "out" / "two").iterdir()}
+    assert kept and all(name.startswith("map") for name in kept)
+    # One that fails keeps what tells why.
+    run_task(task(studies, "no.nii.gz", "three"), model, tables_only=True)
+    assert (studies / "out" / "three" / "log.txt").exists() and (studies / "out" / "three" / "report.json").exists()
+
+
 def test_a_row_that_fails_says_why_and_what_to_do(studies):
     outcome = run_task(task(studies, "no.nii.gz"), ["--model", str(studies / "tiny.safetensors")])
     assert outcome.exit_code == 3 and "no.nii.gz does not exist" in outcome.cause and outcome.remedy

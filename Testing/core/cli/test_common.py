@@ -16,10 +16,13 @@ import pytest
 
 from SAMv2Core.cli import common
 from SAMv2Core.cli import main as cli_main
+from SAMv2Core.cli.batch import _shared
+from SAMv2Core.cli.common import open_cache
 from SAMv2Core.cli.main import build_parser, main
 from SAMv2Core.cli.match import describe, gist_of, map_path
 from SAMv2Core.cli.progress import ProgressBar
 from SAMv2Core.cli.session import Session, as_samv2_error
+from SAMv2Core.embedding.cache import DEFAULT_MAX_BYTES
 from SAMv2Core.errors import (
     Cancelled,
     InputError,
@@ -250,9 +253,22 @@ def test_every_command_has_help_and_the_common_options(module, capsys):
 def test_common_options_of_the_contract():
     arguments = "match --template T --query Q --points P --output M.csv --model sam --modality-template ct "
     arguments += "--modality-query mr --device cuda:1 --precision bf16 --max-memory 1.5 --threads 2 --cache off "
-    arguments += "--method nearest --similarity-map S.nii.gz --report R.json --quiet --log-level debug --series 1.2.3"
+    arguments += "--cache-size 0.5 --method nearest --similarity-map S.nii.gz --report R.json "
+    arguments += "--quiet --log-level debug --series 1.2.3"
     args = build_parser().parse_args(arguments.split())
     assert (args.modality_template, args.modality_query, args.max_memory, args.threads) == ("ct", "mr", 1.5, 2)
+    assert open_cache(args) is None
+
+
+def test_the_cache_is_as_large_as_was_said(tmp_path):
+    batch = "batch match --table T.csv --output O --cache-size 0.5 --cache"
+    args = build_parser().parse_args([*batch.split(), str(tmp_path)])
+    assert (open_cache(args).folder, open_cache(args).max_bytes) == (tmp_path, 2**29)
+    assert _shared(args, ["cache_size"]) == ["--cache-size", "0.5"]
+    alone = build_parser().parse_args(
+        ["match", "--template", "T", "--query", "Q", "--points", "P", "--output", "M.csv"]
+    )
+    assert open_cache(alone).max_bytes == DEFAULT_MAX_BYTES
 
 
 def test_version(capsys):

@@ -68,10 +68,8 @@ def test_a_report_written_again_is_the_same_instance_and_any_other_is_not(series
         assert report.file_meta.MediaStorageSOPInstanceUID == report.SOPInstanceUID != report.SeriesInstanceUID
         return report.SOPInstanceUID, report.SeriesInstanceUID
 
-    others = [
-        uids(lesion=dataclasses.replace(lesion, **change))
-        for change in ({"position": (4.0, 5.0, 106.5)}, {"decision": "accepted"}, {"diameter_mm": 9.1}, {"state": "present"})
-    ]
+    changes = {"position": (4.0, 5.0, 106.5), "decision": "accepted", "diameter_mm": 9.1, "state": "present"}
+    others = [uids(lesion=dataclasses.replace(lesion, **{name: value})) for name, value in changes.items()]
     others += [uids(version="0.1.1"), uids(sha256="cd" * 32), uids(study=dataclasses.replace(study, order=1))]
     other = tmp_path / "other"
     other.mkdir()
