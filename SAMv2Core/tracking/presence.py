@@ -25,6 +25,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.confidence import logistic
 from SAMv2Core.tracking.finding import Finding
@@ -91,9 +92,7 @@ class View:
 def view_of(lesion: Lesion, place_lps: np.ndarray, baseline: Volume, follow_up: Volume) -> Optional[View]:
     """Fit the lesion's surroundings to the follow-up; None where one of the scans ends within the lesion."""
     radius = lesion.radius_mm
-    step = float(np.clip(radius / 4, 1.2, 3.0))
-    reach = 2.2 * radius + 12
-    n, slack = round(reach / step), round(_SHIFT_MM / step) + 1
+    step, reach, n, slack = _extent(radius)
     before = sample_cube(baseline, lesion.center_lps, n, step)
     scene = sample_cube(follow_up, place_lps, n + slack, step)
     offsets = np.arange(-n, n + 1) * step
@@ -115,6 +114,29 @@ def view_of(lesion: Lesion, place_lps: np.ndarray, baseline: Volume, follow_up: 
     after, residual = _equalized(after, before, shell, weights)
     background = _without(before, distance, radius + 2.0, step)
     return View(lesion.center_lps, radius, step, before, background, after, distance, residual)
+
+
+def _extent(radius_mm: float) -> Tuple[float, float, int, int]:
+    """(step in mm, reach of the surroundings in mm, the same in steps, steps that the map may shift)."""
+    step = float(np.clip(radius_mm / 4, 1.2, 3.0))
+    reach = 2.2 * radius_mm + 12
+    return step, reach, round(reach / step), round(_SHIFT_MM / step) + 1
+
+
+def part_around(lesion: Lesion, place_lps: np.ndarray, volume: Volume) -> Volume:
+    """A copy of what :func:`view_of` looks at of a scan: small, where the scan itself cannot be kept.
+
+    :param place_lps: (3,) LPS mm, the lesion's place in this scan; it may lie outside.
+    """
+    step, _, n, slack = _extent(lesion.radius_mm)
+    half = (n + slack) * step
+    corners = place_lps + half * np.array(np.meshgrid(*[(-1.0, 1.0)] * 3)).reshape(3, -1).T
+    ijk = volume.grid.to_ijk(corners)
+    first = np.clip(np.floor(ijk.min(axis=0)).astype(int) - 2, 0, volume.grid.size_ijk - 1)
+    last = np.clip(np.ceil(ijk.max(axis=0)).astype(int) + 2, first, volume.grid.size_ijk - 1)
+    box = {"ijk_min": first.tolist(), "ijk_max": last.tolist()}
+    part = crop_to(volume, box)
+    return replace(part, array=np.array(part.array))
 
 
 def _equalized(
@@ -335,12 +357,22 @@ def presences(
 
     :param findings: of that study.
     """
+    return presences_in_parts(lesions, findings, {lesion.label: (baseline, follow_up) for lesion in lesions})
+
+
+def presences_in_parts(
+    lesions: Sequence[Lesion], findings: Sequence[Finding], parts: Mapping[str, Tuple[Volume, Volume]]
+) -> Dict[str, Presence]:
+    """As :func:`presences`, from what is needed of both scans.
+
+    :param parts: label -> (baseline, follow-up), whole or :func:`part_around` the lesion; for all that were found.
+    """
     placed = {finding.label: finding.lps for finding in findings}
     found: Dict[str, Presence] = {}
     views: Dict[str, View] = {}
     for lesion in lesions:
         place = placed.get(lesion.label)
-        view = None if place is None else view_of(lesion, place, baseline, follow_up)
+        view = None if place is None else view_of(lesion, place, *parts[lesion.label])
         if view is None:
             found[lesion.label] = _unknown("Its place was not found." if place is None else "The scan ends there.")
         else:

@@ -123,7 +123,7 @@ def courses_of(
     found = {(finding.label, finding.study): finding for finding in findings}
     courses = []
     for lesion in lesions:
-        before = _of_past(past.get(lesion.label), first, n_studies)
+        before = readings_of_past(past.get(lesion.label), first, n_studies)
         own = {n: _of_finding(found[lesion.label, n]) for n in range(n_studies)}
         if before:  # what a report says of its own study counts; what has gone is not there because its place was found
             own[0] = before[first]
@@ -140,13 +140,13 @@ def courses_of(
     known = {lesion.label for lesion in lesions}
     for label, item in past.items():
         if label not in known:  # without a place: it cannot be tracked, and is not forgotten
-            row = _of_past(item, first, n_studies)
+            row = readings_of_past(item, first, n_studies)
             later = (reader.readings.get((label, n), row[first + n]) for n in range(n_studies))
             courses.append(Course(label, item.role or NON_TARGET, (*row[:first], *later), item.organ))
     return courses + _new_courses({*known, *past}, first, n_studies, new or {}, reader)
 
 
-def _of_past(item: Optional[PastLesion], first: int, n_studies: int) -> Tuple[Reading, ...]:
+def readings_of_past(item: Optional[PastLesion], first: int, n_studies: int) -> Tuple[Reading, ...]:
     """(first + n_studies,) readings of a report; after its own time point, only what has merged is known."""
     if item is None:
         return (Reading(NOT_EVALUABLE),) * first if first else ()

@@ -186,7 +186,10 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """
         sources = list(lesions) if isinstance(lesions, (list, tuple)) else [lesions]
         job = self.tracker.start(baseline, followUps, sources, model, device, modality, segmentations=segmentations)
-        return self._finish(job, progress)
+        table = self._finish(job, progress)
+        if self.tracker.looking is not None:
+            self._finish(self.tracker.looking, None)
+        return table
 
     def findLandmarks(
         self,

@@ -31,7 +31,12 @@ def cells(widget):
 
 
 def matrix(widget):
-    """The texts of the findings, row by row."""
+    """The texts of the findings, row by row: what was found and the size."""
+    return [[text.split("\n")[0] for text in row] for row in wholeMatrix(widget)]
+
+
+def wholeMatrix(widget):
+    """With what has become of each lesion, in a second line."""
     table = widget.ui.findingsTable
     return [[table.item(r, c).text() for c in range(table.columnCount)] for r in range(table.rowCount)]
 

@@ -7,8 +7,10 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 import qt
 
+from SAMv2Core.tracking.recist import NEW
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.panel.studies_table import compactRows
+from SAMv2SlicerLib.scene.match_facts import REJECTED, PointResult
 from SAMv2SlicerLib.track.findings import Finding
 
 Key = Tuple[str, str]
@@ -39,6 +41,9 @@ class LesionMatrix:
             self._widget.rowCount, self._widget.columnCount = len(self._rows), len(titles) if rows else 0
             self._widget.setHorizontalHeaderLabels(list(titles) if rows else [])
             self._widget.setVerticalHeaderLabels([row[0].label for row in self._rows if row])
+            for r, row in enumerate(self._rows):
+                header, first = self._widget.verticalHeaderItem(r), row[0]
+                header.setToolTip(texts.rowTip(_roleOf(first), first.organ, first.isNode))
             for r, row in enumerate(self._rows):
                 for c, finding in enumerate(row):
                     self._showCell(r, c, finding)
@@ -100,8 +105,31 @@ class LesionMatrix:
             self._onSelected()
 
 
+def _roleOf(baseline: Finding) -> str:
+    return baseline.role if baseline.isBaseline else baseline.role or NEW
+
+
+def looksOf(result: PointResult) -> str:
+    """What has become of the lesion by both scans, as a word with its confidence; empty when nothing is known.
+
+    Not where a person or a segmentation has said more.
+    """
+    if result.state or result.presence or result.decision == REJECTED or not math.isfinite(result.looksConfidence):
+        return ""
+    return texts.looksWord(result.looks, f"{100 * result.looksConfidence:.0f}")
+
+
 def cellText(finding: Finding) -> str:
-    """Status or decision as a word with its glyph, and the size."""
+    """Status or decision as a word with its glyph, and the size; below it what has become of the lesion."""
+    first = _placeText(finding)
+    second = ""
+    if finding.result is not None:
+        state = finding.result.state
+        second = texts.stateName(state) if state else looksOf(finding.result)
+    return f"{first}\n{second}" if second else first
+
+
+def _placeText(finding: Finding) -> str:
     if finding.isBaseline:
         word = texts.baselineWord()
     elif finding.result is None:

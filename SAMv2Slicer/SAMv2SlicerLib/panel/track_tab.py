@@ -9,25 +9,28 @@ import slicer
 import slicer.util
 
 from SAMv2Core.errors import SAMv2Error
+from SAMv2Core.tracking.recist import hints
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match import landmarks
 from SAMv2SlicerLib.match.match_job import listAction
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
 from SAMv2SlicerLib.panel.lesion_export import LesionExport
-from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix
+from SAMv2SlicerLib.panel.lesion_facts import LesionFacts
+from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix, looksOf
 from SAMv2SlicerLib.panel.review import FindingReview
 from SAMv2SlicerLib.panel.studies_table import StudiesTable
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies
 from SAMv2SlicerLib.track.looking_back import lookBack
+from SAMv2SlicerLib.track.past import Past, pastOf
 from SAMv2SlicerLib.track.placing import LesionPlacing, addNew, listMarks
 
 MOST_AT_ONCE = 4
 """So many studies are shown side by side when a lesion is drawn and when they were tracked; more on demand."""
 
-STATES = ("", "vanished", "too_small", "not_evaluable", "progressed")
+STATES = ("", "vanished", "too_small", "not_evaluable", "merged", "progressed")
 """What the user may say of a lesion that is not measured, in the order of the selector."""
 
 
@@ -43,6 +46,7 @@ class TrackTab(Tab):
         self.matrix = LesionMatrix(ui.findingsTable, self.onCellSelected)
         self.review = FindingReview(ui, panel, self.matrix)
         self.export = LesionExport(ui, panel)
+        self.lesionFacts = LesionFacts(ui, panel, self.matrix, self.lesionList)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
         self.followUpsBox = CheckedNodes(ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.onFollowUpsChecked)
         self.sourcesBox = CheckedNodes(ui.lesionSourcesSelector, lesion_marks.SOURCE_CLASSES, self.onSourcesChecked)
@@ -332,6 +336,7 @@ class TrackTab(Tab):
         self.ui.stateSelector.currentIndex = STATES.index(state) if state in STATES else 0
         self.ui.stateSelector.enabled = self.review.selected() is not None
         self.ui.findingLabel.text = detailsOf(finding) if finding is not None else texts.noLesionSelected()
+        self.lesionFacts.show()
 
     def exit(self) -> None:
         """The module is left: the layout from before comes back."""
@@ -409,9 +414,10 @@ class TrackTab(Tab):
         self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes])
         self.review.enable()
         self.export.enable(listNode is not None)
-        self.ui.sumsLabel.text = sumsText(self._found)
+        past = pastOf(listNode)
+        self.ui.sumsLabel.text = sumsText(self._found, past)
         self.ui.sumsLabel.visible = bool(self.ui.sumsLabel.text)
-        self.ui.sumsLabel.toolTip = sumsTip(self._found)
+        self.ui.sumsLabel.toolTip = sumsTip(self._found, past)
         self._showDetails()
 
 
@@ -441,17 +447,19 @@ def detailsOf(finding: findings.Finding) -> str:
         word = texts.presenceWord(result.presence, result.decision)
         facts["status"] = word or facts["status"]
         facts["reason"] = result.reason
+        looks = looksOf(result)
+        facts["looks"] = texts.looksDetails(looks, result.looksReason) if looks else ""
         isElsewhere = result.decision in (match_list.MOVED, match_list.REJECTED) and result.proposed is not None
         facts["proposed"] = _numbers(result.proposed) if isElsewhere else ""
     facts["where"] = landmarks.whereIs(volume, finding.world)
     return texts.lesionDetails(facts)
 
 
-def sumsText(rows) -> str:
+def sumsText(rows, past: Past) -> str:
     """The sums of the diameters per study with what they suggest, empty when there is nothing to add up."""
     parts = []
-    for item in findings.sums(rows):
-        study = _studyName(item.volumeID)
+    for item in findings.sums(rows, past):
+        study = item.name or _studyName(item.volumeID)
         text = texts.sumIncomplete(study, item.sized, item.wanted)
         if math.isfinite(item.sumMm):
             change = f"{100 * item.change:+.0f}" if math.isfinite(item.change) else ""
@@ -464,12 +472,14 @@ def sumsText(rows) -> str:
     return texts.sumOfDiameters("; ".join(parts)) if parts else ""
 
 
-def sumsTip(rows) -> str:
-    """Why each category is suggested, a line per follow-up."""
+def sumsTip(rows, past: Past) -> str:
+    """Why each category is suggested, a line per follow-up, and what RECIST would have otherwise in the targets."""
     rules = [
-        f"{_studyName(item.volumeID)}: {item.category}. {item.rule}" for item in findings.sums(rows) if item.category
+        f"{item.name or _studyName(item.volumeID)}: {item.category}. {item.rule}"
+        for item in findings.sums(rows, past)
+        if item.category
     ]
-    return "\n".join([texts.sumsTip(), *rules]) if rules else ""
+    return "\n".join([texts.sumsTip(), *rules, *hints(findings.coursesOf(rows, past))]) if rules else ""
 
 
 def _studyName(volumeID: str) -> str:

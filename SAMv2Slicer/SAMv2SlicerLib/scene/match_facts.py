@@ -30,6 +30,9 @@ class PointResult:
     :param status: ``matched``, ``uncertain`` or ``not_found`` as the matcher judged it, also after an edit.
     :param decision: the user accepted, moved (or placed) or rejected it; a rerun keeps it. Empty without a decision.
     :param diameterMm: size of a lesion as the tracker proposes it; NaN when not known.
+    :param shortMm: short axis of the same, from a segmentation; NaN when not known.
+    :param looks: what has become of the lesion by both scans at its place, as in SAMv2Core.tracking.presence; empty
+        where nothing was compared. :param looksConfidence: of that, :param looksReason: for people.
     :param presence: what a segmentation of the study says: lesion there, vanished, merged with another, or new.
     :param state: what the user says of the lesion itself where it is not measured, as in SAMv2Core.tracking.recist:
         ``vanished``, ``too_small``, ``not_evaluable`` or ``progressed``; empty otherwise.
@@ -48,6 +51,10 @@ class PointResult:
     presence: str = ""
     proposed: Optional[Tuple[float, ...]] = None
     state: str = ""
+    shortMm: float = math.nan
+    looks: str = ""
+    looksConfidence: float = math.nan
+    looksReason: str = ""
 
     @property
     def edited(self) -> bool:
@@ -67,12 +74,16 @@ class PointResult:
             "fixed_points": str(self.fixedPoints),
             "confidence": _number(self.confidence, 3),
             "diameter_mm": _number(self.diameterMm, 1),
+            "short_mm": _number(self.shortMm, 1),
             "presence": self.presence,
+            "looks": self.looks,
+            "looks_confidence": _number(self.looksConfidence, 3),
+            "looks_reason": _plain(self.looksReason),
             "template_point": self.templatePoint,
             "decision": self.decision,
             "state": self.state,
             "proposed": "" if self.proposed is None else " ".join(f"{x:.3f}" for x in self.proposed),
-            "reason": self.reason.replace(";", ",").replace("\n", " "),
+            "reason": _plain(self.reason),
         }
         return "; ".join(f"{key}={value}" for key, value in facts.items() if value != "")
 
@@ -95,6 +106,10 @@ class PointResult:
             diameterMm=toFloat(facts.get("diameter_mm")),
             presence=facts.get("presence", ""),
             state=facts.get("state", ""),
+            shortMm=toFloat(facts.get("short_mm")),
+            looks=facts.get("looks", ""),
+            looksConfidence=toFloat(facts.get("looks_confidence")),
+            looksReason=facts.get("looks_reason", ""),
             proposed=proposed if len(proposed) == 3 and all(map(math.isfinite, proposed)) else None,
         )
 
@@ -111,12 +126,18 @@ class PointResult:
             confidence=_orNaN(match.confidence),
             reason=match.reason or "",
             diameterMm=_orNaN(diameter),
+            shortMm=_orNaN(getattr(match, "short_mm", None)),
         )
 
 
 def factsOf(description: str) -> dict:
     """The ``key=value`` parts of a description."""
     return dict(part.split("=", 1) for part in description.split("; ") if "=" in part)
+
+
+def _plain(text: str) -> str:
+    """A text that does not end the fact that it is."""
+    return text.replace(";", ",").replace("\n", " ")
 
 
 def _orNaN(value: Any) -> float:

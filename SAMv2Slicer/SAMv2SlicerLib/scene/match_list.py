@@ -8,6 +8,7 @@ does the ``.mrk.json`` file. A match that was not found is a point without a pos
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
@@ -180,11 +181,11 @@ def setResult(listNode, index: int, result: PointResult) -> None:
     listNode.SetNthControlPointSelected(index, not result.needsALook)
 
 
-def updateSize(listNode, templatePoint: str, diameterMm: float, presence: str) -> None:
-    """Write what is known about a lesion's size and presence, leaving place and judgment as they are."""
+def update(listNode, templatePoint: str, **facts: Any) -> None:
+    """Write some more facts, such as a lesion's size, leaving place and judgment as they are."""
     index = indexOfTemplatePoint(listNode, templatePoint)
     if index >= 0:
-        setResult(listNode, index, replace(resultAt(listNode, index), diameterMm=diameterMm, presence=presence))
+        setResult(listNode, index, replace(resultAt(listNode, index), **facts))
 
 
 def decide(listNode, index: int, decision: str) -> None:
@@ -205,12 +206,18 @@ def accept(listNode, index: int) -> None:
 
 
 def markMoved(listNode, index: int) -> None:
-    """Remember that the user moved or placed this match."""
+    """Remember that the user moved or placed this match; what both scans said was said of another place."""
     decide(listNode, index, MOVED)
+    result = resultAt(listNode, index)
+    if result is not None and result.looks:
+        setResult(listNode, index, replace(result, looks="", looksConfidence=math.nan, looksReason=""))
 
 
 def reject(listNode, index: int) -> None:
-    """The user's judgment: this point is not in the query."""
+    """The user's judgment: this point is not in the query; what was said of a lesion there is taken back."""
+    result = resultAt(listNode, index)
+    if result is not None:
+        setResult(listNode, index, replace(result, state=""))
     decide(listNode, index, REJECTED)
 
 

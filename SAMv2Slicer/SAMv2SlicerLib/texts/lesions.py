@@ -127,8 +127,7 @@ def lesionDetails(facts: dict) -> str:
         lines.append(facts["size"])
     if facts.get("proposed"):
         lines.append(_("Proposed at {proposed} mm").format(proposed=facts["proposed"]))
-    if facts.get("reason"):
-        lines.append(facts["reason"])
+    lines += [facts[name] for name in ("reason", "looks") if facts.get(name)]
     return "\n".join(lines)
 
 
@@ -147,7 +146,7 @@ def sumCategory(category: str, fromNadir: str) -> str:
 
 
 def sumsTip() -> str:
-    return _("Targets are the lesions with a size in the baseline; the categories are suggestions by RECIST 1.1:")
+    return _("Targets are the lesions with a size in the baseline, unless you say otherwise; categories by RECIST 1.1:")
 
 
 def sumIncomplete(study: str, sized: int, wanted: int) -> str:
@@ -332,6 +331,53 @@ def progressLookingBack(label: str) -> str:
     return _("Looking for {label} in the studies before").format(label=label)
 
 
+def progressLooking() -> str:
+    return _("Comparing the scans at the places found")
+
+
+def looksWord(looks: str, confidence: str) -> str:
+    """What has become of a lesion by both scans at its place, as a word with its share; empty when nothing is known."""
+    words = {
+        "unchanged": _("unchanged {confidence} %"),
+        "changed": _("changed? {confidence} %"),
+        "vanished": _("\N{EMPTY SET} vanished? {confidence} %"),
+        "merged": _("merged? {confidence} %"),
+        "split": _("split? {confidence} %"),
+        "new": _("not there before {confidence} %"),
+    }
+    return words[looks].format(confidence=confidence) if looks in words and confidence else ""
+
+
+def looksDetails(word: str, reason: str) -> str:
+    line = _("By both scans: {word}").format(word=word)
+    return f"{line}. {reason}" if reason else line
+
+
+def lesionRoleName(role: str) -> str:
+    """What a lesion is in the sum; empty when nobody said."""
+    names = {
+        "": _("Target if measured"),
+        "target": _("Target"),
+        "non_target": _("Non-target"),
+        "new": _("New lesion"),
+    }
+    return names[role]
+
+
+def organHint() -> str:
+    return _("Organ")
+
+
+def actionFacts(label: str) -> str:
+    return _("describe {label}").format(label=label)
+
+
+def rowTip(role: str, organ: str, isNode: bool) -> str:
+    """Tooltip of a row of the matrix: what the lesion is."""
+    node = _("lymph node, short axis") if isNode else ""
+    return ", ".join(part for part in (lesionRoleName(role), organ, node) if part)
+
+
 def stateName(state: str) -> str:
     """What the user says of a lesion that is not measured."""
     names = {
@@ -339,6 +385,7 @@ def stateName(state: str) -> str:
         "vanished": _("Vanished (0 mm)"),
         "too_small": _("Too small to measure (5 mm)"),
         "not_evaluable": _("Not evaluable"),
+        "merged": _("Merged with another (counts there)"),
         "progressed": _("Unequivocal progression (not a target)"),
     }
     return names[state]

@@ -20,6 +20,7 @@ from SAMv2Core.tracking.recist import ABSENT
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import hierarchy, match_list, node_geometry
 from SAMv2SlicerLib.track import findings, studies
+from SAMv2SlicerLib.track.past import pastOf
 
 ATTRIBUTE = "SAMv2.table"
 FINDINGS, SIZES, CHART, SERIES = "findings", "sizes", "chart", "series"
@@ -42,10 +43,16 @@ CSV_COLUMNS = (
     "scan",
     "state",
     "counts_mm",
+    "role",
+    "organ",
+    "node",
+    "presence",
+    "presence_confidence",
 )
 """The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, what a segmentation of the study
 says, the length of a proposed diameter that nobody has taken over, the volume's date and name, what the user said of
-the lesion itself, and what it counts in the sum (0 mm when it has vanished)."""
+the lesion itself, and what it counts in the sum (0 mm when it has vanished); role, organ
+and whether it is a lymph node, and what has become of it by both scans at its place."""
 
 AS_MARKED = match_list.PointResult("", match_list.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
 """What ``samv2 track`` says of a lesion in its baseline."""
@@ -65,11 +72,13 @@ COLORS = (
 def rowsFor(lesionListNode, order: Sequence[Any] = ()) -> List[dict]:
     """One dict with CSV_COLUMNS per lesion and study, baseline first; what is not known is None."""
     rows = []
-    found = findings.findings(lesionListNode, order)
-    for row, course in zip(found, findings.coursesOf(found)):
+    found, past = findings.findings(lesionListNode, order), pastOf(lesionListNode)
+    for row, course in zip(found, findings.coursesOf(found, past)):
+        of_lesion = {"role": course.role, "organ": course.organ, "node": "yes" if course.is_node else ""}
         for number, finding in enumerate(row):
             if finding.status:  # it was marked or searched here
-                rows.append({**_asDict(number, finding), "counts_mm": course.size_mm(number)})
+                counts = course.size_mm(past.order + number)
+                rows.append({**_asDict(number, finding), "counts_mm": counts, **of_lesion})
     return rows
 
 
@@ -93,6 +102,8 @@ def _asDict(number: int, finding) -> dict:
         "proposed_mm": _known(finding.proposedMm),
         "scan": studies.titleOf(volume),
         "state": result.state,
+        "presence": result.looks,
+        "presence_confidence": _known(result.looksConfidence),
     }
 
 
@@ -190,13 +201,14 @@ def _fill(tableNode, columns) -> None:
 def _updateSizes(lesionListNode, order: Sequence[Any]) -> None:
     """Sizes per study, one column per lesion that has any, and the plot of them."""
     volumes = findings.studiesOf(lesionListNode, order)
-    rows = findings.findings(lesionListNode, order)
+    rows, past = findings.findings(lesionListNode, order), pastOf(lesionListNode)
+    here = range(past.order, past.order + len(volumes))
     courses = [
         course
-        for course in findings.coursesOf(rows)
-        if any(course.size_mm(n) for n in range(len(course.readings)))  # gone everywhere is no curve
+        for course in findings.coursesOf(rows, past)
+        if any(course.size_mm(n) for n in here)  # gone everywhere is no curve
     ]
-    sums = findings.sums(rows)
+    sums = findings.sums(rows, past)[past.order :]
     days = [studies.daysSince(volumes[0], volume) if volumes else None for volume in volumes]
     isDated = bool(days) and None not in days
     xName = texts.columnDays() if isDated else texts.columnStudy()
@@ -207,7 +219,7 @@ def _updateSizes(lesionListNode, order: Sequence[Any]) -> None:
     columns += [
         (
             course.label,
-            [course.size_mm(n) if reading.state != ABSENT else None for n, reading in enumerate(course.readings)],
+            [course.size_mm(n) if course.readings[n].state != ABSENT else None for n in here],
         )
         for course in courses
     ]

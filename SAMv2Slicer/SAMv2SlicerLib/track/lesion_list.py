@@ -10,7 +10,7 @@ whose points name the Tracking UID as their template point.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -37,6 +37,10 @@ class Lesion:
     :param centerWorld: (3,) world RAS, None for a lesion that the baseline does not have.
     :param isEstimated: the size was computed, not measured by a person.
     :param endsLPS: (2, 3) world LPS of a measured diameter, or None.
+    :param shortMm: short axis, from a segmentation; NaN when not known.
+    :param role: ``target`` or ``non_target`` where the user said so (SAMv2Core.tracking.recist), "" otherwise.
+    :param organ: name of the organ, "" when nobody said.
+    :param isNode: a lymph node: it counts by its short axis, and a line over it is one.
     """
 
     uid: str
@@ -46,6 +50,24 @@ class Lesion:
     diameterMm: float = math.nan
     isEstimated: bool = False
     endsLPS: Optional[np.ndarray] = None
+    shortMm: float = math.nan
+    role: str = ""
+    organ: str = ""
+    isNode: bool = False
+
+    @property
+    def sizeMm(self) -> float:
+        """What it counts in the baseline; NaN when not known."""
+        return self._axes()[0]
+
+    @property
+    def acrossMm(self) -> float:
+        """The other axis, where both are known."""
+        return self._axes()[1]
+
+    def _axes(self) -> Tuple[float, float]:
+        isShort = self.isNode and math.isfinite(self.shortMm)
+        return (self.shortMm, self.diameterMm) if isShort else (self.diameterMm, self.shortMm)
 
     def toDescription(self) -> str:
         facts = {
@@ -53,6 +75,10 @@ class Lesion:
             "source": self.key,
             "diameter_mm": f"{self.diameterMm:.2f}" if math.isfinite(self.diameterMm) else "",
             "estimated": "yes" if self.isEstimated else "",
+            "short_mm": f"{self.shortMm:.2f}" if math.isfinite(self.shortMm) else "",
+            "role": self.role,
+            "organ": self.organ.replace(";", ",").replace("\n", " "),
+            "node": "yes" if self.isNode else "",
             "ends": "" if self.endsLPS is None else " ".join(f"{x:.3f}" for x in np.ravel(self.endsLPS)),
         }
         return "; ".join(f"{key}={value}" for key, value in facts.items() if value)
@@ -116,6 +142,10 @@ def lesionsIn(listNode) -> List[Lesion]:
                 diameterMm=toFloat(facts.get("diameter_mm")),
                 isEstimated=facts.get("estimated") == "yes",
                 endsLPS=ends.reshape(2, 3) if ends.shape == (6,) and np.isfinite(ends).all() else None,
+                shortMm=toFloat(facts.get("short_mm")),
+                role=facts.get("role", ""),
+                organ=facts.get("organ", ""),
+                isNode=facts.get("node") == "yes",
             )
         )
     return found
@@ -131,23 +161,34 @@ def plan(listNode, marks: Sequence[MarkedLesion]) -> List[PlannedLesion]:
     planned = []
     for mark in marks:
         lesion = byKey.get(mark.key) or byLabel.pop(mark.label, None)
-        planned.append(PlannedLesion(_fromMark(mark, lesion.uid if lesion else new_tracking_uid(), taken), mark))
+        planned.append(PlannedLesion(_fromMark(mark, lesion, taken), mark))
     return planned
 
 
-def _fromMark(mark: MarkedLesion, uid: str, taken: Dict[str, int]) -> Lesion:
+def _fromMark(mark: MarkedLesion, known: Optional[Lesion], taken: Dict[str, int]) -> Lesion:
+    """A mark as a lesion; what the user said of it before stays.
+
+    :param known: what the list has of it.
+    """
     label = mark.label or texts.lesionLabel()
     taken[label] = taken.get(label, 0) + 1
     unique = label if taken[label] == 1 else f"{label} ({taken[label]})"
     return Lesion(
-        uid=uid,
+        uid=known.uid if known is not None else new_tracking_uid(),
         key=mark.key,
         label=unique,
         centerWorld=mark.centerWorld,
         diameterMm=mark.diameterMm,
         isEstimated=mark.isEstimated,
         endsLPS=None if mark.endsWorld is None else node_geometry.flipRASAndLPS(mark.endsWorld),
+        shortMm=mark.shortMm,
+        **_said(known),
     )
+
+
+def _said(known: Optional[Lesion]) -> Dict[str, Any]:
+    """What only the user knows of a lesion."""
+    return {} if known is None else {"role": known.role, "organ": known.organ, "isNode": known.isNode}
 
 
 def planNew(listNode, taken: Sequence[str], parts: Sequence[Tuple[str, str]]) -> List[Lesion]:
@@ -155,13 +196,15 @@ def planNew(listNode, taken: Sequence[str], parts: Sequence[Tuple[str, str]]) ->
 
     :param taken: labels of the other lesions; :param parts: (key, label) of what is segmented and belongs to none.
     """
-    known = {lesion.key: lesion.uid for lesion in lesionsIn(listNode)}
+    known = {lesion.key: lesion for lesion in lesionsIn(listNode)}
     counts = dict.fromkeys(taken, 1)
     found = []
     for key, label in parts:
         counts[label] = counts.get(label, 0) + 1
         unique = label if counts[label] == 1 else f"{label} ({counts[label]})"
-        found.append(Lesion(known.get(key) or new_tracking_uid(), key, unique, None))
+        before = known.get(key)
+        uid = before.uid if before is not None else new_tracking_uid()
+        found.append(Lesion(uid, key, unique, None, **_said(before)))
     return found
 
 
@@ -184,6 +227,14 @@ def write(listNode, planned: Sequence[PlannedLesion], new: Sequence[Lesion], kep
                 listNode.UnsetNthControlPointPosition(index)
             listNode.SetNthControlPointDescription(index, lesion.toDescription())
     return tuple(lesion.uid for lesion in orphans if lesion not in kept)
+
+
+def say(listNode, uid: str, **facts: Any) -> None:
+    """Write down what the user says of a lesion: ``role``, ``organ`` or ``isNode``."""
+    for n in range(listNode.GetNumberOfControlPoints()):
+        if factsOf(listNode.GetNthControlPointDescription(n) or "").get("lesion") == uid:
+            lesion = next(item for item in lesionsIn(listNode) if item.uid == uid)
+            listNode.SetNthControlPointDescription(n, replace(lesion, **facts).toDescription())
 
 
 def findingsOf(listNode) -> List[Any]:

@@ -7,7 +7,7 @@ run recognizes it although it was moved or renamed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -32,6 +32,7 @@ class MarkedLesion:
     :param centerWorld: (3,) world RAS.
     :param diameterMm: NaN when the mark has no size.
     :param isEstimated: the size was computed from a segment, not measured by a person.
+    :param shortMm: short axis of a segment.
     :param endsWorld: (2, 3) of a measured diameter, or None.
     :param samplesWorld: (n, 3) places that stand for a segment when it is tracked, or None.
     """
@@ -43,6 +44,7 @@ class MarkedLesion:
     isEstimated: bool = False
     endsWorld: Optional[np.ndarray] = None
     samplesWorld: Optional[np.ndarray] = None
+    shortMm: float = math.nan
 
 
 def marksIn(nodes: Sequence[Any]) -> List[MarkedLesion]:
@@ -61,13 +63,14 @@ def marksIn(nodes: Sequence[Any]) -> List[MarkedLesion]:
 
 
 def _fromPoints(node) -> List[MarkedLesion]:
-    """One lesion per placed point; a size may stand in its description as ``diameter_mm=12.5``."""
+    """One lesion per placed point; sizes may stand in its description as ``diameter_mm=12.5; short_mm=9``."""
     return [
         MarkedLesion(
             key=f"{node.GetID()}:{node.GetNthControlPointID(n)}",
             label=node.GetNthControlPointLabel(n),
             centerWorld=node_geometry.pointWorld(node, n),
             diameterMm=toFloat(factsOf(node.GetNthControlPointDescription(n) or "").get("diameter_mm")),
+            shortMm=toFloat(factsOf(node.GetNthControlPointDescription(n) or "").get("short_mm")),
         )
         for n in node_geometry.definedPointIndices(node)
     ]
@@ -92,6 +95,7 @@ def _fromSegmentation(node) -> List[MarkedLesion]:
             diameterMm=lesion.diameter_mm or math.nan,
             isEstimated=True,
             samplesWorld=_toWorld(node, lesion.points_lps),
+            shortMm=lesion.short_mm or math.nan,
         )
         for key, label, lesion in _partsOf(node)
     ]
@@ -108,7 +112,8 @@ def partsIn(node, volumeNode) -> List[Tuple[str, Lesion]]:
             node_geometry.worldToVolumeLPS(volumeNode, _toWorld(node, points))
             for points in (lesion.center_lps[None], lesion.points_lps)
         )
-        found.append((key, Lesion(label, center[0], lesion.diameter_mm, places, lesion.weights)))
+        moved = replace(lesion, label=label, center_lps=center[0], points_lps=places, ends_lps=None)
+        found.append((key, moved))
     grid = Grid(slicer.util.arrayFromVolume(volumeNode).shape, node_geometry.ijkToLPS(volumeNode))
     outside = [lesion.label for _, lesion in found if not grid.contains(lesion.center_lps)[0]]
     if outside:

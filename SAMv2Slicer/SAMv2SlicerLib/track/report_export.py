@@ -14,6 +14,7 @@ from SAMv2Core.tracking.recist import ABSENT, MERGED, VANISHED, Course
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import diameters, findings, lesion_list
+from SAMv2SlicerLib.track.past import Past, pastOf
 
 
 def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> List[str]:
@@ -24,8 +25,9 @@ def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> Lis
     """
     import SAMv2Core
 
-    volumes = volumesOf(lesionListNode, order)
-    studies = [Study(dicomFiles(volume), texts.roleName(n), n) for n, volume in enumerate(volumes)]
+    volumes, past = volumesOf(lesionListNode, order), pastOf(lesionListNode)
+    numbers = range(past.order, past.order + len(volumes))
+    studies = [Study(dicomFiles(volume), past.nameOf(n), n) for n, volume in zip(numbers, volumes)]
     model = _modelOf(lesionListNode)
     paths = []
     for n, study in enumerate(studies):
@@ -40,9 +42,10 @@ def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> Lis
 
 def reportedIn(lesionListNode, study: int, order: Sequence[Any] = ()) -> List[ReportedLesion]:
     """What the report of a study says, by lesion; those that it says nothing of are left out."""
-    rows = findings.findings(lesionListNode, order)
+    rows, past = findings.findings(lesionListNode, order), pastOf(lesionListNode)
     found = (
-        _reported(lesionListNode, row[study], course, study) for row, course in zip(rows, findings.coursesOf(rows))
+        _reported(lesionListNode, row[study], course, past.order + study, past)
+        for row, course in zip(rows, findings.coursesOf(rows, past))
     )
     return [item for item in found if item is not None]
 
@@ -72,8 +75,12 @@ def _modelOf(lesionListNode) -> str:
     return "SAMv2"
 
 
-def _reported(lesionListNode, finding: findings.Finding, course: Course, study: int) -> Optional[ReportedLesion]:
+def _reported(
+    lesionListNode, finding: findings.Finding, course: Course, study: int, past: Past
+) -> Optional[ReportedLesion]:
     """What the report of a study says about one finding; None where the lesion has no place and nobody said why.
+
+    :param study: counted from the first study that is known, in a report or in the scene.
 
     A lesion that has vanished keeps the place where it was looked for, with a long axis of 0 mm.
     """
@@ -92,13 +99,15 @@ def _reported(lesionListNode, finding: findings.Finding, course: Course, study: 
         status="new" if finding.result is not None and finding.result.presence == match_list.NEW else finding.status,
         decision=finding.decision,
         diameter_mm=None if isGone else reading.long_mm,
+        short_mm=None if isGone else reading.short_mm,
+        organ=course.organ or ("lymph node" if course.is_node else ""),
         ends=None if ends is None else tuple(tuple(p) for p in node_geometry.worldToVolumeLPS(volumeNode, ends)),
         state=reading.state if isSaid else "",
         role=course.role,
         history=tuple(
-            PastReading(n, texts.roleName(n), past.state, past.long_mm)
-            for n, past in enumerate(course.readings[:study])
-            if past.state != ABSENT
+            PastReading(n, past.nameOf(n), earlier.state, earlier.long_mm, earlier.short_mm)
+            for n, earlier in enumerate(course.readings[:study])
+            if earlier.state != ABSENT
         ),
     )
 

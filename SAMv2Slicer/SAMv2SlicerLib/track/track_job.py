@@ -5,6 +5,7 @@ Everything is checked again before the first write, because minutes may lie betw
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -19,6 +20,7 @@ from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geom
 from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.track import diameters, findings_table, lesion_list
 from SAMv2SlicerLib.track import findings as lesion_findings
+from SAMv2SlicerLib.track.past import pastOf
 from SAMv2SlicerLib.work import engine
 
 
@@ -59,7 +61,7 @@ class TrackCommit:
         with logic.writing():
             listNode = lesion_list.ensureLesionList(baselineNode)
             kept = lesion_findings.decidedUIDs(listNode)
-            kept |= lesion_findings.newElsewhere(listNode, request.followUpIDs)
+            kept |= lesion_findings.newElsewhere(listNode, request.followUpIDs) | set(pastOf(listNode).lesions)
             new = [lesion for study in self._newLesions(listNode, computed.results, kept) for lesion, _ in study]
             dropped = lesion_list.write(listNode, request.planned, new, kept)
             newByStudy = self._newLesions(
@@ -79,6 +81,7 @@ class TrackCommit:
         self._tracker.follow(baselineNode, order if order else nodes)
         name = texts.actionTrack(len(request.inputs), len(nodes))
         logic.undoStack.push(snapshotAction(logic, name, before, Snapshot.of(baselineNode)))
+        self._tracker.look(request, computed)
         return table
 
     def _newLesions(self, listNode, found, keptUIDs) -> List[List[Tuple[lesion_list.Lesion, Any]]]:
@@ -117,7 +120,8 @@ class TrackCommit:
         kept = match_list.writeMatches(matched, labels, written, self._request.lock)
         for label, (result, _) in zip(labels, written):
             if label in kept:  # the position stays the user's; what is segmented there is news all the same
-                match_list.updateSize(matched, result.templatePoint, result.diameterMm, result.presence)
+                sizes = {"diameterMm": result.diameterMm, "shortMm": result.shortMm}
+                match_list.update(matched, result.templatePoint, presence=result.presence, **sizes)
         match_list.describeOrigin(matched, embedding, "track")
         moved_volumes.remember(matched)
         return matched
@@ -166,6 +170,7 @@ def _writeNew(matched, volumeNode, new, lock: bool) -> None:
             match_list.MATCHED,
             reason=texts.reasonNew(),
             diameterMm=part.diameter_mm,
+            shortMm=math.nan if part.short_mm is None else part.short_mm,
             presence=match_list.NEW,
         )
         labels.append(lesion.label)
@@ -219,7 +224,9 @@ class Snapshot:
 
 
 def snapshotAction(logic, name: str, before: Snapshot, after: Snapshot) -> Action:
-    """An undoable change from one snapshot to another."""
+    """An undoable change from one snapshot to another; what was added to the latter without a step of its own (see
+    looking.py) comes back with it."""
+    latest = {"after": after}
 
     def put(snapshot: Snapshot) -> None:
         with logic.writing():
@@ -228,4 +235,10 @@ def snapshotAction(logic, name: str, before: Snapshot, after: Snapshot) -> Actio
         if logic.tracker.onChanged is not None:
             logic.tracker.onChanged()
 
-    return Action(name, lambda: put(before), lambda: put(after))
+    def back() -> None:
+        baselineNode = slicer.mrmlScene.GetNodeByID(after.baselineID)
+        if baselineNode is not None:
+            latest["after"] = Snapshot.of(baselineNode)
+        put(before)
+
+    return Action(name, back, lambda: put(latest["after"]))

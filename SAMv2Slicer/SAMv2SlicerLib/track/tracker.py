@@ -17,7 +17,7 @@ from SAMv2Core.errors import InputError
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match.corrections import CorrectionWatcher
 from SAMv2SlicerLib.scene import node_geometry
-from SAMv2SlicerLib.track import diameters, findings, findings_table, lesion_list, lesion_marks, studies
+from SAMv2SlicerLib.track import diameters, findings, findings_table, lesion_list, lesion_marks, looking, studies
 from SAMv2SlicerLib.track.track_job import TrackCommit, TrackRequest
 from SAMv2SlicerLib.work import engine
 from SAMv2SlicerLib.work.worker import Job
@@ -34,6 +34,7 @@ class LesionTracker(VTKObservationMixin):
 
     :ivar corrections: watches the findings of the baseline that is followed.
     :ivar onChanged: called after findings changed, by whomever.
+    :ivar looking: compares the scans after the last run, see looking.py; None when there was nothing to compare.
     """
 
     def __init__(self, logic) -> None:
@@ -41,6 +42,7 @@ class LesionTracker(VTKObservationMixin):
         self._logic = logic
         self.corrections = CorrectionWatcher(logic)
         self.onChanged: Optional[Callable[[], None]] = None
+        self.looking: Optional[Job] = None
         self._listID = ""
         self._order: Tuple[str, ...] = ()
         self._isUpdating = False
@@ -133,6 +135,10 @@ class LesionTracker(VTKObservationMixin):
             segmented=tuple(segmented),
             lock=lock,
         )
+
+    def look(self, request: TrackRequest, computed) -> None:
+        """Begin to compare the scans at the places that were found; ``looking`` is that job."""
+        self.looking = looking.look(self._logic, request, computed)
 
     # --- keeping up with the scene -------------------------------------------------------------------------------
 

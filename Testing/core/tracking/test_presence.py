@@ -13,9 +13,11 @@ from SAMv2Core.tracking.finding import Finding
 from SAMv2Core.tracking.presence import (
     MERGED_COEFFICIENTS,
     STATES,
+    part_around,
     presence_before,
     presence_of,
     presences,
+    presences_in_parts,
     terms,
     view_of,
 )
@@ -100,6 +102,33 @@ def test_where_nothing_can_be_said_nothing_is(body):
     said = presences(lesions, found, baseline, follow_up)
     assert {one.state for one in said.values()} == {"unknown"} and np.isnan(said["a"].confidence)
     assert "not found" in said["a"].reason and "ends there" in said["edge"].reason
+
+
+def test_the_parts_around_the_lesions_say_what_the_scans_say(body):
+    before = [[ball(place, 8.0)] for place in PLACES.values()]
+    baseline, follow_up = both(body, before, [before[0], [], before[2]])
+    turned = rotated(follow_up)
+    lesions = [lesion_at(name, place, 16.0) for name, place in PLACES.items()]
+    found = [Finding(n, 1, np.array(p) + SHIFT_LPS, 0.9, 1.0, 0.9, "matched", "") for n, p in PLACES.items()]
+    whole = presences(lesions, found, baseline, turned)
+    parts = {
+        lesion.label: (part_around(lesion, lesion.center_lps, baseline), part_around(lesion, finding.lps, turned))
+        for lesion, finding in zip(lesions, found)
+    }
+    assert max(part.array.size for pair in parts.values() for part in pair) < 0.7 * baseline.array.size
+    for label, said in presences_in_parts(lesions, found, parts).items():
+        assert said.state == whole[label].state and said.confidence == pytest.approx(whole[label].confidence, abs=1e-9)
+
+
+def rotated(volume, degrees=20.0):
+    """The same voxels, turned in the world about the middle: indices and axes then differ."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    matrix = volume.ijk_to_lps.copy()
+    middle = volume.grid.to_lps(np.array([volume.grid.size_ijk / 2]))[0]
+    matrix[:3, :3] = turn @ matrix[:3, :3]
+    matrix[:3, 3] = middle + turn @ (volume.ijk_to_lps[:3, 3] - middle)
+    return dataclasses.replace(volume, ijk_to_lps=matrix)
 
 
 def test_the_surroundings_are_fitted_not_the_lesion(body):
