@@ -36,7 +36,7 @@ from SAMv2SlicerLib.match.live_matching import LiveInputs, LiveMatcher
 from SAMv2SlicerLib.match.match_job import MatchCommit, matchRequest
 from SAMv2SlicerLib.register import grid_transform as deformable
 from SAMv2SlicerLib.register.register_job import Extras, RegistrationCommit
-from SAMv2SlicerLib.scene import match_list, node_geometry, rings
+from SAMv2SlicerLib.scene import match_list, node_geometry, rings, slice_views
 from SAMv2SlicerLib.scene.node_lookup import resolve
 from SAMv2SlicerLib.scene.segments import SearchMasks
 from SAMv2SlicerLib.scene.undo import UndoStack
@@ -419,14 +419,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise ModelError(texts.noTorchCause(), texts.noTorchRemedy())
         if not self.engine.isRemote:
             return self.submitPlain(name, work, commit, onEnd, texts.progressStarting())
-        job = self.worker.submitSteps(name, work, commit, onEnd, texts.progressStarting())
+        job = self.worker.submitSteps(name, work, _drawnOnce(commit), onEnd, texts.progressStarting())
         if self.onWake is not None:
             self.onWake()
         return job
 
     def submitPlain(self, name: str, work, commit, onEnd, text: str) -> Job:
         """Queue work that needs no PyTorch (downloads)."""
-        job = self.worker.submit(name, work, commit, onEnd, text)
+        job = self.worker.submit(name, work, _drawnOnce(commit), onEnd, text)
         if self.onWake is not None:
             self.onWake()
         return job
@@ -458,3 +458,15 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _onVolumeStale(self, volumeNode) -> None:
         if self.onStale is not None:
             self.onStale(volumeNode)
+
+
+def _drawnOnce(commit):
+    """A completion handler during which no view is drawn; None for none."""
+    if commit is None:
+        return None
+
+    def whole(result):
+        with slice_views.drawnOnce():
+            return commit(result)
+
+    return whole

@@ -11,6 +11,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 import slicer
+import slicer.util
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.matching.search_mask import SearchMask
@@ -136,10 +137,11 @@ class MatchCommit:
         before = match_list.captureList(match_list.findMatchList(pointsNode, queryNode))
         with self._logic.writing():
             listNode = match_list.ensureMatchList(pointsNode, templateNode, queryNode)
-            match_list.writeMatches(listNode, labels, found, self._request.lock)
-            match_list.describeOrigin(listNode, embedding, self._request.method)
-            listNode.SetAttribute("SAMv2.inside", self._request.inside or None)
-            moved_volumes.remember(listNode)
+            with slicer.util.NodeModify(listNode):
+                match_list.writeMatches(listNode, labels, found, self._request.lock)
+                match_list.describeOrigin(listNode, embedding, self._request.method)
+                listNode.SetAttribute("SAMv2.inside", self._request.inside or None)
+                moved_volumes.remember(listNode)
         key = "live:" + ",".join(self._request.pointIDs) if self._request.live else None
         self._logic.undoStack.push(listAction(self._logic, listNode, before, texts.actionMatch(len(labels)), key))
         return listNode

@@ -220,7 +220,10 @@ class MatchTab(Tab):
             elif index in node_geometry.definedPointIndices(listNode):
                 queryNode = listNode.GetNodeReference(match_list.ROLE_QUERY)
                 slice_views.jump(queryNode, node_geometry.pointWorld(listNode, index))
-        self.panel.refresh()
+        if isLive:  # the point is in its views; the table may follow
+            self.panel.refreshSoon()
+        else:
+            self.panel.refresh()
 
     def onEdited(self, listNode, label: str) -> None:
         self.panel.say(texts.stateEditedKept(label))

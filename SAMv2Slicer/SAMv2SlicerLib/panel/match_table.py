@@ -55,11 +55,12 @@ class MatchTable:
         key = self.selectedKey()
         self._isShowing = True
         try:
-            self._rows = list(rows)
-            self._widget.clearSpans()
-            self._widget.rowCount = len(self._rows)
-            for n, row in enumerate(self._rows):
-                self._showRow(n, row)
+            shown, self._rows = self._rows, list(rows)
+            if self._rows != shown:
+                self._widget.clearSpans()
+                self._widget.rowCount = len(self._rows)
+                for n, row in enumerate(self._rows):
+                    self._showRow(n, row)
             keys = [row[:2] for row in self._rows]
             if key in keys:
                 self._widget.selectRow(keys.index(key))

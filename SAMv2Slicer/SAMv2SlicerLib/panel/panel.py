@@ -280,7 +280,7 @@ class Panel(VTKObservationMixin):
     def onSceneChanged(self, caller, event, node=None) -> None:
         if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None or self._isImporting:
             return
-        if node is None or node.IsA("vtkMRMLDisplayableNode"):
+        if node is None or (node.IsA("vtkMRMLDisplayableNode") and not node.GetHideFromEditors()):
             self._chooseDefaults()
             self.refresh()
 

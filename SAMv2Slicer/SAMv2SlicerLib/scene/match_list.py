@@ -112,10 +112,11 @@ def describeOrigin(node, embedding: Any, method: str) -> None:
     """Write down which model and version made a matched list or a transform."""
     import SAMv2Core
 
-    node.SetAttribute("SAMv2.model", embedding.model)
-    node.SetAttribute("SAMv2.modelSHA256", embedding.model_sha256)
-    node.SetAttribute("SAMv2.version", SAMv2Core.__version__)
-    node.SetAttribute("SAMv2.method", method)
+    with slicer.util.NodeModify(node):
+        node.SetAttribute("SAMv2.model", embedding.model)
+        node.SetAttribute("SAMv2.modelSHA256", embedding.model_sha256)
+        node.SetAttribute("SAMv2.version", SAMv2Core.__version__)
+        node.SetAttribute("SAMv2.method", method)
 
 
 def resultAt(listNode, index: int) -> Optional[PointResult]:

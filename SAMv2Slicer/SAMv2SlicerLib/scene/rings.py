@@ -34,10 +34,12 @@ def ringsOf(listNode, scene: Any = None):
 
 
 def show(listNode, indices: Sequence[int]) -> None:
-    """Make the rings of a matched list be those around the points with these indices."""
+    """Make the rings of a matched list be those around the points with these indices.
+
+    A list without any stays: to add or remove a node costs Slicer as much time as a match.
+    """
     node = ringsOf(listNode)
-    if not indices:
-        remove(node)
+    if node is None and not indices:
         return
     node = node or _add(listNode)
     places = node_geometry.pointsWorld(listNode, indices)

@@ -6,11 +6,26 @@ does nothing. Window and level are never touched.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 import slicer
 import slicer.util
+
+
+@contextmanager
+def drawnOnce() -> Iterator[None]:
+    """While active no view is drawn, then all that was asked for once: with each of a dozen changes of nodes Slicer may
+    draw all views, before it goes on."""
+    pause = getattr(slicer.app, "pauseRender", None)
+    if pause is not None:
+        pause()
+    try:
+        yield
+    finally:
+        if pause is not None:
+            slicer.app.resumeRender()
 
 
 def compositesShowing(volumeNode) -> List[Any]:

@@ -1,5 +1,7 @@
 """A scripted tour of the panel: every button of the Match tab, on the real scene, with Qt offscreen."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -169,9 +171,11 @@ def test_batch_over_several_queries(ready, scene):
     assert match_list.findMatchList(points, third).GetNumberOfControlPoints() == 3
 
 
-def test_cancel_of_a_batch(ready, scene):
+def test_cancel_of_a_batch(ready, scene, monkeypatch):
     widget, _, query, points = ready
-    widget.logic.engine.remembers = False
+    # The thread waits in its work until the button was looked at; else it may be done before, on a busy computer.
+    match, looked = widget.logic.engine.match, threading.Event()
+    monkeypatch.setattr(widget.logic.engine, "match", lambda *given: looked.wait(60) and match(*given))
     widget.panel.parameters.matchWhileClicking = False
     points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "p")
     settle(widget)
@@ -180,6 +184,7 @@ def test_cancel_of_a_batch(ready, scene):
     assert widget.ui.matchButton.text == "Cancel"
     widget.ui.matchButton.click()
     assert "Cancelling" in widget.ui.matchButton.text and not widget.ui.matchButton.enabled
+    looked.set()
     settle(widget)
     assert widget.ui.statusLabel.text == "Cancelled; nothing was changed." and scene.GetNumberOfNodes() == count
     assert widget.ui.matchButton.text == "Match 1 point" and widget.ui.matchButton.enabled

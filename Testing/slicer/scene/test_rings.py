@@ -55,7 +55,9 @@ def test_uncertain_points_have_rings_until_they_are_judged(doubtful):
     assert np.allclose(ringed(matched), places[[0]])
     widget.ui.resultsTable.selectRow(0)
     widget.ui.rejectButton.click()
-    assert rings.ringsOf(matched) is None
+    assert not len(ringed(matched))
+    widget.ui.undoButton.click()
+    assert np.allclose(ringed(matched), places[[0]]) and rings.ringsOf(matched) is node
 
 
 def test_rings_are_shown_like_their_list(doubtful):
