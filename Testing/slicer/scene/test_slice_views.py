@@ -24,5 +24,5 @@ def test_nothing_is_drawn_while_a_result_is_written(logic, monkeypatch):
 
     job = logic.submitPlain("a job", lambda progress: "result", commit, None, "")
     with pytest.raises(InputError):
-        waitFor(logic.worker, job)
+        waitFor(logic.worker, job, None)
     assert told == ["pause", "result", "resume"]
