@@ -75,12 +75,22 @@ class LesionExport:
                 if problem:
                     self.panel.say(problem)
                     return
-            folder = dialogs.chooseFolder(self.ui.exportReportButton, texts.exportTitle())
+            self._writeReports(listNode, order)
+        except SAMv2Error as error:
+            self.panel.showError(error)
+
+    def _writeReports(self, listNode, order) -> None:
+        """Into a folder, or into the DICOM database where one is open."""
+        button, where = self.ui.exportReportButton, 0
+        if report_export.isDatabaseOpen():
+            where = dialogs.choose(button, (texts.reportsToFolder(), texts.reportsToDatabase()))
+        if where == 1:
+            self.panel.say(texts.reportsInDatabase(report_export.exportToDatabase(listNode, order)))
+        elif where == 0:
+            folder = dialogs.chooseFolder(button, texts.exportTitle())
             if folder:
                 count = len(report_export.exportReports(listNode, folder, order))
                 self.panel.say(texts.exportedReports(count, folder))
-        except SAMv2Error as error:
-            self.panel.showError(error)
 
     def _lesions(self):
         """(lesion list or None, follow-ups in order)."""

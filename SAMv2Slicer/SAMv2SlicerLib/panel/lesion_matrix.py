@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 import qt
 
@@ -27,13 +27,18 @@ class LesionMatrix:
         self._widget = widget
         self._onSelected = onSelected
         self._rows: List[List[Finding]] = []
+        self._told: Mapping[str, str] = {}
         self._isShowing = False
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         compactRows(widget)
         widget.currentCellChanged.connect(self._currentCellChanged)
 
-    def show(self, rows: Sequence[List[Finding]], titles: Sequence[str]) -> None:
-        """Replace the content; the current cell stays current if it still is there."""
+    def show(self, rows: Sequence[List[Finding]], titles: Sequence[str], told: Optional[Mapping[str, str]] = None):
+        """Replace the content; the current cell stays current if it still is there.
+
+        :param told: by Tracking UID, what a report says has become of a lesion in the baseline.
+        """
+        self._told = told or {}
         key = self.selectedKey()
         self._isShowing = True
         try:
@@ -97,7 +102,7 @@ class LesionMatrix:
         if item is None:
             item = qt.QTableWidgetItem()
             self._widget.setItem(r, c, item)
-        item.setText(cellText(finding))
+        item.setText(cellText(finding, self._told.get(finding.uid, "") if c == 0 else ""))
         item.setToolTip(texts.resultTip(finding.result) if finding.result is not None else "")
 
     def _currentCellChanged(self, *unused) -> None:
@@ -119,10 +124,13 @@ def looksOf(result: PointResult) -> str:
     return texts.looksWord(result.looks, f"{100 * result.looksConfidence:.0f}")
 
 
-def cellText(finding: Finding) -> str:
-    """Status or decision as a word with its glyph, and the size; below it what has become of the lesion."""
+def cellText(finding: Finding, told: str = "") -> str:
+    """Status or decision as a word with its glyph, and the size; below it what has become of the lesion.
+
+    :param told: its state by a report.
+    """
     first = _placeText(finding)
-    second = ""
+    second = texts.stateName(told) if told else ""
     if finding.result is not None:
         state = finding.result.state
         second = texts.stateName(state) if state else looksOf(finding.result)

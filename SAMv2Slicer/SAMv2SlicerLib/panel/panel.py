@@ -296,7 +296,8 @@ class Panel(VTKObservationMixin):
     def onTabChanged(self, index=0) -> None:
         self._shrinkTabs()
         self._message = ""
-        if self.parameters is not None:
+        if self.parameters is not None and not self._isImporting:
+            self._chooseDefaults()  # DICOM scans learn their patient and date only after they were added
             self.header.showModel()
         self.refresh()
 

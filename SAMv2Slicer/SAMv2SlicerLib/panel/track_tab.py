@@ -13,7 +13,7 @@ from SAMv2Core.tracking.recist import hints
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.match import landmarks
 from SAMv2SlicerLib.match.match_job import listAction
-from SAMv2SlicerLib.panel import console_lines, panel_states
+from SAMv2SlicerLib.panel import console_lines, dialogs, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
 from SAMv2SlicerLib.panel.lesion_export import LesionExport
 from SAMv2SlicerLib.panel.lesion_facts import LesionFacts
@@ -22,7 +22,7 @@ from SAMv2SlicerLib.panel.review import FindingReview
 from SAMv2SlicerLib.panel.studies_table import StudiesTable
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
-from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, studies
+from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, report_import, studies
 from SAMv2SlicerLib.track.looking_back import lookBack
 from SAMv2SlicerLib.track.past import Past, pastOf
 from SAMv2SlicerLib.track.placing import LesionPlacing, addNew, listMarks
@@ -64,6 +64,7 @@ class TrackTab(Tab):
         self._added = ""
         """Tracking UID of the lesion that was drawn last: shown when it was tracked."""
         ui.addLesionButton.clicked.connect(self.onAddLesion)
+        ui.readReportButton.clicked.connect(self.onReadReport)
         for state in STATES:
             ui.stateSelector.addItem(texts.stateName(state))
         ui.stateSelector.activated.connect(self.onState)
@@ -248,6 +249,29 @@ class TrackTab(Tab):
         if isFew and not self.ui.allStudiesButton.checked and slice_views.layoutNode() is not None:
             self.ui.allStudiesButton.checked = True
 
+    # --- last month's report -------------------------------------------------------------------------------------
+
+    def onReadReport(self, checked=False) -> None:
+        """Take the baseline's lesions from a DICOM report: of the database where it has some, else from a file."""
+        p = self.panel.parameters
+        path, known = "", report_import.reportsOf(p.baselineVolume)
+        if known:
+            titles = [*(title for title, _ in known), texts.reportFromFile()]
+            chosen = dialogs.choose(self.ui.readReportButton, titles)
+            if chosen is None:
+                return
+            path = known[chosen][1] if chosen < len(known) else ""
+        path = path or dialogs.openFile(self.ui.readReportButton, texts.readReportTitle(), "DICOM (*.dcm *)")
+        if not path:
+            return
+        try:
+            nodes, count = report_import.importReport(self.logic, p.baselineVolume, path, self.sources())
+        except SAMv2Error as error:
+            self.panel.showError(error)
+            return
+        p.lesionSources = [*self.sources(), *nodes]
+        self.panel.say(texts.reportRead(count))
+
     # --- adding lesions ------------------------------------------------------------------------------------------
 
     def onAddLesion(self, checked=False) -> None:
@@ -408,13 +432,13 @@ class TrackTab(Tab):
         shown = [node for node in self.volumes() if node is not None]
         self.studiesTable.show(shown, [self.logic.modalityOf(node) for node in shown])
         self._onStudySelected()
-        self.ui.addLesionButton.enabled = p.baselineVolume is not None
+        self.ui.addLesionButton.enabled = self.ui.readReportButton.enabled = p.baselineVolume is not None
         self.ui.addPatientButton.enabled = bool(studies.ofSamePatient(p.baselineVolume))
         volumes = findings.studiesOf(listNode, self.followUps())
-        self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes])
+        past = pastOf(listNode)
+        self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes], past.statesNow())
         self.review.enable()
         self.export.enable(listNode is not None)
-        past = pastOf(listNode)
         self.ui.sumsLabel.text = sumsText(self._found, past)
         self.ui.sumsLabel.visible = bool(self.ui.sumsLabel.text)
         self.ui.sumsLabel.toolTip = sumsTip(self._found, past)

@@ -259,6 +259,54 @@ def reportFileName(index: int) -> str:
     return f"lesions-{index}.dcm"
 
 
+def reportsToFolder() -> str:
+    return _("Into a folder\N{HORIZONTAL ELLIPSIS}")
+
+
+def reportsToDatabase() -> str:
+    return _("Into Slicer's DICOM database")
+
+
+def reportsInDatabase(count: int) -> str:
+    if count == 1:
+        return _("1 DICOM report is in Slicer's DICOM database, beside its scan.")
+    return _("{count} DICOM reports are in Slicer's DICOM database, beside their scans.").format(count=count)
+
+
+def noDatabaseCause() -> str:
+    return _("Slicer's DICOM database is not open.")
+
+
+def noDatabaseRemedy() -> str:
+    return _("Open it in the DICOM module, or write into a folder.")
+
+
+def reportFromFile() -> str:
+    return _("From a file\N{HORIZONTAL ELLIPSIS}")
+
+
+def readReportTitle() -> str:
+    return _("Lesions of a DICOM report")
+
+
+def reportPointsName() -> str:
+    return _("Lesions of the report")
+
+
+def reportRead(count: int) -> str:
+    if count == 1:
+        return _("The report knows 1 lesion; it is a row now, and its history goes on.")
+    return _("The report knows {count} lesions; they are rows now, and their history goes on.").format(count=count)
+
+
+def otherScanCause(name: str) -> str:
+    return _("The report is of another scan than {name}: their frames of reference differ.").format(name=name)
+
+
+def otherScanRemedy() -> str:
+    return _("Choose the scan that the report was made on as A.")
+
+
 def notFromDICOMCause(name: str) -> str:
     return _("{name} was not loaded from Slicer's DICOM database.").format(name=name)
 
@@ -356,7 +404,7 @@ def looksDetails(word: str, reason: str) -> str:
 def lesionRoleName(role: str) -> str:
     """What a lesion is in the sum; empty when nobody said."""
     names = {
-        "": _("Target if measured"),
+        "": _("Role by size"),
         "target": _("Target"),
         "non_target": _("Non-target"),
         "new": _("New lesion"),
@@ -379,7 +427,7 @@ def rowTip(role: str, organ: str, isNode: bool) -> str:
 
 
 def stateName(state: str) -> str:
-    """What the user says of a lesion that is not measured."""
+    """What is said of a lesion that is not measured; empty for what needs no words."""
     names = {
         "": _("As measured"),
         "vanished": _("Vanished (0 mm)"),
@@ -388,7 +436,7 @@ def stateName(state: str) -> str:
         "merged": _("Merged with another (counts there)"),
         "progressed": _("Unequivocal progression (not a target)"),
     }
-    return names[state]
+    return names.get(state, "")
 
 
 def actionState(label: str) -> str:

@@ -32,6 +32,11 @@ class Past:
         names = (past.time_point for lesion in self.lesions.values() for past in lesion.readings if past.order == order)
         return next((name for name in names if name), texts.roleName(order))
 
+    def statesNow(self) -> Dict[str, str]:
+        """What the report says of the lesions in its own study, by Tracking UID; those that were seen are left out."""
+        last = {uid: one.readings[-1] for uid, one in self.lesions.items() if one.readings}
+        return {uid: one.state for uid, one in last.items() if one.order == self.order and one.state != "present"}
+
 
 def remember(listNode, past: Past) -> None:
     """Keep it with a lesion list."""

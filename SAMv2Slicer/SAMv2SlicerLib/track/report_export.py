@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
@@ -38,6 +39,31 @@ def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> Lis
         write_report(path, study, lesions, model, SAMv2Core.__version__)
         paths.append(path)
     return paths
+
+
+def exportToDatabase(lesionListNode, order: Sequence[Any] = ()) -> int:
+    """Write the report of every study into Slicer's DICOM database, beside the scans; how many.
+
+    :raises InputError: as :func:`exportReports`, or no database is open.
+    """
+    import ctk
+
+    database = getattr(slicer, "dicomDatabase", None)
+    if not isDatabaseOpen():
+        raise InputError(texts.noDatabaseCause(), texts.noDatabaseRemedy())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = exportReports(lesionListNode, folder, order)
+        indexer = ctk.ctkDICOMIndexer()
+        for path in paths:
+            indexer.addFile(database, path, True)
+        indexer.waitForImportFinished()
+    return len(paths)
+
+
+def isDatabaseOpen() -> bool:
+    """Whether Slicer has a DICOM database to write into."""
+    database = getattr(slicer, "dicomDatabase", None)
+    return bool(getattr(database, "isOpen", False))
 
 
 def reportedIn(lesionListNode, study: int, order: Sequence[Any] = ()) -> List[ReportedLesion]:

@@ -97,6 +97,7 @@ class Tour:
             self.compare,
             self.undoAndRedo,
             self.reload,
+            self.readFollowUp,
             self.quitDuringAJob,
         )
         for step in [step for step in steps if not only or step.__name__ in only]:
@@ -753,6 +754,12 @@ class Tour:
         self.ui.tabWidget.currentIndex = 0
         self.ui.matchButton.click()
         d.settle(self.widget)
+
+    def readFollowUp(self):
+        """From two DICOM studies to a report in the database, and the report as the next month's baseline."""
+        import reading
+
+        return reading.readFollowUp(self)
 
     def quitDuringAJob(self):
         """Begin to embed a scan that nobody has embedded; whoever started Slicer sees that it ends."""

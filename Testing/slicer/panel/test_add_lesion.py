@@ -143,7 +143,6 @@ def test_the_way_to_a_confirmed_diameter_is_short(widget, scene):
     """From two loaded studies: at most 7 actions to the first one, at most 4 to each further one."""
     later, first = addStudies(scene)[:2][::-1]
     ofOnePatient(scene, (later, first), ("20240901", "20240301"))
-    widget.panel.trackTab.chooseDefaults()  # as when the last one was loaded
     actions = Actions(widget)
     actions.tab(TRACK_TAB)
     p = widget.panel.parameters

@@ -1,0 +1,150 @@
+"""Last month's DICOM report as this month's baseline: its lesions become marks, their Tracking UIDs and history go on.
+
+The report speaks of the scan that is the baseline now. Each lesion with a place becomes a mark that the user can drag,
+a line where the report draws the axis that counts, else a point; what earlier studies measured is kept beside the
+lesion list (past.py), counted in the sums and written into the next report. Reports are ours or another program's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.report_reader import LesionReport, is_report, read_report
+from SAMv2Core.io.structured_report import new_tracking_uid
+from SAMv2SlicerLib import texts
+from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.track import findings_table, lesion_list, lesion_marks, report_export
+from SAMv2SlicerLib.track.past import Past, remember
+
+MOVED_MM = 0.5
+"""A line is the axis that counts when its length is that of the report, within so much."""
+
+
+def reportsOf(volumeNode) -> List[Tuple[str, str]]:
+    """(title, path) of the reports that Slicer's DICOM database has of a volume's patient, the newest first."""
+    database, found = getattr(slicer, "dicomDatabase", None), []
+    try:
+        file = report_export.dicomFiles(volumeNode)[0]
+    except InputError:
+        return []
+    patient = database.patientForStudy(database.fileValue(file, "0020,000D"))
+    for study in database.studiesForPatient(patient) if patient else ():
+        date = database.fieldForStudy("StudyDate", study)
+        for series in database.seriesForStudy(study):
+            if database.fieldForSeries("Modality", series) == "SR":
+                name = database.descriptionForSeries(series)
+                files = [path for path in database.filesForSeries(series) if is_report(path)]
+                found += [(f"{date} {name}".strip(), path) for path in files]
+    return sorted(found, reverse=True)
+
+
+def importReport(logic, baselineNode, path: str, sources: Sequence[Any] = ()) -> Tuple[List[Any], int]:
+    """(the nodes that mark the report's lesions in the baseline, how many lesions the report knows).
+
+    A lesion that the list has already, by its Tracking UID, keeps its mark.
+
+    :param sources: what marks lesions already.
+    :raises InputError: no report, without places, or of another scan; nothing is written then.
+    """
+    files = _filesOf(baselineNode)
+    report = read_report(path, os.path.dirname(files[0]) if files else None)
+    _checkFrame(report, files, baselineNode)
+    uids = {label: one.uid or new_tracking_uid() for label, one in report.past.items()}
+    with logic.writing():
+        listNode = lesion_list.ensureLesionList(baselineNode)
+        known = lesion_list.lesionsIn(listNode)
+        present = {lesion.uid for lesion in known}
+        fresh = [lesion for lesion in report.lesions if uids[lesion.label] not in present]
+        nodes = _marks(baselineNode, fresh)
+        _write(listNode, [*sources, *nodes], fresh, report, uids)
+        past = {uids[label]: replace(one, uid=uids[label]) for label, one in report.past.items()}
+        remember(listNode, Past(report.order, past))
+    findings_table.update(listNode, logic.tracker.order())
+    logic.tracker.follow(baselineNode, logic.tracker.order())
+    return nodes, len(report.past)
+
+
+def _filesOf(volumeNode) -> Tuple[str, ...]:
+    """The DICOM files of a volume, none when Slicer does not know them."""
+    try:
+        return report_export.dicomFiles(volumeNode)
+    except InputError:
+        return ()
+
+
+def _checkFrame(report: LesionReport, files: Sequence[str], volumeNode) -> None:
+    """Refuse a report on another scan, as far as both say which they are.
+
+    :raises InputError: their frames of reference differ.
+    """
+    if not files or not report.frame_of_reference_uid:
+        return
+    import pydicom
+
+    header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
+    frame = str(header.get("FrameOfReferenceUID", ""))
+    if frame and frame != report.frame_of_reference_uid:
+        raise InputError(texts.otherScanCause(volumeNode.GetName()), texts.otherScanRemedy())
+
+
+def _marks(baselineNode, lesions: Sequence[Lesion]) -> List[Any]:
+    """Nodes that mark lesions in the baseline: a line each, and one list of points for those without."""
+    scene, nodes, points = baselineNode.GetScene(), [], None
+    for lesion in lesions:
+        ends = _lineOf(lesion)
+        if ends is not None:
+            node = scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", lesion.label)
+            node.CreateDefaultDisplayNodes()
+            for world in node_geometry.volumeLPSToWorld(baselineNode, ends):
+                node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in world)))
+            nodes.append(node)
+            continue
+        if points is None:
+            points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", texts.reportPointsName())
+            points.CreateDefaultDisplayNodes()
+            nodes.append(points)
+        world = node_geometry.volumeLPSToWorld(baselineNode, lesion.center_lps)[0]
+        index = points.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in world)), lesion.label)
+        sizes = {"diameter_mm": lesion.diameter_mm, "short_mm": lesion.short_mm}
+        facts = "; ".join(f"{name}={value:.2f}" for name, value in sizes.items() if value is not None)
+        points.SetNthControlPointDescription(index, facts)
+    return nodes
+
+
+def _lineOf(lesion: Lesion) -> Optional[np.ndarray]:
+    """The ends of the axis that counts, None where the report draws none or another one."""
+    counts = lesion.short_mm if lesion.is_node and lesion.short_mm is not None else lesion.diameter_mm
+    if lesion.ends_lps is None or counts is None:
+        return None
+    length = float(np.linalg.norm(lesion.ends_lps[1] - lesion.ends_lps[0]))
+    return lesion.ends_lps if abs(length - counts) <= MOVED_MM else None
+
+
+def _write(listNode, sources: Sequence[Any], fresh: Sequence[Lesion], report: LesionReport, uids: Dict[str, str]):
+    """Let the lesion list hold all marks, those of the report with its words, and lesions that have no place."""
+    known = lesion_list.lesionsIn(listNode)
+    told = {lesion.label: lesion for lesion in fresh}
+    before = {lesion.key for lesion in known}
+    planned = []
+    for item in lesion_list.plan(listNode, lesion_marks.marksIn(sources)):
+        lesion = told.get(item.mark.label) if item.lesion.key not in before else None
+        if lesion is not None:
+            said = {"role": lesion.role, "organ": lesion.organ, "isNode": lesion.is_node}
+            item = replace(item, lesion=replace(item.lesion, uid=uids[lesion.label], **said))
+        planned.append(item)
+    present = {lesion.uid for lesion in known} | {item.lesion.uid for item in planned}
+    nowhere = [
+        lesion_list.Lesion(uids[label], f"report:{uids[label]}", label, None, role=one.role, organ=one.organ)
+        for label, one in report.past.items()
+        if uids[label] not in present
+    ]
+    lesion_list.write(listNode, planned, nowhere, {lesion.uid for lesion in known})

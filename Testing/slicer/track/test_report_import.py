@@ -1,0 +1,206 @@
+"""A report of this month is next month's baseline in the panel: rows, Tracking UIDs, roles and history go on."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+pytest.importorskip("torch")
+pytest.importorskip("highdicom", reason="highdicom is not installed")
+
+import ctk
+import slicer
+from lesions import PLACES_RAS, SHIFT_RAS, addLine, addStudies
+from panel_tools import settle, wholeMatrix
+from scene_tools import findingAt
+
+from SAMv2Core.errors import InputError
+from SAMv2Core.io.report_reader import read_report
+from SAMv2SlicerLib.panel import dialogs
+from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.track import findings, lesion_list, measuring, past, report_export, report_import
+from Testing.samples.dicom_series import writeSeries
+
+TRACK_TAB = 1
+DATES = ("20240301", "20240601", "20240901")
+
+
+class Database:
+    """What the module asks Slicer's DICOM database; reports are in it when they were added."""
+
+    isOpen = True
+
+    def __init__(self, folder):
+        self.files, self.reports, self._folder = {}, [], folder
+        for n, date in enumerate(DATES):
+            for k, file in enumerate(writeSeries(folder / f"ct{n}", date=date)):
+                self.files[f"{n}.{k}"] = file
+
+    def fileForInstance(self, uid):
+        return self.files.get(uid, "")
+
+    def fileValue(self, file, tag):
+        return "study"
+
+    def patientForStudy(self, study):
+        return "patient"
+
+    def studiesForPatient(self, patient):
+        return [patient]
+
+    def seriesForStudy(self, study):
+        return ["scans", *range(len(self.reports))]
+
+    def fieldForStudy(self, field, study):
+        return "20240601"
+
+    def fieldForSeries(self, field, series):
+        return "CT" if series == "scans" else "SR"
+
+    def descriptionForSeries(self, series):
+        return "SAMv2 lesions"
+
+    def filesForSeries(self, series):
+        return [self.reports[series]]
+
+
+@pytest.fixture
+def database(tmp_path, monkeypatch):
+    found = Database(tmp_path)
+    monkeypatch.setattr(slicer, "dicomDatabase", found, raising=False)
+
+    class Indexer:
+        def addFile(self, database, path, isCopied):
+            assert isCopied  # the file itself is in a folder that goes
+            copy = tmp_path / f"in database {len(database.reports)}.dcm"
+            copy.write_bytes(open(path, "rb").read())
+            database.reports.append(str(copy))
+
+        def waitForImportFinished(self):
+            pass
+
+    monkeypatch.setattr(ctk, "ctkDICOMIndexer", Indexer, raising=False)
+    return found
+
+
+def load(widget, scene, first, second):
+    """Two of the three studies, as the panel has them after loading; the first is the baseline."""
+    volumes = addStudies(scene)
+    for n, volume in enumerate(volumes):
+        volume.SetAttribute("DICOM.instanceUIDs", " ".join(f"{n}.{k}" for k in range(3)))
+        if n not in (first, second):
+            scene.RemoveNode(volume)
+    widget.ui.tabWidget.currentIndex = TRACK_TAB
+    widget.panel.parameters.baselineVolume = volumes[first]
+    widget.panel.parameters.followUpVolumes = [volumes[second]]
+    settle(widget)
+    return volumes[first], volumes[second]
+
+
+@pytest.fixture
+def firstMonth(widget, scene, database, monkeypatch):
+    """(widget, UIDs): a target of 16 mm, measured 16 mm; one that vanished; a node of 14 mm; reported, scene closed."""
+    load(widget, scene, 0, 1)
+    p, ui = widget.panel.parameters, widget.ui
+    sizes = ((0, 16.0), (1, 12.0), (2, 14.0))
+    p.lesionSources = [addLine(scene, PLACES_RAS[n], mm, f"L{n + 1}") for n, mm in sizes]
+    ui.trackButton.click()
+    settle(widget)
+    measured = measuring.measure(widget.logic, findingAt(widget.logic, 0, 1))
+    ends = node_geometry.pointsWorld(measured, (0, 1))
+    along = (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
+    measured.SetNthControlPointPositionWorld(1, *(ends[0] + 16.0 * along))
+    measuring.measure(widget.logic, findingAt(widget.logic, 2, 1))
+    ui.findingsTable.setCurrentCell(1, 1)
+    widget.panel.trackTab.onState(1)
+    ui.findingsTable.setCurrentCell(2, 1)
+    ui.nodeCheckBox.click()
+    ui.organSelector.currentText = "lymph node"
+    ui.organSelector.lineEdit().editingFinished.emit()
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 1)
+    ui.exportReportButton.click()
+    assert "2 DICOM reports are in Slicer's DICOM database" in ui.statusLabel.text
+    uids = [lesion.uid for lesion in lesion_list.lesionsIn(widget.panel.trackTab.lesionList())]
+    scene.Clear()
+    settle(widget)
+    return widget, uids
+
+
+def test_a_report_in_the_database_goes_on_next_month(firstMonth, scene, database, monkeypatch, tmp_path):
+    widget, uids = firstMonth
+    ui, _ = widget.ui, load(widget, scene, 1, 2)
+    offered = []
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: offered.append(titles) or 0)
+    ui.readReportButton.click()
+    settle(widget)
+    assert offered[0][0].startswith("20240601 SAMv2 lesions") and "file" in offered[0][-1]
+    assert "knows 3 lesions" in ui.statusLabel.text
+    listNode = widget.panel.trackTab.lesionList()
+    lesions = lesion_list.lesionsIn(listNode)
+    assert sorted(lesion.uid for lesion in lesions) == sorted(uids)
+    assert {lesion.label: (lesion.organ, lesion.isNode, lesion.role) for lesion in lesions} == {
+        "L1": ("", False, "target"), "L2": ("", False, "target"), "L3": ("lymph node", True, "target"),
+    }  # fmt: skip
+    first = next(lesion for lesion in lesions if lesion.label == "L1")
+    assert first.diameterMm == pytest.approx(16.0, abs=0.01)
+    assert np.linalg.norm(first.centerWorld - (PLACES_RAS[0] + SHIFT_RAS)) < 4.0
+    # sums: 16 + 12 + 14 mm, then 16 + 0 + what was measured of the node
+    assert ui.sumsLabel.text.startswith("Sum of diameters: Baseline: 42.0 mm; CT 2023: ")
+    ui.trackButton.click()
+    settle(widget)
+    rows = findings.findings(listNode)
+    courses = {course.label: course for course in findings.coursesOf(rows, past.pastOf(listNode))}
+    states = [reading.state for reading in courses["L2"].readings]
+    assert states == ["present", "vanished", "not_evaluable"]  # that its place was found makes it no lesion
+    assert [row[0].split("\n")[1:] for row in wholeMatrix(widget)] == [[], ["Vanished (0 mm)"], []]
+    for n, row in enumerate(rows):
+        if row[0].label != "L2":
+            measuring.measure(widget.logic, findingAt(widget.logic, n, 1))
+    settle(widget)
+    assert "2 of 3 sizes known" in ui.sumsLabel.text
+    report_export.exportReports(listNode, str(tmp_path))
+    last = read_report(tmp_path / "lesions-1.dcm")
+    assert last.order == 2
+    assert [reading.order for reading in last.past["L1"].readings] == [0, 1, 2]
+    assert [reading.time_point for reading in last.past["L1"].readings] == ["Baseline", "Follow-up 1", "Follow-up 2"]
+    assert last.past["L1"].readings[0].long_mm == 16.0 and last.past["L2"].readings[1].state == "vanished"
+    assert sorted(one.uid for one in last.past.values()) == sorted(uids)
+
+
+def test_a_scene_keeps_what_the_report_said(firstMonth, scene, database, monkeypatch, tmp_path):
+    widget, uids = firstMonth
+    load(widget, scene, 1, 2)
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    widget.ui.readReportButton.click()
+    settle(widget)
+    told, path = widget.ui.sumsLabel.text, str(tmp_path / "scene.mrb")
+    widget.ui.readReportButton.click()  # twice is once
+    settle(widget)
+    assert len(lesion_list.lesionsIn(widget.panel.trackTab.lesionList())) == 3 and widget.ui.sumsLabel.text == told
+    assert scene.WriteToMRB(path)
+    scene.Clear()
+    assert scene.ReadFromMRB(path)
+    settle(widget)
+    assert widget.ui.sumsLabel.text == told and told
+
+
+def test_what_is_no_report_of_this_scan_is_refused(firstMonth, scene, database, monkeypatch, tmp_path):
+    widget, _ = firstMonth
+    count = len(slicer.util.getNodesByClass("vtkMRMLMarkupsNode"))
+    (baseline, _), path = load(widget, scene, 0, 1), database.reports[1]
+    with pytest.raises(InputError, match="another scan"):
+        report_import.importReport(widget.logic, baseline, path)
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: len(titles) - 1)
+    monkeypatch.setattr(dialogs, "openFile", lambda *arguments: database.files["0.0"])
+    widget.ui.readReportButton.click()
+    assert "no DICOM structured report" in widget.ui.statusLabel.text
+    monkeypatch.setattr(dialogs, "openFile", lambda *arguments: "")
+    widget.ui.readReportButton.click()  # the user changed their mind
+    assert len(slicer.util.getNodesByClass("vtkMRMLMarkupsNode")) == count
+
+
+def test_damage_in_a_scene_is_no_past(scene):
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+    for text in ("", "[", "{}", '{"order": 1, "lesions": [{"uid": "1"}]}'):
+        node.SetAttribute(past.ATTRIBUTE, text)
+        assert past.pastOf(node).lesions == {}
