@@ -14,13 +14,10 @@ import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, ModelError, UnreliableResultError, UsageError
 from SAMv2Core.io.points import Point, PointList, read_points, write_points
+from SAMv2Core.landmarks.atlas import BUNDLED
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
-
-
-BUNDLED = "bundled"
-"""Names the atlas that ships with the model among files of others."""
 
 
 def add_subparser(subparsers: Any) -> None:
@@ -54,6 +51,7 @@ def add_subparser(subparsers: Any) -> None:
         help="mm, LPS; write --point=-12,30,80 (with =)",
     )
     common.add_computing_options(parser)
+    common.add_server_options(parser)
     common.add_reporting_options(parser)
     parser.set_defaults(run=run_where)
 
@@ -79,22 +77,14 @@ def _embedded(session: Session) -> Tuple[s.Volume, s.Embedding]:
 def _find(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:
     from SAMv2Core.landmarks.atlas import atlas_for, join, load_atlas
 
-    if session.args.command == "landmarks" and session.args.server:
-        return _find_elsewhere(session, only)
     own = {path: load_atlas(path) for path in _own_files(session.args)}  # a wrong file is told before the long work
+    chosen = [BUNDLED if name == BUNDLED else own[name] for name in session.args.atlas or [BUNDLED]]
     volume, emb = _embedded(session)
-    atlas = join([atlas_for(emb) if name == BUNDLED else own[name] for name in session.args.atlas or [BUNDLED]])
+    atlas: Any = chosen
+    if session.remote is None:
+        atlas = join([atlas_for(emb) if isinstance(item, str) else item for item in chosen])
     with session.stage("landmarks", 0.85, 0.98) as progress:
-        return volume, s.find_landmarks(emb, atlas, only or None, progress)
-
-
-def _find_elsewhere(session: Session, only: List[str]) -> Tuple[s.Volume, List[s.Landmark]]:
-    """By a server, which has the landmarks that ship with its models."""
-    if session.args.atlas or session.args.teach:
-        raise UsageError("A server knows the landmarks of its models only.", "Leave --atlas or --server out.")
-    volume, emb = _embedded(session)
-    with session.stage("landmarks", 0.85, 0.98) as progress:
-        return volume, common.functions(session).find_landmarks(emb, None, only or None, progress)
+        return volume, common.functions(session).find_landmarks(emb, atlas, only or None, progress)
 
 
 def _own_files(args: argparse.Namespace) -> List[str]:
@@ -106,6 +96,8 @@ def teach(session: Session) -> None:
     from SAMv2Core.landmarks.atlas import atlas_for, exemplar, join, load_atlas, save_atlas
 
     args = session.args
+    if args.server:
+        raise UsageError("--teach needs the scan's vectors here.", "Leave --server out.")
     if len(_own_files(args)) != 1 or len(args.atlas) != 1 or args.output or args.only:
         raise UsageError(
             "--teach needs one --atlas of your own, and neither --output nor --only.",

@@ -78,10 +78,12 @@ class Remote:
         return self._on({"template": template, "query": query}, "similarity_map", {"points": points})
 
     def find_landmarks(self, emb: RemoteEmbedding, atlas: Any, only: Any, progress: Any = None) -> List[s.Landmark]:
-        """As :func:`SAMv2Core.find_landmarks`, with the landmarks that ship with the model."""
-        if atlas is not None:
-            raise UsageError("A server knows the landmarks of its models only.", "Leave --atlas or --server out.")
-        return self._on({"source": emb}, "landmarks", {"only": only}, progress)
+        """As :func:`SAMv2Core.find_landmarks`.
+
+        :param atlas: None for the landmarks that ship with the model; else a list of atlases, ``"bundled"`` among them
+            for those. They are sent: vectors and positions of places that the user has named, no voxel.
+        """
+        return self._on({"source": emb}, "landmarks", {"only": only, "atlases": atlas or []}, progress)
 
     def track(
         self, baseline: RemoteEmbedding, follow_ups: Any, lesions: Any, progress: Any = None, seed: int = 0

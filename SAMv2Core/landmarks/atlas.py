@@ -16,18 +16,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.safetensors import read_safetensors, write_safetensors
-from SAMv2Core.matching.similarity import joint_vectors
 from SAMv2Core.models.records import ATLAS_SUFFIX, bundled_folder
 
+if TYPE_CHECKING:
+    from SAMv2Core.embedding.embedding import Embedding
+
 FORMAT = "samv2-landmarks-1"
+
+BUNDLED = "bundled"
+"""Names the atlas that ships with the model among others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class Atlas:
     :param calibration: coefficients of the confidence, see :class:`SAMv2Core.landmarks.find.Coefficients`.
     :param reliability: by name, in how many other patients it was found within 10 mm, 0..1: a bifurcation is easy, a
         level of the spine or the top of a flat dome is not.
+    :raises InputError: arrays that do not fit together, or numbers that are none.
     """
 
     names: Tuple[str, ...]
@@ -54,6 +59,14 @@ class Atlas:
     model_sha256: str
     calibration: Mapping[str, float] = field(default_factory=dict)
     reliability: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, vectors = len(self.names), np.asarray(self.vectors)
+        shapes = (np.shape(self.positions_lps), np.shape(self.sure), len(self.exemplars))
+        if not n or vectors.ndim != 2 or len(vectors) != n or shapes != ((n, 3), (n,), n):
+            raise InputError("This is no atlas of landmarks.", "Make one with: samv2 landmarks --teach")
+        if not all(np.isfinite(values).all() for values in (vectors, self.positions_lps, self.sure)):
+            raise InputError("An atlas of landmarks holds numbers that are none.", "Make it again.")
 
     def __repr__(self) -> str:
         return f"Atlas({len(set(self.names))} landmarks of {len(set(self.exemplars))} exemplars, model {self.model})"
@@ -82,6 +95,8 @@ def exemplar(emb: Embedding, landmarks: Mapping[str, Sequence[float]], name: str
     :param sure: 0..1 by name; 1 where it says nothing.
     :raises InputError: no landmark, or one outside the scan.
     """
+    from SAMv2Core.matching.similarity import joint_vectors
+
     names = tuple(landmarks)
     if not names:
         raise InputError(f"There is no landmark in {name}.", "Place some points and give them names.")
@@ -158,14 +173,12 @@ def load_atlas(path: PathLike) -> Atlas:
         calibration, reliability = (_numbers(metadata[key]) for key in ("calibration", "reliability"))
     except (KeyError, ValueError, TypeError, AttributeError):
         raise refusal from None
-    vectors, positions, sure = tensors["vectors"], tensors["positions"].astype(np.float64), tensors["sure"]
-    shapes = vectors.ndim == 2 and positions.shape == (len(vectors), 3) and sure.shape == (len(vectors),)
-    if not shapes or not len(vectors) or not len(names) == len(exemplars) == len(vectors):
-        raise refusal
-    if not all(np.isfinite(values).all() for values in (vectors, positions, sure)):
-        raise refusal
+    arrays = (tensors["positions"].astype(np.float64), tensors["vectors"], tensors["sure"].astype(np.float64))
     model, sha256 = metadata.get("model", ""), metadata.get("model_sha256", "")
-    return Atlas(names, exemplars, positions, vectors, sure.astype(np.float64), model, sha256, calibration, reliability)
+    try:
+        return Atlas(names, exemplars, *arrays, model, sha256, calibration, reliability)
+    except InputError:
+        raise refusal from None
 
 
 def _numbers(text: str) -> Dict[str, float]:

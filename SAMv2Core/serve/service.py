@@ -423,15 +423,21 @@ class Service:
         return {"value": (embedding_pca(emb), emb.fine.grid.ijk_to_lps), "embeddings": facts}
 
     def landmarks(self, request: Request) -> Dict[str, Any]:
-        from SAMv2Core.landmarks.atlas import load_atlas
+        from SAMv2Core.landmarks.atlas import BUNDLED, Atlas, atlas_for, join, load_atlas
         from SAMv2Core.landmarks.find import find_landmarks
 
         values = request.values
         path, only = _text(values, "atlas", ""), values.get("only")
+        sent = _list(values, "atlases") if values.get("atlases") else []
+        if not all(item == BUNDLED or isinstance(item, Atlas) for item in sent):
+            raise BadArgument("atlases")
         if path and not self.settings.is_trusting:
-            raise UsageError("A server knows the landmarks of its models only.", "Leave --atlas or --server out.")
+            raise UsageError("A server opens no file for others.", "Send the atlas itself.")
         (emb,), facts = self._embeddings(request, [_source(values, "source")])
-        found = find_landmarks(emb, load_atlas(path) if path else None, only, self._working(request, facts))
+        atlas = load_atlas(path) if path else None
+        if sent:
+            atlas = join([atlas_for(emb) if item == BUNDLED else item for item in sent])
+        found = find_landmarks(emb, atlas, only, self._working(request, facts))
         return {"value": found, "embeddings": facts}
 
     def register(self, request: Request) -> Dict[str, Any]:

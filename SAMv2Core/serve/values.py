@@ -26,6 +26,7 @@ MARK = "~"
 
 TYPES: Dict[str, str] = {
     "Assignment": "tracking.assignment",
+    "Atlas": "landmarks.atlas",
     "Choice": "registration.choice",
     "Deformation": "registration.deformable",
     "Evidence": "matching.confidence",

@@ -13,7 +13,9 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
+import SAMv2Core as s
 from SAMv2Core.io.volume import write_volume
+from SAMv2Core.landmarks.atlas import exemplar, save_atlas
 from SAMv2Core.models.checkpoints import save_network
 from Testing.samples.embedding_samples import small_lite, torso
 
@@ -77,6 +79,17 @@ def scans(tmp_path_factory) -> Path:
     write_points(folder / "points.csv", INSIDE_LPS)
     save_network(small_lite(), folder / "tiny.safetensors", {"name": "tiny"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def atlas(scans):
+    """An atlas of the template's own points: the query is the same scan elsewhere."""
+    emb = s.load_model(scans / "tiny.safetensors", "cpu").embed(scans / "template.nii.gz")
+    own = exemplar(emb, INSIDE_LPS, "template", {})
+    sure = {"bias": 4.0, "agreement": 0.0, "similarity": 0.0, "spread": 0.0, "edge": 0.0}
+    path = scans / "own.landmarks.safetensors"
+    save_atlas(dataclasses.replace(own, calibration=sure), path)
+    return path
 
 
 def write_points(path: Path, points: Dict[str, Any]) -> None:

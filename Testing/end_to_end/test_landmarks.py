@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-import SAMv2Core as s
 from SAMv2Core.io.points import read_points
-from SAMv2Core.landmarks.atlas import exemplar, save_atlas
 from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, read_json
 
 TOLERANCE_MM = 4.0  # places are the centers of the fine lattice, 4 mm apart in each direction
-
-
-@pytest.fixture(scope="session")
-def atlas(scans):
-    """An atlas of the template's own points: the query is the same scan elsewhere."""
-    emb = s.load_model(scans / "tiny.safetensors", "cpu").embed(scans / "template.nii.gz")
-    own = exemplar(emb, INSIDE_LPS, "template", {})
-    sure = {"bias": 4.0, "agreement": 0.0, "similarity": 0.0, "spread": 0.0, "edge": 0.0}
-    path = scans / "own.landmarks.safetensors"
-    save_atlas(dataclasses.replace(own, calibration=sure), path)
-    return path
 
 
 @pytest.fixture

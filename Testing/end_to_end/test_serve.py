@@ -65,18 +65,21 @@ def elsewhere(server, cache, tmp_path):
 def results(path):
     """What a report says but for times, places and the machine."""
     report = read_json(path)
-    kept = ("points", "findings", "matrix", "status", "inliers", "residual_mm", "model")
+    kept = ("points", "findings", "matrix", "status", "inliers", "residual_mm", "model", "landmarks", "region", "near")
     found = {name: report.get("results", report).get(name, report.get(name)) for name in kept}
     assert any(value for value in found.values())
     return found
 
 
-def test_files_are_those_of_one_process(elsewhere, samv2, scans, tmp_path):
+def test_files_are_those_of_one_process(elsewhere, samv2, scans, atlas, tmp_path):
     pair = ["--template", scans / "template.nii.gz", "--query", scans / "query.nii.gz", "--points"]
     later = ["--baseline", scans / "template.nii.gz", "--follow-up", scans / "query.nii.gz", "--lesions"]
+    own = ["--image", scans / "query.nii.gz", "--atlas", atlas]  # of this user: the server has none for this model
     commands = {
         "match": [*pair, scans / "points.csv", "--output", "{}.csv", "--similarity-map", "{}.nii.gz"],
         "track": [*later, scans / "points.csv", "--output", "{}.csv"],
+        "landmarks": [*own, "--output", "{}.csv"],
+        "where": [*own, "--point=20,-10,160"],
     }
     for name, arguments in commands.items():
         ended = {}
@@ -87,7 +90,7 @@ def test_files_are_those_of_one_process(elsewhere, samv2, scans, tmp_path):
         here, there = ended["here"], ended["there"]
         assert (there.returncode, there.stdout) == (here.code, here.out), there.stderr
         written = [path for path in tmp_path.glob(f"here-{name}*") if path.suffix != ".json"]
-        assert written
+        assert written or name == "where"
         for path in written:
             twin = tmp_path / path.name.replace("here", "there")
             assert _without_name(twin) == _without_name(path), path.name

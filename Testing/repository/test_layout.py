@@ -37,7 +37,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_FREE = {
     "__init__", "__main__", "errors", "progress", "geometry", "io", "preprocessing", "simulation", "diagnosis", "batch",
     "serve", "cli", "matching.result", "matching.search_mask", "tracking.finding", "tracking.assignment",
-    "landmarks.landmark", "registration.choice", "registration.verdict", "registration.deformable",
+    "landmarks.landmark", "landmarks.atlas", "registration.choice", "registration.verdict", "registration.deformable",
     "models.library", "models.catalogue", "models.records", "models.download", "network.precision",
     "embedding.cache", "embedding.memory",
 }  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from SAMv2Core.errors import InputError, ModelError
-from SAMv2Core.io.safetensors import write_safetensors
+from SAMv2Core.io.safetensors import read_safetensors, write_safetensors
 from SAMv2Core.landmarks.atlas import bundled_path, exemplar, join, load_atlas, save_atlas
 from SAMv2Core.matching.similarity import joint_vectors
 from SAMv2Core.models.library import list_models, model_info
@@ -54,9 +54,15 @@ def test_refusals(emb, tmp_path):
     write_safetensors(tmp_path / "weights.safetensors", {"w": np.zeros(3, np.float32)})
     with pytest.raises(InputError, match="no atlas"):
         load_atlas(tmp_path / "weights.safetensors")
-    save_atlas(dataclasses.replace(atlas, vectors=np.full_like(atlas.vectors, np.nan)), tmp_path / "nan.safetensors")
+    save_atlas(atlas, tmp_path / "nan.safetensors")
+    tensors, metadata = read_safetensors(tmp_path / "nan.safetensors")
+    broken = {**tensors, "vectors": np.full_like(tensors["vectors"], np.nan)}
+    write_safetensors(tmp_path / "nan.safetensors", broken, metadata)
     with pytest.raises(InputError, match="no atlas"):
         load_atlas(tmp_path / "nan.safetensors")
+    for change in ({"sure": [1.0]}, {"names": ()}, {"positions_lps": np.zeros(2)}, {"vectors": np.zeros((2, 2, 2))}):
+        with pytest.raises(InputError):  # as it may come from another computer
+            dataclasses.replace(atlas, **change)
 
 
 def test_the_bundled_atlas_belongs_to_the_bundled_weights():

@@ -10,6 +10,7 @@ import pytest
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.landmarks.atlas import Atlas
 from SAMv2Core.landmarks.landmark import Landmark, Witnesses
 from SAMv2Core.matching.confidence import Evidence
 from SAMv2Core.matching.result import Match
@@ -30,6 +31,7 @@ VALUES = [
     Finding("L1", 2, THIRD, 0.5, 1.0, 0.3, "matched", "", 12.5, None, TrackEvidence(0.1, 2, 3, 4, 0.2)),
     Verified("L2", 1, None),
     Landmark("carina", THIRD, 0.9, "matched", "", THIRD, Witnesses(0.5, 0.6, 7.0, math.nan, 8, 0.0)),
+    Atlas(("a", "b"), ("x", "x"), PAIRS[:2], PAIRS[:2].astype(np.float16), np.ones(2), "m", "0" * 64, {"bias": 4.0}),
     lesion_at("L3", [1.0, 2.0, 3.0], None),
     Grid((4, 5, 6), np.diag([0.7, 0.7, 1.25, 1.0])),
     Assignment(1, {"L1": lesion_at("x", [0, 0, 1.0], 3.0)}, (lesion_at("y", [0, 0, 2.0], 3.0),), ("L9",), {"a": "b"}),
