@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -19,7 +20,10 @@ from SAMv2Core.io.tables import table_text
 
 if TYPE_CHECKING:
     from SAMv2Core.cli.session import Session
+    from SAMv2Core.io.report_reader import LesionReport
     from SAMv2Core.tracking.assignment import Assignment
+    from SAMv2Core.tracking.presence import Presence
+    from SAMv2Core.tracking.reading import ReaderTable
 
 COLUMNS = (
     "label", "study", "l", "p", "s", "similarity", "cycle_error_mm", "confidence", "status", "diameter_mm",
@@ -92,10 +96,51 @@ def csv_to_write(text: str) -> str:
     return common.suffixed(text, (".csv",))
 
 
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What was read.
+
+    :param names: of the follow-ups among the inputs; :param scans: baseline first.
+    :param segmentations: paths, one per follow-up, None for one without.
+    :param reader: what a reader wrote down; :param past: the report that the lesions come from, or None.
+    """
+
+    names: List[str]
+    lesions: List[Lesion]
+    scans: List[s.Volume]
+    segmentations: List[Optional[str]]
+    reader: ReaderTable
+    past: Optional[LesionReport]
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What tracking found, and what segmentations add to it."""
+
+    embeddings: List[s.Embedding]
+    findings: List[s.Finding]
+    assignments: List[Assignment]
+
+
 def run(session: Session) -> None:
-    """Read, embed, track, write; unreliable when nothing was found in any follow-up."""
+    """Read, embed, track, measure, write; unreliable when nothing was found in any follow-up."""
+    given = _read(session)
+    found = _measured(session, given, _tracked(session, given))
+    session.results["findings"] = [as_report(finding) for finding in found.findings]
+    if found.assignments:
+        session.results["assignments"] = [_assignment_report(assignment) for assignment in found.assignments]
+    with session.stage("presence", 0.93, 0.95):
+        modalities = [emb.modality for emb in found.embeddings]
+        said = presence.of_all(found.findings, given.lesions, given.scans, modalities)
+        said.update(presence.of_new(session, found.assignments, found.embeddings, given.scans))
+    with session.stage("write", 0.95, 1.0):
+        _write(session, given, found, said)
+    _tell(session, found.findings, len(given.names), found.assignments)
+
+
+def _read(session: Session) -> _Given:
+    """All inputs; what cannot be written in the end is refused now."""
     from SAMv2Core.tracking import segmenting
-    from SAMv2Core.tracking.reading import courses_of
 
     args = session.args
     segmentations = _one_each(args, args.follow_up_lesions, "segmentations")
@@ -109,47 +154,56 @@ def run(session: Session) -> None:
         check_labels(lesions)
         reader = reading.read(session)
         session.report.add_file("lesions", args.lesions, n_lesions=len(lesions))
-        volumes = {name: common.read_input(session, name) for name in ("baseline", *names)}
-        structured_report.check_past(session, past, volumes["baseline"])
+        scans = [common.read_input(session, name) for name in ("baseline", *names)]
+        structured_report.check_past(session, past, scans[0])
         if args.sr:
-            structured_report.check_target(volumes[names[-1]])
+            structured_report.check_target(scans[-1])
         if args.segment_with:
-            segmenting.connect(args.segment_with).close()  # says now what it would say after the work
-    embeddings = common.embed_all(session, volumes, 0.8)
+            segmenting.connect(args.segment_with).close()
+    return _Given(names, lesions, scans, segmentations, reader, past)
+
+
+def _tracked(session: Session, given: _Given) -> _Found:
+    """The lesions' places in all studies."""
+    embeddings = common.embed_all(session, dict(zip(("baseline", *given.names), given.scans)), 0.8)
     with session.stage("track", 0.8, 0.93) as progress:
         track = common.functions(session).track
-        findings = track(embeddings[0], embeddings[1:], lesions, progress=progress, seed=args.seed)
-    if args.refine:
-        findings = _refine(session, findings, lesions, list(volumes.values()), [emb.modality for emb in embeddings])
-    assignments: List[Assignment] = []
-    if any(segmentations):
-        later = [volumes[name] for name in names]
-        findings, assignments = _assign(session, findings, lesions, segmentations, later)
-    scans = list(volumes.values())
-    if args.segment_with:
-        findings = _segment(session, findings, segmentations, scans)
-    session.results["findings"] = [as_report(finding) for finding in findings]
-    if assignments:
-        session.results["assignments"] = [_assignment_report(assignment) for assignment in assignments]
-    with session.stage("presence", 0.93, 0.95):
-        said = presence.of_all(findings, lesions, scans, [emb.modality for emb in embeddings])
-        said.update(presence.of_new(session, assignments, embeddings, scans))
-    new = {found.study: found.new for found in assignments}
-    courses = courses_of(lesions, findings, new, reader, past)
-    with session.stage("write", 0.95, 1.0):
-        reading.report(session, courses)
-        presence.write(session, said)
-        if args.longiseg:
-            longiseg.write(session, findings, scans, [args.baseline, *args.follow_up], assignments)
-        write_text(args.output, table(findings), session.inputs)
-        if args.markups:
-            write_markups(session, findings, len(names))
-        if args.sr:
-            regions = structured_report.sites(session, lesions, embeddings[0])
-            last = (volumes[names[-1]], lesions, findings, courses, new.get(len(names), ()))
-            structured_report.write(session, *last, reader, past, regions)
-            dicomweb_files.stow(session, "sr")
-    _tell(session, findings, len(names), assignments)
+        findings = track(embeddings[0], embeddings[1:], given.lesions, progress=progress, seed=session.args.seed)
+    if session.args.refine:
+        modalities = [emb.modality for emb in embeddings]
+        findings = _refine(session, findings, given.lesions, given.scans, modalities)
+    return _Found(embeddings, findings, [])
+
+
+def _measured(session: Session, given: _Given, found: _Found) -> _Found:
+    """With sizes by the follow-ups' segmentations, and by a server's masks where there are none."""
+    findings, assignments = found.findings, found.assignments
+    if any(given.segmentations):
+        findings, assignments = _assign(session, findings, given.lesions, given.segmentations, given.scans[1:])
+    if session.args.segment_with:
+        findings = _segment(session, findings, given.segmentations, given.scans)
+    return _Found(found.embeddings, findings, assignments)
+
+
+def _write(session: Session, given: _Given, found: _Found, said: Dict[presence.Key, Presence]) -> None:
+    """All files that were asked for."""
+    from SAMv2Core.tracking.reading import courses_of
+
+    args = session.args
+    new = {assignment.study: assignment.new for assignment in found.assignments}
+    courses = courses_of(given.lesions, found.findings, new, given.reader, given.past)
+    reading.report(session, courses)
+    presence.write(session, said)
+    if args.longiseg:
+        longiseg.write(session, found.findings, given.scans, [args.baseline, *args.follow_up], found.assignments)
+    write_text(args.output, table(found.findings), session.inputs)
+    if args.markups:
+        write_markups(session, found.findings, len(given.names))
+    if args.sr:
+        regions = structured_report.sites(session, given.lesions, found.embeddings[0])
+        last = (given.scans[-1], given.lesions, found.findings, courses, new.get(len(given.names), ()))
+        structured_report.write(session, *last, given.reader, given.past, regions)
+        dicomweb_files.stow(session, "sr")
 
 
 def _one_each(args: Any, given: Optional[Sequence[str]], what: str) -> List[Optional[str]]:
@@ -252,6 +306,7 @@ def as_report(finding: s.Finding) -> Dict[str, Any]:
         "reason": finding.reason,
         "diameter_mm": _number(finding.diameter_mm),
         "short_mm": _number(finding.short_mm),
+        "volume_ml": _number(finding.volume_ml),
         "state": finding.state or None,
     }
 
@@ -259,7 +314,8 @@ def as_report(finding: s.Finding) -> Dict[str, Any]:
 def _assignment_report(assignment: Assignment) -> Dict[str, Any]:
     def part(lesion: Lesion) -> Dict[str, Any]:
         center = [round(float(value), 4) for value in lesion.center_lps]
-        sizes = {"diameter_mm": _number(lesion.diameter_mm), "short_mm": _number(lesion.short_mm)}
+        names = ("diameter_mm", "short_mm", "volume_ml")
+        sizes = {name: _number(getattr(lesion, name)) for name in names}
         return {"label": lesion.label, "lps": center, **sizes}
 
     return {

@@ -20,7 +20,8 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.geometry.diameters import SliceAxes, axes_in_slice
+from SAMv2Core.geometry.diameters import axes_in_slice
+from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, suffix_of
 from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
 from SAMv2Core.io.segments import Segment, read_segments
@@ -64,6 +65,7 @@ class Lesion:
     :param role: ``target``, ``non_target`` or ``new`` (:mod:`SAMv2Core.tracking.recist`), "" when nobody said.
     :param organ: name of the organ, "" when nobody said.
     :param is_node: a lymph node, which counts by its short axis.
+    :param volume_ml: of its segmentation, or None.
     :param tracking_uid: DICOM's Tracking UID, when the lesion comes from a report; "" otherwise.
     """
 
@@ -78,6 +80,7 @@ class Lesion:
     organ: str = ""
     is_node: bool = False
     tracking_uid: str = ""
+    volume_ml: Optional[float] = None
 
     def __post_init__(self) -> None:
         center = np.array(self.center_lps, dtype=np.float64).reshape(-1)
@@ -163,16 +166,18 @@ def lesions_from_segmentation(volume: Volume) -> List[Lesion]:
 
     :raises InputError: nothing but 0 in it, values that are no labels (a scan's), or thousands of parts.
     """
-    return [
-        _measured(f"lesion {number}", volume.grid.to_lps(ijk), axes_in_slice(ijk, volume.grid))
-        for number, ijk in _parts_of(volume)
-    ]
+    return [measured(f"lesion {number}", ijk, volume.grid) for number, ijk in _parts_of(volume)]
 
 
-def _measured(label: str, samples_lps: np.ndarray, axes: SliceAxes) -> Lesion:
-    """A lesion known by its voxels, with both axes of them."""
-    lesion = lesion_of_samples(label, samples_lps, axes.long_mm)
-    return replace(lesion, short_mm=axes.short_mm, ends_lps=axes.long_lps)
+def measured(label: str, ijk: np.ndarray, grid: Grid) -> Lesion:
+    """A lesion known by its voxels, with both axes and the volume of them.
+
+    :param ijk: (n, 3) int voxel indices (x, y, z).
+    """
+    axes = axes_in_slice(ijk, grid)
+    lesion = lesion_of_samples(label, grid.to_lps(ijk), axes.long_mm)
+    volume_ml = len(ijk) * abs(float(np.linalg.det(grid.ijk_to_lps[:3, :3]))) / 1000
+    return replace(lesion, short_mm=axes.short_mm, ends_lps=axes.long_lps, volume_ml=volume_ml)
 
 
 def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List[Lesion]:
@@ -197,11 +202,7 @@ def lesions_from_segments(segments: Sequence[Segment], source: PathLike) -> List
         raise InputError(f"{source} holds no lesion: all its segments are empty.", "Choose a segmentation.")
     names = [segment.name for segment in segments]
     return [
-        _measured(
-            name if names.count(name) == 1 else f"{name} ({names[: n + 1].count(name)})",
-            grid.to_lps(ijk),
-            axes_in_slice(ijk, grid),
-        )
+        measured(name if names.count(name) == 1 else f"{name} ({names[: n + 1].count(name)})", ijk, grid)
         for n, (name, ijk, grid) in enumerate(segments)
     ]
 

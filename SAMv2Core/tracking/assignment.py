@@ -130,9 +130,10 @@ def with_parts(findings: Sequence[Finding], assignment: Assignment) -> List[Find
         part, note = assignment.parts.get(finding.label), ""
         pieces = assignment.split.get(finding.label, ())
         if part is not None:
+            whole = [part, *pieces]
             finding = replace(
-                finding, lps=part.center_lps, diameter_mm=_sum([part, *pieces], "diameter_mm"),
-                short_mm=_sum([part, *pieces], "short_mm"), ends_lps=None if pieces else part.ends_lps, state=PRESENT,
+                finding, lps=part.center_lps, diameter_mm=_sum(whole, "diameter_mm"), short_mm=_sum(whole, "short_mm"),
+                volume_ml=_sum(whole, "volume_ml"), ends_lps=None if pieces else part.ends_lps, state=PRESENT,
             )  # fmt: skip
             note = f"It has come apart: {1 + len(pieces)} parts are segmented." if pieces else ""
         elif finding.label in assignment.merged:

@@ -29,6 +29,7 @@ class Finding:
     :param state: what a segmentation or a reader says of the lesion itself, one of
         :data:`SAMv2Core.tracking.recist.STATES`; "" when nobody said.
     :param short_mm: short axis across the diameter, :param ends_lps: (2, 3) ends of the diameter, LPS mm; or None.
+    :param volume_ml: of its segmentation, or None.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Finding:
     state: str = ""
     short_mm: Optional[float] = None
     ends_lps: Optional[np.ndarray] = None
+    volume_ml: Optional[float] = None
 
     def __repr__(self) -> str:
         place = "nowhere" if self.lps is None else f"({', '.join(f'{value:.1f}' for value in self.lps)})"

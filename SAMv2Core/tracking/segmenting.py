@@ -17,8 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.errors import InputError, UsageError
-from SAMv2Core.geometry.diameters import axes_in_slice
-from SAMv2Core.io.lesions import Lesion, lesion_of_samples
+from SAMv2Core.io.lesions import Lesion, measured
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.progress import Progress, silent
 from SAMv2Core.tracking.finding import Finding
@@ -93,9 +92,7 @@ def _lesion_of(label: str, mask: np.ndarray, click: Tuple[int, int, int], volume
     samples = volume.grid.to_lps(ijk)
     if np.linalg.norm(samples - samples.mean(axis=0), axis=1).max() > MAX_RADIUS_MM:
         return None
-    axes = axes_in_slice(ijk, volume.grid)
-    lesion = lesion_of_samples(label, samples, axes.long_mm)
-    return replace(lesion, short_mm=axes.short_mm, ends_lps=axes.long_lps)
+    return measured(label, ijk, volume.grid)
 
 
 def with_segmented(findings: Sequence[Finding], study: int, segmented: Mapping[str, Lesion]) -> List[Finding]:
@@ -103,7 +100,7 @@ def with_segmented(findings: Sequence[Finding], study: int, segmented: Mapping[s
     return [
         replace(
             finding, diameter_mm=segmented[finding.label].diameter_mm, short_mm=segmented[finding.label].short_mm,
-            ends_lps=segmented[finding.label].ends_lps, state=PRESENT,
+            ends_lps=segmented[finding.label].ends_lps, volume_ml=segmented[finding.label].volume_ml, state=PRESENT,
         )
         if finding.study == study and finding.lps is not None and finding.label in segmented
         else finding

@@ -41,7 +41,8 @@ class Ended:
 
 
 def environment(cache: Path) -> Dict[str, str]:
-    own = {"PYTHONPATH": str(ROOT), "SAMV2_CACHE_DIR": str(cache), "SAMV2_MODELS_DIR": str(cache / "models")}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    own = {"PYTHONPATH": path, "SAMV2_CACHE_DIR": str(cache), "SAMV2_MODELS_DIR": str(cache / "models")}
     return {**os.environ, "OMP_NUM_THREADS": "1", **own}
 
 

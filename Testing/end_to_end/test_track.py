@@ -12,6 +12,7 @@ import SAMv2Core as s
 from SAMv2Core.cli.track import COLUMNS
 from SAMv2Core.io.points import read_points
 from Testing.end_to_end.conftest import INSIDE_LPS, SHIFT_LPS, read_json
+from Testing.samples.nninteractive_server import serving
 
 TOLERANCE_MM = 2.0  # half a voxel of the fine lattice
 
@@ -146,6 +147,34 @@ def test_a_report_is_next_months_baseline(samv2, scans, tracking, tmp_path):
     assert points[2]["overall"] == "PD" and points[2]["new"] == ["n"]
     other = samv2(*tracking, "--follow-up", scans / "query.nii.gz", "--sr", "x.dcm")
     assert other.code == 3 and "is no DICOM folder" in other.err and not (tmp_path / "x.dcm").exists()
+
+
+def test_a_servers_masks_become_sizes_and_sums(samv2, scans, tracking, tmp_path):
+    """Point out, mask back: both axes and the volume of a ball of 8 mm radius, in table, sums and report."""
+    pytest.importorskip("nnInteractive.inference.remote", reason="nninteractive-client is not installed")
+    follow_up = s.read_volume(scans / "query.nii.gz")
+    place = np.add(INSIDE_LPS["a"], SHIFT_LPS)
+    z, y, x = np.indices(follow_up.array.shape)
+    lps = follow_up.grid.to_lps(np.stack([x, y, z], axis=-1).reshape(-1, 3))
+    array = np.array(follow_up.array)
+    array[(np.linalg.norm(lps - place, axis=1) <= 8.0).reshape(array.shape)] = 2000
+    s.write_volume(s.Volume(array, follow_up.ijk_to_lps, modality="ct"), tmp_path / "ball.nii.gz")
+    options = ("--recist", "recist.csv", "--report", "r.json")
+    with serving(1500) as (address, asked):
+        ended = samv2(*tracking, "--follow-up", tmp_path / "ball.nii.gz", "--segment-with", address, *options)
+    assert ended.code == 0, ended.err
+    assert "follow-up 1: 1 of 2 places segmented" in ended.out and asked.count("/add_point_interaction") == 2
+    row = rows_of(tmp_path / "out.csv")["a", 1]
+    assert float(row["diameter_mm"]) == pytest.approx(16.0, abs=4.0)  # 2 mm voxels at both ends
+    report = read_json(tmp_path / "r.json")
+    finding = next(item for item in report["findings"] if (item["label"], item["study"]) == ("a", 1))
+    assert finding["state"] == "present" and finding["short_mm"] == pytest.approx(16.0, abs=4.0)
+    assert finding["volume_ml"] == pytest.approx(4 / 3 * np.pi * 0.8**3, rel=0.1)
+    lesion = next(item for item in report["recist"]["lesions"] if item["label"] == "a")
+    assert lesion["readings"][1]["counts_mm"] == pytest.approx(float(row["diameter_mm"]), abs=0.01)
+    assert (tmp_path / "recist.csv").exists()
+    gone = samv2(*tracking, "--follow-up", tmp_path / "ball.nii.gz", "--segment-with", address)
+    assert gone.code == 3 and "cannot be used" in gone.err  # nobody answers there any more
 
 
 def test_wrong_inputs_end_with_3_and_nothing_written(samv2, scans, tracking, tmp_path):

@@ -7,7 +7,8 @@ disappears and the views stay: a wrong place that looks right is worse than none
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import numpy as np
 import slicer
@@ -141,7 +142,14 @@ class CursorFollower(VTKObservationMixin):
 
 
 class ScrollFollower(CursorFollower):
-    """Scrolls the query with the template: its views go where the middle of the template's view is found."""
+    """Scrolls the query with the template: its views go where the middle of the template's view is found.
+
+    :param group: the one that it belongs to, where each scan can be the template of the others.
+    """
+
+    def __init__(self, logic, group: Optional[ScrollGroup] = None) -> None:
+        super().__init__(logic)
+        self._group = group
 
     def start(self, inputs: LiveInputs) -> bool:
         """Begin to follow; False when the inputs are incomplete or no view shows the template."""
@@ -156,7 +164,9 @@ class ScrollFollower(CursorFollower):
 
     def _onScrolled(self, sliceNode, event=None) -> None:
         middle = np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
-        if self._middle is None or np.linalg.norm(middle - self._middle) > SCROLLED_MM:
+        if self._group is not None and not self._group.isLedBy(self._inputs.templateNode):
+            self._middle = middle  # the module moved the view
+        elif self._middle is None or np.linalg.norm(middle - self._middle) > SCROLLED_MM:
             self._middle = self._wanted = middle
             self._flush()
 
@@ -167,5 +177,59 @@ class ScrollFollower(CursorFollower):
         if not self.isFollowing() or foundLPS is None or queryNode is None or queryNode.GetScene() is None:
             return None
         world = node_geometry.volumeLPSToWorld(queryNode, np.asarray(foundLPS))[0]
-        slice_views.jump(queryNode, world, centered=False)
+        if self._group is None:
+            slice_views.jump(queryNode, world, centered=False)
+        elif self._group.leader is self._inputs.templateNode:  # else the user scrolls another one by now
+            with self._group.hold():
+                slice_views.jump(queryNode, world, centered=False)
         return world
+
+
+class ScrollGroup:
+    """Some scans that are scrolled together: whichever the user scrolls, the others go to the same anatomy.
+
+    :ivar onError: called with each error.
+    :ivar leader: the scan that was scrolled last.
+    """
+
+    def __init__(self, logic) -> None:
+        self._logic = logic
+        self._followers: List[ScrollFollower] = []
+        self._held = 0
+        self.leader: Any = None
+        self.onError: Optional[Callable[[BaseException], None]] = None
+
+    def start(self, volumes: Sequence[Any], model: str, device: str) -> bool:
+        """Begin; False where no view shows any of them."""
+        self.stop()
+        for template in volumes:
+            for query in volumes:
+                follower = ScrollFollower(self._logic, self)
+                follower.onError = self.onError
+                if follower.start(LiveInputs(templateNode=template, queryNode=query, model=model, device=device)):
+                    self._followers.append(follower)
+        return bool(self._followers)
+
+    def stop(self) -> None:
+        for follower in self._followers:
+            follower.stop()
+        self._followers, self.leader = [], None
+
+    def isScrolling(self) -> bool:
+        return bool(self._followers)
+
+    def isLedBy(self, volumeNode) -> bool:
+        """Whether a movement of a scan's view is the user's; this scan then leads."""
+        if self._held:
+            return False
+        self.leader = volumeNode
+        return True
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """While the module itself moves views."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1

@@ -37,6 +37,7 @@ from SAMv2SlicerLib.scene import hierarchy
 from SAMv2SlicerLib.scene.layouts import LayoutSwitch
 from SAMv2SlicerLib.scene.own_views import OwnViews
 from SAMv2SlicerLib.setup import install
+from SAMv2SlicerLib.track import studies
 from SAMv2SlicerLib.work import embedding_store, engine
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Panel(VTKObservationMixin):
         self._message = self._logged = ""
         self._shown = 0.0
         self._isRefreshing = self._isImporting = False
-        self.layout = LayoutSwitch(self.onLayoutChanged)
+        self.layout = LayoutSwitch(self.onLayoutChanged, studies.dateOf)
         self.ownViews = OwnViews(self._usersLists)
         self.saving = Saving(self.ownViews, self.layout)
         self.placeHint = PlaceHint(self)
@@ -246,8 +247,9 @@ class Panel(VTKObservationMixin):
         """Let the rows of our layouts show what is selected now."""
         p = self.parameters
         if p is not None and not self._isImporting:
-            studies = [node for node in self.trackTab.volumes() if node is not None]
-            self.layout.follow(p.templateVolume, p.queryVolume, studies)
+            shown = [node for node in self.trackTab.volumes() if node is not None]
+            with self.trackTab.studiesView.moving():
+                self.layout.follow(p.templateVolume, p.queryVolume, shown)
 
     def onLayoutChanged(self) -> None:
         """Ours or another layout is shown; the buttons tell which."""

@@ -50,6 +50,7 @@ class Shortcuts:
         def run() -> None:
             review = self._panel.currentTab().review
             if review is not None:
+                self._panel.currentTab().noteAction()
                 getattr(review, name)()
 
         return run

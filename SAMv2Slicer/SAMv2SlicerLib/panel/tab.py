@@ -41,6 +41,9 @@ class Tab:
         """What the user accepts with Continue."""
         raise NotImplementedError
 
+    def noteAction(self, *unused: Any) -> None:
+        """The user did something with the selected result; for whoever counts."""
+
     # --- work ----------------------------------------------------------------------------------------------------
 
     def isRunning(self) -> bool:

@@ -18,8 +18,10 @@ from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
 from SAMv2SlicerLib.panel.lesion_export import LesionExport
 from SAMv2SlicerLib.panel.lesion_facts import LesionFacts
 from SAMv2SlicerLib.panel.lesion_matrix import LesionMatrix, looksOf
+from SAMv2SlicerLib.panel.reading_clock import ReadingClock
 from SAMv2SlicerLib.panel.review import FindingReview
 from SAMv2SlicerLib.panel.studies_table import StudiesTable
+from SAMv2SlicerLib.panel.studies_view import StudiesView
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
 from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, report_import, studies
@@ -39,6 +41,18 @@ class TrackTab(Tab):
 
     def __init__(self, ui, panel) -> None:
         super().__init__(ui, panel)
+        self.clock = ReadingClock()
+        for button in (
+            *(ui.trackButton, ui.acceptFindingButton, ui.rejectFindingButton, ui.nextFindingButton),
+            *(ui.editFindingButton, ui.releaseFindingButton, ui.previousFindingButton, ui.measureButton),
+        ):
+            button.clicked.connect(self.noteAction)  # before the button's own action, which may select another lesion
+        ui.addLesionButton.clicked.connect(lambda checked=False: self.clock.count(""))
+        for selector in (ui.stateSelector, ui.roleSelector, ui.organSelector):
+            selector.activated.connect(self.noteAction)
+        ui.nodeCheckBox.clicked.connect(self.noteAction)
+        ui.findingsTable.cellClicked.connect(lambda row, column: self.noteAction())
+        ui.timesButton.clicked.connect(self.onTimes)
         self._isShowing = False
         self._counted: Tuple[Any, int] = (None, 0)
         self._found: List[List[findings.Finding]] = []
@@ -47,6 +61,7 @@ class TrackTab(Tab):
         self.review = FindingReview(ui, panel, self.matrix)
         self.export = LesionExport(ui, panel)
         self.lesionFacts = LesionFacts(ui, panel, self.matrix, self.lesionList)
+        self.studiesView = StudiesView(ui, panel)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
         self.followUpsBox = CheckedNodes(ui.followUpsSelector, ("vtkMRMLScalarVolumeNode",), self.onFollowUpsChecked)
         self.sourcesBox = CheckedNodes(ui.lesionSourcesSelector, lesion_marks.SOURCE_CLASSES, self.onSourcesChecked)
@@ -183,9 +198,11 @@ class TrackTab(Tab):
             self.panel.layout.restore()
 
     def showViews(self) -> None:
-        """One axial view per study, at the current lesion."""
+        """One view per study, at the current lesion."""
         volumes = [node for node in self.volumes() if node is not None] if self.panel.parameters is not None else []
-        if not self.panel.layout.showStudies(volumes):
+        with self.studiesView.moving():
+            isShown = self.panel.layout.showStudies(volumes)
+        if not isShown:
             self.ui.allStudiesButton.checked = False
             self.panel.say(texts.noViews())
             return
@@ -279,8 +296,17 @@ class TrackTab(Tab):
         volumes = [node for node in self.volumes() if node is not None]
         if volumes:
             self._showSideBySide()
-            self.placing.start(volumes, texts.lesionLabel())
+            self.placing.start(volumes, self._freeLabel())
             self.panel.say(texts.placeHint())
+
+    def _freeLabel(self) -> str:
+        """A short name that no mark and no lesion bears."""
+        taken = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLMarkupsNode")}
+        taken |= {lesion.label for lesion in lesion_list.lesionsIn(self.lesionList())}
+        n = 1
+        while texts.shortLesionLabel(n) in taken:
+            n += 1
+        return texts.shortLesionLabel(n)
 
     def onLesionPlaced(self, lineNode, volumeNode) -> None:
         """A line was drawn: a lesion of the baseline, or a new one of a follow-up, which is looked for before."""
@@ -293,11 +319,13 @@ class TrackTab(Tab):
             self.panel.say(texts.lesionAdded(lineNode.GetName(), volumeNode.GetName()))
             listed = lesion_list.lesionsIn(self.lesionList())
             self._added = next((one.uid for one in listed if one.key.startswith(f"{lineNode.GetID()}:")), "")
+            self.clock.count(self._added, 2)  # both ends
             self.panel.refresh()
             if lesion_list.findingsOf(self.lesionList()) and self.ui.trackButton.enabled and self.job is None:
                 self.onTrackButton()  # the others were tracked: this one at once, too
             return
         uid = addNew(self.logic, p.baselineVolume, volumeNode, lineNode)
+        self.clock.count(uid, 2)
         self.panel.refresh()
         self.matrix.select((uid, volumeNode.GetID()))
         label = next(lesion.label for lesion in lesion_list.lesionsIn(self.lesionList()) if lesion.uid == uid)
@@ -321,6 +349,18 @@ class TrackTab(Tab):
         elif job.value:
             self.panel.say(job.value)
         self.panel.refresh()
+
+    # --- effort --------------------------------------------------------------------------------------------------
+
+    def noteAction(self, *unused: Any) -> None:
+        """The reader has done something for the selected lesion, or for one that is about to be."""
+        finding = self.matrix.selected()
+        self.clock.count("" if finding is None or self.placing.isActive() else finding.uid)
+
+    def onTimes(self, checked=False) -> None:
+        """Tell how many actions and seconds each lesion took."""
+        labels = {lesion.uid: lesion.label for lesion in lesion_list.lesionsIn(self.lesionList())}
+        self.ui.findingLabel.text = "\n".join(self.clock.lines(labels))
 
     def onState(self, index: int) -> None:
         """The user says what has become of the selected lesion: vanished counts 0 mm, too small 5 mm."""
@@ -350,9 +390,10 @@ class TrackTab(Tab):
         self._showDetails()
         if self.panel.parameters is None or not self.panel.parameters.jumpViews:
             return
-        for finding in self.matrix.selectedRow():
-            if finding.world is not None:
-                slice_views.jump(slicer.mrmlScene.GetNodeByID(finding.volumeID), finding.world)
+        with self.studiesView.moving():
+            for finding in self.matrix.selectedRow():
+                if finding.world is not None:
+                    slice_views.jump(slicer.mrmlScene.GetNodeByID(finding.volumeID), finding.world)
 
     def _showDetails(self) -> None:
         finding = self.matrix.selected()
@@ -366,9 +407,11 @@ class TrackTab(Tab):
         """The module is left: the layout from before comes back."""
         self.placing.cancel()
         self.ui.allStudiesButton.checked = False
+        self.studiesView.stop()
 
     def forget(self) -> None:
         super().forget()
+        self.clock.clear()
         self.logic.tracker.stop()
         self._found = []
         self.matrix.show([], [])
@@ -419,10 +462,12 @@ class TrackTab(Tab):
     def refresh(self, withResults: bool) -> None:
         """Show the facts in the tab's widgets; only while the tab is shown, since reading segments takes time."""
         if self.panel.currentTab() is not self:
+            self.studiesView.stop()
             return
         p, listNode = self.panel.parameters, self.lesionList()
         if withResults:
             self._found = findings.findings(listNode, self.followUps())
+        self.studiesView.update([node for node in self.volumes() if node is not None])
         state = self.state()
         self.ui.trackButton.text, self.ui.trackButton.toolTip = state.action, state.actionTip
         self.ui.trackButton.enabled = state.actionEnabled
@@ -471,6 +516,7 @@ def detailsOf(finding: findings.Finding) -> str:
         word = texts.presenceWord(result.presence, result.decision)
         facts["status"] = word or facts["status"]
         facts["reason"] = result.reason
+        facts["volume"] = texts.volumeOf(f"{result.volumeMl:.1f}") if math.isfinite(result.volumeMl) else ""
         looks = looksOf(result)
         facts["looks"] = texts.looksDetails(looks, result.looksReason) if looks else ""
         isElsewhere = result.decision in (match_list.MOVED, match_list.REJECTED) and result.proposed is not None

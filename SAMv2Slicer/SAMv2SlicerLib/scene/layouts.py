@@ -138,14 +138,20 @@ class LayoutSwitch(VTKObservationMixin):
     """Shows one of our layouts, keeps its views showing what they should, and puts the former layout back.
 
     :param onChanged: called without arguments when another layout is shown, also when the user chose it.
+    :param studyName: short name of a study, as its view shows it; empty for its number.
+    :ivar orientation: of the views of studies.
     """
 
-    def __init__(self, onChanged: Optional[Callable[[], None]] = None) -> None:
+    def __init__(
+        self, onChanged: Optional[Callable[[], None]] = None, studyName: Optional[Callable[[Any], str]] = None
+    ) -> None:
         VTKObservationMixin.__init__(self)
         self._former: Optional[int] = None
         self._shown: Dict[Tuple[str, ...], Optional[str]] = {}
         """Views -> ID of the volume that was put into them: what users show there themselves is left alone."""
         self._onChanged = onChanged
+        self._studyName = studyName
+        self.orientation = ORIENTATIONS[0]
         self._paused: Optional[int] = None
 
     def start(self) -> None:
@@ -173,7 +179,7 @@ class LayoutSwitch(VTKObservationMixin):
         return self._show(SIDE_BY_SIDE_ID) and self.follow(templateNode, queryNode, (), anew=True)
 
     def showStudies(self, volumeNodes: Sequence[Any]) -> bool:
-        """One axial view per study, in order; False without a main window or without studies."""
+        """One view per study, in order; False without a main window or without studies."""
         if not volumeNodes or not self._show(STUDIES_ID + len(volumeNodes)):
             return False
         return self.follow(None, None, volumeNodes, anew=True)
@@ -190,13 +196,29 @@ class LayoutSwitch(VTKObservationMixin):
             if self.current() != STUDIES_ID + len(studyNodes):
                 self._show(STUDIES_ID + len(studyNodes))
             wanted = [((studyViewName(n),), volume) for n, volume in enumerate(studyNodes)]
+            self._name(studyNodes)
         for names, volume in wanted:
             nodeID = volume.GetID() if volume is not None else None
             isLoaded = names not in self._shown and _areShowing(names, nodeID)  # with a scene that had them so
             if anew or (not isLoaded and self._shown.get(names, "") != nodeID):
-                _showInViews(names, volume, isLinked=len(names) > 1)
+                orientation = self.orientation if self.isStudies() else ""
+                _showInViews(names, volume, isLinked=len(names) > 1, orientation=orientation)
             self._shown[names] = nodeID
         return True
+
+    def areShowing(self, studyNodes: Sequence[Any]) -> bool:
+        """Whether each of these studies is in its view: a layout is shown before its views have their scans."""
+        found = (_areShowing((studyViewName(n),), volume.GetID()) for n, volume in enumerate(studyNodes))
+        return self.isStudies() and all(found)
+
+    def _name(self, studyNodes: Sequence[Any]) -> None:
+        """Write the studies' dates into the bars of their views."""
+        wanted = {studyViewName(n): volume for n, volume in enumerate(studyNodes) if volume is not None}
+        for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            volume = wanted.get(sliceNode.GetLayoutName())
+            name = self._studyName(volume) if volume is not None and self._studyName is not None else ""
+            if name and sliceNode.GetLayoutLabel() != name:
+                sliceNode.SetLayoutLabel(name)
 
     def restore(self) -> None:
         """The layout from before, if one of ours is shown."""
@@ -273,8 +295,11 @@ def _areShowing(names: Sequence[str], volumeID: Optional[str]) -> bool:
     return bool(volumeID) and found == [volumeID] * len(names)
 
 
-def _showInViews(names: Sequence[str], volumeNode, isLinked: bool) -> None:
-    """Show a volume in some views, all of it, sliced along its own axes."""
+def _showInViews(names: Sequence[str], volumeNode, isLinked: bool, orientation: str = "") -> None:
+    """Show a volume in some views, all of it, sliced along its own axes.
+
+    :param orientation: which of these; "" for the one that the views have.
+    """
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         if composite.GetLayoutName() in names:
             composite.SetLinkedControl(False)  # else each view hands its volume to all others of its group
@@ -283,6 +308,8 @@ def _showInViews(names: Sequence[str], volumeNode, isLinked: bool) -> None:
             composite.SetLabelVolumeID(None)
     for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         if sliceNode.GetLayoutName() in names and volumeNode is not None:
+            if orientation:
+                sliceNode.SetOrientation(orientation)
             sliceNode.RotateToVolumePlane(volumeNode)
             fit(sliceNode)
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):

@@ -30,7 +30,7 @@ class PointResult:
     :param status: ``matched``, ``uncertain`` or ``not_found`` as the matcher judged it, also after an edit.
     :param decision: the user accepted, moved (or placed) or rejected it; a rerun keeps it. Empty without a decision.
     :param diameterMm: size of a lesion as the tracker proposes it; NaN when not known.
-    :param shortMm: short axis of the same, from a segmentation; NaN when not known.
+    :param shortMm: short axis of the same, :param volumeMl: volume, from a segmentation; NaN when not known.
     :param looks: what has become of the lesion by both scans at its place, as in SAMv2Core.tracking.presence; empty
         where nothing was compared. :param looksConfidence: of that, :param looksReason: for people.
     :param presence: what a segmentation of the study says: lesion there, vanished, merged with another, or new.
@@ -52,6 +52,7 @@ class PointResult:
     proposed: Optional[Tuple[float, ...]] = None
     state: str = ""
     shortMm: float = math.nan
+    volumeMl: float = math.nan
     looks: str = ""
     looksConfidence: float = math.nan
     looksReason: str = ""
@@ -75,6 +76,7 @@ class PointResult:
             "confidence": _number(self.confidence, 3),
             "diameter_mm": _number(self.diameterMm, 1),
             "short_mm": _number(self.shortMm, 1),
+            "volume_ml": _number(self.volumeMl, 3),
             "presence": self.presence,
             "looks": self.looks,
             "looks_confidence": _number(self.looksConfidence, 3),
@@ -107,6 +109,7 @@ class PointResult:
             presence=facts.get("presence", ""),
             state=facts.get("state", ""),
             shortMm=toFloat(facts.get("short_mm")),
+            volumeMl=toFloat(facts.get("volume_ml")),
             looks=facts.get("looks", ""),
             looksConfidence=toFloat(facts.get("looks_confidence")),
             looksReason=facts.get("looks_reason", ""),
@@ -127,6 +130,7 @@ class PointResult:
             reason=match.reason or "",
             diameterMm=_orNaN(diameter),
             shortMm=_orNaN(getattr(match, "short_mm", None)),
+            volumeMl=_orNaN(getattr(match, "volume_ml", None)),
         )
 
 

@@ -1,4 +1,4 @@
-"""One window and level for two scans: what is changed on one is seen on the other."""
+"""One window and level for some scans: what is changed on one is seen on the others."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from slicer.util import VTKObservationMixin
 
 
 class WindowLink(VTKObservationMixin):
-    """Links the display nodes of two volumes while it is on."""
+    """Links the display nodes of volumes while it is on."""
 
     def __init__(self) -> None:
         VTKObservationMixin.__init__(self)
         self._displays: Tuple[Any, ...] = ()
 
-    def start(self, templateNode, queryNode) -> None:
-        """The query takes over the template's window; from then on each follows the other."""
-        displays = tuple(node.GetDisplayNode() for node in (templateNode, queryNode) if node is not None)
+    def start(self, *volumeNodes: Any) -> None:
+        """The others take over the first one's window; from then on each follows the others."""
+        displays = tuple(node.GetDisplayNode() for node in volumeNodes if node is not None)
         if displays == self._displays:
             return
         self.stop()
-        if len(displays) < 2 or None in displays or displays[0] is displays[1]:
+        if len(displays) < 2 or None in displays or len(set(displays)) < len(displays):
             return
         self._displays = displays
         for display in displays:

@@ -29,12 +29,13 @@ def chartTitle() -> str:
     return _("Longest diameter of each lesion")
 
 
-def lineName(label: str, study: str) -> str:
-    return _("{label} in {study}").format(label=label, study=study)
+def lineName(label: str) -> str:
+    """What stands beside a line in the view, before its length: short, for it covers the scan."""
+    return label
 
 
-def proposedLineName(label: str, study: str) -> str:
-    return _("{label} in {study} (proposed)").format(label=label, study=study)
+def proposedLineName(label: str) -> str:
+    return _("{label}?").format(label=label)
 
 
 def cellProposed(glyph: str, size: str) -> str:
@@ -48,6 +49,23 @@ def sizeProposed(size: str) -> str:
 
 def lesionLabel() -> str:
     return _("Lesion")
+
+
+def shortLesionLabel(n: int) -> str:
+    return _("L{n}").format(n=n)
+
+
+def planeName(orientation: str) -> str:
+    names = {"Axial": _("Axial"), "Sagittal": _("Sagittal"), "Coronal": _("Coronal")}
+    return names[orientation]
+
+
+def effortLine(label: str, actions: int, seconds: float) -> str:
+    return _("{label}: {actions} actions, {seconds:.0f} s").format(label=label, actions=actions, seconds=seconds)
+
+
+def effortTotal(actions: int, seconds: float) -> str:
+    return _("In all: {actions} actions, {seconds:.0f} s").format(actions=actions, seconds=seconds)
 
 
 def columnDays() -> str:
@@ -127,7 +145,7 @@ def lesionDetails(facts: dict) -> str:
         lines.append(facts["size"])
     if facts.get("proposed"):
         lines.append(_("Proposed at {proposed} mm").format(proposed=facts["proposed"]))
-    lines += [facts[name] for name in ("reason", "looks") if facts.get(name)]
+    lines += [facts[name] for name in ("volume", "reason", "looks") if facts.get(name)]
     return "\n".join(lines)
 
 
@@ -163,6 +181,10 @@ def sizeMeasured(size: str) -> str:
 
 def sizeEstimated(size: str) -> str:
     return _("Diameter about {size} mm, computed, not measured").format(size=size)
+
+
+def volumeOf(milliliters: str) -> str:
+    return _("Volume {milliliters} ml, segmented").format(milliliters=milliliters)
 
 
 def baselineWord() -> str:

@@ -1,10 +1,10 @@
 """Lines over findings in follow-ups: diameters that a person measured, and proposals of diameters.
 
 A lesion marked by a line has two ends, and both are looked for in every follow-up; the line between their matches
-is drawn there as a *proposal*: in another color and with other glyphs, "(proposed)" in its name, locked, and its length
-is no size: not in the plot, not in the sizes, not in DICOM reports. It becomes a measurement when the user presses
-Measure on it or drags an end. Proposals that do not fit the finding (rejected, moved elsewhere, ends that were matched
-badly) are not shown.
+is drawn there as a *proposal*: in another color and with other glyphs, a question mark in its name, locked, and its
+length is no size: not in the plot, not in the sizes, not in DICOM reports. It becomes a measurement when the user
+presses Measure on it or drags an end. Proposals that do not fit the finding (rejected, moved elsewhere, ends that were
+matched badly) are not shown.
 
 On simulated follow-ups of four torsos (Testing/slicer/line_ends.py) the proposed length of 84 lines was off by 3 %
 where only the patient had moved (median; 90 % within 9 %; the old length would be off by 7 %), and that of 79 lines by
@@ -93,9 +93,9 @@ def _describe(node, label: str, volumeNode, proposedEnds: Optional[np.ndarray]) 
     value = " ".join(f"{x:.4f}" for x in np.ravel(proposedEnds)) if isProposal else None
     node.SetAttribute(ATTRIBUTE_PROPOSED, value)
     node.SetHideFromEditors(isProposal)  # else the list of what may mark lesions would fill with them
-    name = (texts.proposedLineName if isProposal else texts.lineName)(label, volumeNode.GetName())
+    name = (texts.proposedLineName if isProposal else texts.lineName)(label)
     if node.GetName() != name:
-        node.SetName(node.GetScene().GenerateUniqueName(name))
+        node.SetName(name)  # the same in all studies: it stands in the views, and each is below its scan
 
 
 def isProposal(lineNode) -> bool:

@@ -48,11 +48,13 @@ CSV_COLUMNS = (
     "node",
     "presence",
     "presence_confidence",
+    "volume_ml",
 )
 """The columns of ``samv2 track`` (study 0 is the baseline), what the user decided, what a segmentation of the study
 says, the length of a proposed diameter that nobody has taken over, the volume's date and name, what the user said of
 the lesion itself, and what it counts in the sum (0 mm when it has vanished); role, organ
-and whether it is a lymph node, and what has become of it by both scans at its place."""
+and whether it is a lymph node, and what has become of it by both scans at its place; the volume of its
+segmentation."""
 
 AS_MARKED = match_list.PointResult("", match_list.MATCHED, similarity=1.0, cycleErrorMm=0.0, confidence=1.0)
 """What ``samv2 track`` says of a lesion in its baseline."""
@@ -104,6 +106,7 @@ def _asDict(number: int, finding) -> dict:
         "state": result.state,
         "presence": result.looks,
         "presence_confidence": _known(result.looksConfidence),
+        "volume_ml": _known(result.volumeMl),
     }
 
 

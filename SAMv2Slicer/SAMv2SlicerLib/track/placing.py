@@ -46,6 +46,10 @@ class LesionPlacing(VTKObservationMixin):
         slice_views.startPlacing(node, 0)
         return node
 
+    def isActive(self) -> bool:
+        """Whether a line is being drawn."""
+        return bool(self.Observations)
+
     def cancel(self) -> None:
         """Draw nothing; a line without both ends goes."""
         for node, *_ in list(self.Observations):

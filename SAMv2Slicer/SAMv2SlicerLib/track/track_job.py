@@ -120,7 +120,7 @@ class TrackCommit:
         kept = match_list.writeMatches(matched, labels, written, self._request.lock)
         for label, (result, _) in zip(labels, written):
             if label in kept:  # the position stays the user's; what is segmented there is news all the same
-                sizes = {"diameterMm": result.diameterMm, "shortMm": result.shortMm}
+                sizes = {"diameterMm": result.diameterMm, "shortMm": result.shortMm, "volumeMl": result.volumeMl}
                 match_list.update(matched, result.templatePoint, presence=result.presence, **sizes)
         match_list.describeOrigin(matched, embedding, "track")
         moved_volumes.remember(matched)
@@ -171,6 +171,7 @@ def _writeNew(matched, volumeNode, new, lock: bool) -> None:
             reason=texts.reasonNew(),
             diameterMm=part.diameter_mm,
             shortMm=math.nan if part.short_mm is None else part.short_mm,
+            volumeMl=math.nan if part.volume_ml is None else part.volume_ml,
             presence=match_list.NEW,
         )
         labels.append(lesion.label)

@@ -1,17 +1,13 @@
 """Point in, mask back: against a stand-in server that speaks nnInteractive's protocol, by its own client."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.tracking import segmenting
 from SAMv2Core.tracking.finding import Finding
+from Testing.samples.nninteractive_server import grown, serving
 
 THRESHOLD = 100.0
 MATRIX = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -40], [0, 0, 3, 10], [0, 0, 0, 1]])
@@ -26,12 +22,6 @@ def volume():
         array[((k - ck) * 3) ** 2 + ((j - cj) * 2) ** 2 + ((i - ci) * 2) ** 2 <= radius**2] = 300
     array[:, 2:6, :] = 300
     return Volume(array, MATRIX, "scan", "ct")
-
-
-def grown(image, click):
-    """What the stand-in's network says: what is bright and hangs together with the click."""
-    parts, _ = ndimage.label(image[0] > THRESHOLD)
-    return (parts == parts[tuple(click)]) & (parts > 0)
 
 
 class Fake:
@@ -53,7 +43,7 @@ class Fake:
     def add_point_interaction(self, coordinates, include_interaction):
         assert include_interaction
         self.clicks.append(coordinates)
-        self.target_buffer[grown(self.image, coordinates)] = 1
+        self.target_buffer[grown(self.image, coordinates, THRESHOLD)] = 1
 
 
 def points(volume, **voxels):
@@ -69,6 +59,7 @@ def test_masks_become_lesions_with_both_axes(volume):
         10.0, abs=3.0
     )
     np.testing.assert_allclose(found["a"].center_lps, asked["a"], atol=0.5)
+    assert found["a"].volume_ml == pytest.approx(4 / 3 * np.pi * 0.8**3, rel=0.1)
     ends = found["a"].ends_lps
     assert ends[0][2] == ends[1][2] and np.linalg.norm(ends[1] - ends[0]) == pytest.approx(found["a"].diameter_mm)
     findings = [Finding("a", n, asked["a"], 0.9, 1.0, 0.9, "matched", "") for n in (0, 1)]
@@ -91,65 +82,14 @@ def test_without_the_client_it_says_what_to_install(monkeypatch):
         segmenting.connect("http://127.0.0.1:1")
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """The requests of SERVER_CLIENT.md that a click needs; one lease, no key."""
-
-    def log_message(self, *arguments):
-        pass
-
-    def answer(self, body=b"", meta=None, status=200):
-        self.send_response(status)
-        if meta is not None:
-            self.send_header("X-Meta", json.dumps(meta))
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        known = {
-            "supported_interactions": {"points": True}, "channel_mapping": {}, "num_interaction_channels": 7,
-            "supports_initial_label": False, "supports_zero_shot_label_refinement": False,
-            "preferred_scribble_thickness": 2, "interaction_decay": 0.9, "inference_session_version": 2,
-        }  # fmt: skip
-        self.answer(json.dumps(known).encode())
-
-    def do_POST(self):
-        from nnInteractive.inference.remote.serialization import pack_array, unpack_array
-
-        state = self.server.state
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        state["asked"].append(self.path)
-        if self.path == "/claim":
-            return self.answer(json.dumps({"lease_token": "t1"}).encode())
-        if self.headers.get("X-Lease-Token") != "t1":
-            return self.answer(b'{"detail": "no lease"}', status=410)
-        if self.path == "/set_image":
-            state["image"] = unpack_array(body)
-            return self.answer(json.dumps({"original_image_shape": list(state["image"].shape)}).encode())
-        if self.path == "/add_point_interaction":
-            mask = grown(state["image"], json.loads(body)["coordinates"])
-            if not mask.any():
-                return self.answer(meta={"ran_prediction": True, "bbox": None})
-            box = [[int(part.min()), int(part.max()) + 1] for part in np.nonzero(mask)]
-            piece = mask[tuple(slice(low, high) for low, high in box)].astype(np.uint8)
-            return self.answer(pack_array(piece), {"ran_prediction": True, "bbox": box})
-        return self.answer(b"{}")
-
-
 def test_by_the_clients_own_protocol(volume):
     pytest.importorskip("nnInteractive.inference.remote", reason="nninteractive-client is not installed")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    server.state = {"asked": []}
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        session = segmenting.connect(f"http://127.0.0.1:{server.server_address[1]}")
+    with serving(THRESHOLD) as (address, asked):
+        session = segmenting.connect(address)
         found = segmenting.segment(session, volume, points(volume, a=(30, 30, 20), nothing=(30, 50, 90)))
         session.close()
-    finally:
-        server.shutdown()
-        server.server_close()
     assert list(found) == ["a"] and found["a"].diameter_mm == pytest.approx(16.0, abs=3.0)
-    assert server.state["asked"][:3] == ["/claim", "/set_image", "/set_target_buffer"]
-    assert server.state["asked"].count("/add_point_interaction") == 2 and "/release" in server.state["asked"]
+    assert asked[:3] == ["/claim", "/set_image", "/set_target_buffer"]
+    assert asked.count("/add_point_interaction") == 2 and "/release" in asked
     with pytest.raises(InputError, match="cannot be used"):
         segmenting.connect("http://127.0.0.1:1")

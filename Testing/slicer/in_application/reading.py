@@ -5,6 +5,8 @@ the second one, measured and judged there; the reports go into the database; the
 with its report is the baseline of the next month. Every click and button of the reader is counted.
 """
 
+from contextlib import contextmanager
+
 import driving as d
 import numpy as np
 import slicer
@@ -53,7 +55,7 @@ def readFollowUp(tour):
     slicer.mrmlScene.Clear()
     d.settle(tour.widget)
     volumes, truth = _scans()
-    with DICOMUtils.TemporaryDICOMDatabase(str(tour.folder / "dicom-database")) as database:
+    with _ownDatabase(tour.folder / "dicom-database") as database:
         studies = _import(tour.folder / "studies", volumes, database)
         baseline, followUp = (_load(uid) for uid in studies)
         uids = _firstMonth(tour, baseline, followUp, volumes[0], truth)
@@ -64,6 +66,17 @@ def readFollowUp(tour):
     slicer.mrmlScene.Clear()
     d.settle(tour.widget)
     return None
+
+
+@contextmanager
+def _ownDatabase(folder):
+    """A DICOM database of this step. Slicer's own context would open one in the working folder afterwards, where no
+    database was chosen before."""
+    before = DICOMUtils.openTemporaryDatabase(str(folder))
+    try:
+        yield slicer.dicomDatabase
+    finally:
+        DICOMUtils.closeTemporaryDatabase(before or None)
 
 
 def _scans():
@@ -156,7 +169,23 @@ def _firstMonth(tour, baseline, followUp, volume, truth):
     assert "suggests" in ui.sumsLabel.text, ui.sumsLabel.text
     assert counts[0] <= MOST_FIRST and all(count <= MOST_FURTHER for count in counts[1:]), counts
     assert max(errors) < 8.0, errors
+    _scroll(tour, truth)
     return [lesion.uid for lesion in lesion_list.lesionsIn(panel.trackTab.lesionList())]
+
+
+def _scroll(tour, truth):
+    """Scrolling the baseline scrolls the follow-up to the same anatomy; the true place lies in its slice."""
+    from SAMv2SlicerLib.scene import layouts, node_geometry
+
+    first, second = (d.sliceWidget(layouts.studyViewName(n)).mrmlSliceNode() for n in range(2))
+    first.SetSliceOffset(first.GetSliceOffset() + 20.0)
+    d.settle(tour.widget)
+    place = np.array([first.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
+    true, _ = truth(node_geometry.flipRASAndLPS(place)[None])
+    off = abs(second.GetSliceOffset() - float(true[0][2]))
+    tour.report["facts"]["scrolled_error_mm"] = round(off, 2)
+    assert off < 8.0, f"the follow-up's slice is {off:.1f} mm from the same anatomy"
+    tour.shot("scrolled")
 
 
 def _scrollToBottom(widget):

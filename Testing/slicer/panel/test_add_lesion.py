@@ -162,6 +162,12 @@ def test_the_way_to_a_confirmed_diameter_is_short(widget, scene):
         counts.append(actions.count - before)
     counts[0] += 1  # the tab
     assert counts == [6, 4], counts
+    tab = widget.panel.trackTab
+    lesions = lesion_list.lesionsIn(tab.lesionList())
+    assert [tab.clock.effortOf(lesion.uid).actions for lesion in lesions] == [5, 4]  # all but the tab
+    widget.ui.timesButton.click()
+    told = widget.ui.findingLabel.text.splitlines()
+    assert [line.split(",")[0] for line in told] == ["L1: 5 actions", "L2: 4 actions", "In all: 9 actions"]
 
 
 def test_what_the_user_says_of_a_lesion_counts(ready):

@@ -64,6 +64,9 @@ def test_sizes_new_and_vanished_lesions(segmented):
     assert np.allclose(new.world, NEW_PLACE_RAS + SHIFT_RAS, atol=1e-3)
     assert rows["S 3"][0].status == "" and rows["S 3"][2].status == ""  # not in the baseline, nor in CT 2024
     assert all(row[2].result is None or row[2].result.presence == "" for row in rows.values())
+    volumes_ml = table.GetTable().GetColumnByName("volume_ml")
+    known = [volumes_ml.GetValue(n) for n in range(volumes_ml.GetNumberOfValues())]
+    assert sorted(value > 0 for value in known).count(True) == 3  # of the two that are there, and of the new one
     column = table.GetTable().GetColumnByName("segmented")
     assert [column.GetValue(n) for n in range(column.GetNumberOfValues())].count("new") == 1
     assert table.GetNumberOfRows() == 3 * 3 + 1
