@@ -1,8 +1,10 @@
 """What tests ask of a scene: its state, slice views, linear transforms, columns and findings."""
 
 import numpy as np
+import slicer.util
 import vtk
 
+from SAMv2SlicerLib.scene import rings
 from SAMv2SlicerLib.track import findings
 
 
@@ -16,10 +18,17 @@ def linear(scene, angle, axis, translation):
 
 
 def sceneState(scene):
-    """(class, name, transform) of every node: what undo must give back."""
+    """(class, name, transform) of every node: what undo must give back.
+
+    Without lists of rings that hold none: they are kept on purpose, hidden and unsaved.
+    """
+    lists = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode", scene=scene)
+    kept = [node for node in lists if node.GetNodeReferenceID(rings.ROLE) and not node.GetNumberOfControlPoints()]
+    ids = {node.GetID() for node in kept} | {node.GetDisplayNodeID() for node in kept}
     state = []
-    for n in range(scene.GetNumberOfNodes()):
-        node = scene.GetNthNode(n)
+    for node in (scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())):
+        if node.GetID() in ids:
+            continue
         parent = node.GetTransformNodeID() if node.IsA("vtkMRMLTransformableNode") else None
         state.append((node.GetClassName(), node.GetName(), parent))
     return sorted(state, key=str)
