@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import SAMv2Core as s
 from SAMv2Core.embedding.pca import embedding_pca
@@ -12,7 +13,7 @@ from SAMv2Core.io.lesions import lesion_at
 from SAMv2Core.matching.search_mask import LastRestricted, SearchMask, match_inside
 from SAMv2Core.serve.client import Client, Mask, Scan, facts_of
 from SAMv2Core.serve.frames import Frame, FrameError
-from SAMv2Core.serve.service import PROTOCOL, MissingError, Settings
+from SAMv2Core.serve.service import HANDLERS, PROTOCOL, MissingError, Settings
 from SAMv2Core.serve.values import encode
 from SAMv2Core.tracking.diameters import match_ends
 from Testing.core.serve.conftest import POINTS, InPlace, small_torso
@@ -239,6 +240,31 @@ def test_what_is_quick_does_not_wait_for_an_embedding(service, scans):
         do(service, "match", scans, of_pair(scans, points=POINTS, method=method))
     next(steps)  # still at it
     steps.close()
+
+
+def test_few_points_are_work_for_one_thread_and_all_else_for_as_many_as_there_are(monkeypatch):
+    def count(self, request):
+        return {"value": torch.get_num_threads()}
+
+    for operation in ("locate", "match", "register"):
+        monkeypatch.setitem(HANDLERS, operation, count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    service = small_service()
+    monkeypatch.setattr(service, "_are_embedded", lambda sources: True)
+
+    def threads(operation, n_points=1, method="fixed-point"):
+        arrays = []
+        points = encode(np.zeros((n_points, 3)), arrays)
+        return ask(service, operation, {"points": points, "method": method}, arrays)["value"]["value"]
+
+    try:
+        few = [threads("locate"), threads("match", 50, "nearest"), threads("match"), threads("match", 4)]
+        many = [threads("register"), threads("match", 5), threads("register")]
+        assert (few, many, torch.get_num_threads()) == ([1] * 4, [3] * 3, 3)
+    finally:
+        torch.set_num_threads(before)
+        service.close()
 
 
 def test_the_service_is_not_the_place_for_other_errors(service):

@@ -28,7 +28,7 @@ import driving as d  # noqa: E402
 TOLERANCE_MM = 8.0
 """Of a match in a simulated later scan whose truth is known: two voxels of the fine features."""
 
-PLACES = 79
+PLACES = 150
 """Of the moving cursor."""
 
 CORE = ("openModule", "loadScans", "sideBySide", "click", "clickElsewhere", "judge", "saveAndLoad", "readByOthers")
@@ -341,8 +341,9 @@ class Tour:
         self.ui.followCursorButton.checked = False
         assert shown >= 3
 
-    def _follow(self, view, name, pause=50):
-        """Move the cursor in circles; how many places were answered. The button stays pressed."""
+    def _follow(self, view, name, pause=16):
+        """Move the cursor in circles, 60 times a second as a mouse does; how many places were answered. The button
+        stays pressed."""
         self.ui.followCursorButton.checked = True
         follower = self.widget.panel.matchTab.follower
         assert follower.isFollowing()
@@ -409,7 +410,7 @@ class Tour:
         self.report["times"]["quick matches while embedding"] = quick
         clicking = self.gaps.taken()
         d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*self.center[0])
-        shown = self._follow(view, "follow cursor while embedding", 30)
+        shown = self._follow(view, "follow cursor while embedding")
         self.ui.followCursorButton.checked = False
         d.leaveView(view)
         following = self.gaps.taken()
