@@ -80,21 +80,28 @@ def pack(
     :param compress: arrays above some kilobytes as zlib streams.
     :param shared: number of an array -> name of the shared memory in which it lies already.
     """
-    prepared = [np.ascontiguousarray(a, a.dtype.newbyteorder("<")).reshape(a.shape) for a in arrays]
+    # Of what is shared only the description is sent, and a description of zeros must not become so many zeros.
+    prepared = [a if n in shared else _little_endian(a) for n, a in enumerate(arrays)]
     blobs: List[Json] = []
     for n, array in enumerate(prepared):
         how = "shared" if n in shared else "zlib" if compress and array.nbytes > 4096 else "raw"
-        blob = {"dtype": array.dtype.str.replace("=", "<"), "shape": list(array.shape), "how": how}
+        blob = {"dtype": array.dtype.newbyteorder("<").str, "shape": list(array.shape), "how": how}
         blobs.append({**blob, "at": shared[n]} if n in shared else blob)
     text = json.dumps({**header, "blobs": blobs} if blobs else dict(header), allow_nan=False).encode()
     yield _HEAD.pack(MAGIC, len(text)) + text
     for array, blob in zip(prepared, blobs):
+        if blob["how"] == "shared":
+            continue
         data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
         if blob["how"] == "raw" and len(data):
             for start in range(0, len(data), PIECE):
                 yield data[start : start + PIECE]
         elif blob["how"] == "zlib":
             yield from _deflated(data)
+
+
+def _little_endian(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
 
 
 def _deflated(data: memoryview) -> Iterator[bytes]:

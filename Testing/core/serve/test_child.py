@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import pytest
 import SAMv2Core as s
 from SAMv2Core.errors import Cancelled, ServerError
 from SAMv2Core.serve import shared
-from SAMv2Core.serve.child_link import ChildLink
+from SAMv2Core.serve.child_link import ChildLink, Prepared
 from SAMv2Core.serve.client import Client, Scan
 from Testing.core.serve.conftest import POINTS, small_torso
 from Testing.core.serve.test_service import plain
@@ -220,3 +221,17 @@ def test_the_client_loads_no_torch():
         "import importlib; [importlib.import_module('SAMv2Core.' + home) for home in values.TYPES.values()]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_shared_is_not_copied_once_more():
+    """The scan here, the same in shared memory (which tracemalloc does not see), and nothing else of its size."""
+    array = np.ones((64, 256, 256), np.int16)  # 8 MiB
+    tracemalloc.start()
+    try:
+        prepared = Prepared({"id": 1}, [array])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(prepared.memories) == 1 and (prepared.memories[0].array == array).all()
+    prepared.release()
+    assert most < array.nbytes / 8

@@ -142,8 +142,18 @@ def leaveView(name):
 
 def click(name, pixel):
     """A click of the left button, with the mouse moved there before."""
+    hover(name, pixel)
+    press(name)
+
+
+def hover(name, pixel):
+    """The mouse comes to a place and rests there."""
     enterView(name, pixel)
     wait(30)
+
+
+def press(name):
+    """The left button, where the mouse is."""
     interactor = interactorOf(name)
     interactor.LeftButtonPressEvent()
     interactor.LeftButtonReleaseEvent()

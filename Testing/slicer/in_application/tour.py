@@ -266,8 +266,9 @@ class Tour:
             d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*place)
             self.ui.pointsWidget.placeActive(True)
             d.wait(100)
+            d.hover(view, d.pixelOf(view, place))
             started = time.monotonic()
-            d.click(view, d.pixelOf(view, place))
+            d.press(view)
             assert node.GetNumberOfDefinedControlPoints() == n + 1, "the click placed nothing"
 
             def isFound(n=n):
@@ -395,8 +396,9 @@ class Tour:
             self.ui.pointsWidget.placeActive(True)
             d.wait(200)
             count = node.GetNumberOfControlPoints()
+            d.hover(view, d.pixelOf(view, place))
             started = time.monotonic()
-            d.click(view, d.pixelOf(view, place))
+            d.press(view)
             clicked = time.monotonic()
 
             def isFound(count=count):
