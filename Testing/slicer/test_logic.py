@@ -72,9 +72,9 @@ def test_nothing_stays_behind_of_many_matches(logic, pair, scene):
             scene.RemoveNode(node.GetDisplayNode())  # the application does so, the scene alone does not
             scene.RemoveNode(node)
         held.append({**soak.held(), "nodes": scene.GetNumberOfNodes()})
-    assert [held[-1][name] for name in ("nodes", "files", "threads")] == [
-        held[9][name] for name in ("nodes", "files", "threads")
-    ]
+    # Not fewer nodes, either; files and threads of the tenth match may still be on their way out.
+    assert held[-1]["nodes"] == held[9]["nodes"]
+    assert all(held[-1][name] <= held[9][name] for name in ("files", "threads"))
     assert held[-1]["MiB"] - held[9]["MiB"] < 10  # one embedding of these phantoms kept per match would be 50
 
 
