@@ -78,7 +78,7 @@ class Panel(VTKObservationMixin):
         self._binding = GuiBinding(ui)
         self._message = self._logged = ""
         self._shown = 0.0
-        self._isRefreshing = self._isImporting = False
+        self._isRefreshing = self._isImporting = self._isSceneNew = False
         self.layout = LayoutSwitch(self.onLayoutChanged, studies.dateOf)
         self.ownViews = OwnViews(self._usersLists)
         self.saving = Saving(self.ownViews, self.layout)
@@ -285,6 +285,8 @@ class Panel(VTKObservationMixin):
         if node is None or (node.IsA("vtkMRMLDisplayableNode") and not node.GetHideFromEditors()):
             self._chooseDefaults()
             self.refresh()
+            self._isSceneNew = True
+            self.refreshSoon()
 
     def _shrinkTabs(self) -> None:
         """Let the tabs be as high as the one that is shown: the highest one would leave the others half empty."""
@@ -299,7 +301,7 @@ class Panel(VTKObservationMixin):
         self._shrinkTabs()
         self._message = ""
         if self.parameters is not None and not self._isImporting:
-            self._chooseDefaults()  # DICOM scans learn their patient and date only after they were added
+            self._chooseDefaults()
             self.header.showModel()
         self.refresh()
 
@@ -341,8 +343,11 @@ class Panel(VTKObservationMixin):
             self.refresh()
 
     def onRefreshTimer(self) -> None:
-        """The burst of events is over for now."""
+        """The burst of events is over for now; DICOM scans, too, know their patient and date by now."""
         self.refreshTimer.stop()
+        if self._isSceneNew and self.parameters is not None and not self._isImporting:
+            self._isSceneNew = False
+            self._chooseDefaults()
         self.refresh()
 
     def onUndo(self, checked=False) -> None:

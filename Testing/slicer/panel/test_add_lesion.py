@@ -170,6 +170,17 @@ def test_the_way_to_a_confirmed_diameter_is_short(widget, scene):
     assert [line.split(",")[0] for line in told] == ["L1: 5 actions", "L2: 4 actions", "In all: 9 actions"]
 
 
+def test_studies_that_learn_their_dates_after_they_were_added_are_preset(widget, scene):
+    """As Slicer loads DICOM, with the tab open: the scans are added first, and then their patient and dates."""
+    widget.ui.tabWidget.currentIndex = TRACK_TAB
+    settle(widget)
+    first, later = addStudies(scene)[:2]
+    ofOnePatient(scene, (first, later), ("20240301", "20240901"))
+    settle(widget)
+    p = widget.panel.parameters
+    assert p.baselineVolume is first and list(p.followUpVolumes) == [later]
+
+
 def test_what_the_user_says_of_a_lesion_counts(ready):
     widget, volumes = ready
     draw(widget, PLACES_RAS[0])
