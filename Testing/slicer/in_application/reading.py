@@ -5,6 +5,7 @@ the second one, measured and judged there; the reports go into the database; the
 with its report is the baseline of the next month. Every click and button of the reader is counted.
 """
 
+import os
 from contextlib import contextmanager
 
 import driving as d
@@ -70,13 +71,18 @@ def readFollowUp(tour):
 
 @contextmanager
 def _ownDatabase(folder):
-    """A DICOM database of this step. Slicer's own context would open one in the working folder afterwards, where no
-    database was chosen before."""
-    before = DICOMUtils.openTemporaryDatabase(str(folder))
+    """A DICOM database of this step; the one from before comes back where there was one.
+
+    Not by Slicer's own context: where no database was chosen before, it opens one in the working folder.
+    """
+    before = slicer.dicomDatabase.databaseDirectory
+    DICOMUtils.openTemporaryDatabase(str(folder))
     try:
         yield slicer.dicomDatabase
     finally:
-        DICOMUtils.closeTemporaryDatabase(before or None)
+        DICOMUtils.closeTemporaryDatabase(None)
+        if os.path.isdir(before):
+            DICOMUtils.openDatabase(before)
 
 
 def _scans():
