@@ -67,6 +67,9 @@ def stepping(logic, action):
     real = logic.worker.submit
 
     def submit(name, work, *others):
+        if reports:  # a job that follows the first: what is written by then is the first one's result
+            return real(name, work, *others)
+
         def stepped(progress):
             def report(fraction, text=""):
                 reports.append(fraction)

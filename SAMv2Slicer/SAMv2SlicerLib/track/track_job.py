@@ -216,7 +216,7 @@ class Snapshot:
         listNode = lesion_list.ensureLesionList(baselineNode)
         match_list.restoreList(listNode, self.lesions)
         for volumeID, captured in self.findings.items():
-            volumeNode = scene.GetNodeByID(volumeID)
+            volumeNode = scene.GetNodeByID(volumeID) if volumeID else None  # None: gone before the snapshot
             if volumeNode is not None:
                 name = texts.findingsListName(volumeNode.GetName())
                 match_list.restoreList(match_list.ensureMatchList(listNode, baselineNode, volumeNode, name), captured)
