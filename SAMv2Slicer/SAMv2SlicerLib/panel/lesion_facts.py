@@ -38,9 +38,9 @@ class LesionFacts:
     def show(self) -> None:
         """Show what is known of the selected lesion."""
         lesion, ui = self._lesion(), self.ui
-        finding = self._matrix.selected()
-        isNew = finding is not None and lesion is not None and lesion.centerWorld is None
-        role = NEW if isNew else lesion.role if lesion is not None else ""
+        role = lesion.role if lesion is not None else ""
+        isNew = lesion is not None and lesion.centerWorld is None and not role  # a report's may have no place, either
+        role = NEW if isNew else role
         ui.roleSelector.enabled = lesion is not None and not isNew
         ui.organSelector.enabled = ui.nodeCheckBox.enabled = lesion is not None
         ui.roleSelector.currentIndex = ROLES.index(role) if role in ROLES else 0

@@ -14,7 +14,7 @@ from scene_tools import findingAt
 
 from SAMv2SlicerLib.panel.lesion_facts import ROLES
 from SAMv2SlicerLib.scene import match_list
-from SAMv2SlicerLib.track import findings, findings_table, measuring, report_export
+from SAMv2SlicerLib.track import findings, findings_table, lesion_list, measuring, report_export
 
 TRACK_TAB = 1
 
@@ -123,3 +123,16 @@ def test_what_was_rejected_counts_nothing_that_was_said_before(tracked):
     ui.findingsTable.setCurrentCell(0, 1)
     widget.panel.trackTab.onState(1)  # what is said afterwards counts
     assert findings.readingOf(findingAt(widget.logic, 0, 1)).state == "vanished"
+
+
+@pytest.mark.parametrize("role, shown", [("non_target", "non_target"), ("", "new")])
+def test_a_lesion_without_a_place_in_the_baseline_is_new_unless_a_report_says_otherwise(tracked, role, shown):
+    widget, volumes = tracked
+    ui, listNode = widget.ui, widget.panel.trackTab.lesionList()
+    known = {lesion.uid for lesion in lesion_list.lesionsIn(listNode)}
+    lesion_list.write(listNode, [], [lesion_list.Lesion("1.2.3", "report:1.2.3", "L9", None, role=role)], known)
+    widget.panel.refresh()
+    widget.panel.trackTab.matrix.select(("1.2.3", volumes[1].GetID()))
+    settle(widget)
+    assert ROLES[ui.roleSelector.currentIndex] == shown
+    assert ui.roleSelector.enabled == bool(role)
