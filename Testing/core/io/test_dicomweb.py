@@ -76,7 +76,8 @@ def test_what_is_not_there_is_an_error_of_one_line(archive, tmp_path):
 
 def test_a_report_is_stored_or_refused(archive):
     folder, server = archive
-    file = folder / "disk" / "scout" / "0.dcm"
+    writeSeries(folder / "report", "P1", "20240101", slices=1)
+    file = folder / "report" / "0.dcm"
     before = len(server.datasets)
     dicomweb.store(server.url, file)
     assert len(server.datasets) == before + 1 and server.requests[-1] == "POST /dicom-web/studies"
