@@ -248,3 +248,10 @@ def _nextMonth(tour, baseline, uids):
     assert sorted(lesion.uid for lesion in lesion_list.lesionsIn(listNode)) == sorted(uids), "another UID"
     assert ui.findingsTable.rowCount == 2 and ui.sumsLabel.text.count(" mm") == 2, ui.sumsLabel.text
     tour.shot("next-month")
+    ui.undoButton.click()
+    d.settle(tour.widget)
+    marks = [node for node in slicer.util.getNodesByClass("vtkMRMLMarkupsNode") if not node.GetHideFromEditors()]
+    assert ui.findingsTable.rowCount == 0 and not marks, "undo left something of the report"
+    ui.redoButton.click()
+    d.settle(tour.widget)
+    assert ui.findingsTable.rowCount == 2 and len(tour.parameters.lesionSources) >= 2, "redo brought no rows back"

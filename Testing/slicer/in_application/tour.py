@@ -490,11 +490,13 @@ class Tour:
         view = layouts.viewName("A", "Axial")
         widget = d.sliceWidget(view)
         offset = widget.mrmlSliceNode().GetSliceOffset()
-        d.pointAt(widget)
+        d.pointAt(widget.sliceView(), isClick=True)  # Slicer's views have keys once they were clicked
         d.key("f")
         d.settle(self.widget)
         assert not ui.followCursorButton.checked, "F is the next slice in Slicer, not Follow cursor"
-        self.report["facts"]["F_moved_the_slice"] = bool(widget.mrmlSliceNode().GetSliceOffset() != offset)
+        assert widget.mrmlSliceNode().GetSliceOffset() != offset, "F is no longer Slicer's next slice"
+        d.key("b")
+        assert np.isclose(widget.mrmlSliceNode().GetSliceOffset(), offset), "B is no longer Slicer's slice before"
         d.key("shift+f")
         assert ui.followCursorButton.checked, "Shift+F does not follow the cursor"
         d.key("shift+f")
