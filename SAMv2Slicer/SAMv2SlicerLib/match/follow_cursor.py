@@ -7,8 +7,9 @@ disappears and the views stay: a wrong place that looks right is worse than none
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 import slicer
@@ -29,17 +30,18 @@ SCROLLED_MM = 0.5
 class CursorFollower(VTKObservationMixin):
     """Shows in the query what is under the cursor in the template, while it is on.
 
+    :param moving: entered while views are moved.
     :ivar onError: called with each error.
     """
 
-    def __init__(self, logic) -> None:
+    def __init__(self, logic, moving: Callable[[], ContextManager[None]] = nullcontext) -> None:
         VTKObservationMixin.__init__(self)
-        self._logic = logic
+        self._logic, self._moving = logic, moving
         self._inputs = LiveInputs()
         self._wanted: Optional[np.ndarray] = None
         self._job: Optional[Job] = None
         self._glyphID = ""
-        self._middle: Optional[np.ndarray] = None
+        self._isSought = False
         self.onError: Optional[Callable[[BaseException], None]] = None
 
     def start(self, inputs: LiveInputs) -> bool:
@@ -55,9 +57,23 @@ class CursorFollower(VTKObservationMixin):
         self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onCursorMoved)
         return True
 
+    def seek(self, inputs: LiveInputs, world: np.ndarray) -> None:
+        """Show where one world RAS position (3,) is; for whoever watches the cursor in its place."""
+        self._inputs, self._wanted, self._isSought = inputs, world, True
+        self._flush()
+
+    def hide(self) -> None:
+        """Show no place until the next one is sought."""
+        self._wanted = None
+        self._isSought = False
+        glyph = self.glyph()
+        if glyph is not None and glyph.GetDisplayVisibility():
+            glyph.SetDisplayVisibility(False)
+
     def stop(self) -> None:
         """Stop following and remove the glyph."""
         self.removeObservers()
+        self._isSought = False
         if self._job is not None:
             self._job.cancel()
         self._job, self._wanted = None, None
@@ -67,7 +83,7 @@ class CursorFollower(VTKObservationMixin):
         self._glyphID = ""
 
     def isFollowing(self) -> bool:
-        return bool(self.Observations)
+        return bool(self.Observations) or self._isSought
 
     def glyph(self):
         """The hidden list with the one point, None while there is none."""
@@ -107,19 +123,17 @@ class CursorFollower(VTKObservationMixin):
         if not self.isFollowing() or queryNode is None or queryNode.GetScene() is None:
             return None
         if foundLPS is None:
-            self._hide()
+            glyph = self.glyph()
+            if glyph is not None:
+                glyph.SetDisplayVisibility(False)
             return None
         world = node_geometry.volumeLPSToWorld(queryNode, np.asarray(foundLPS))[0]
         glyph = self._ensureGlyph()
         glyph.SetNthControlPointPositionWorld(0, *world)
         glyph.SetDisplayVisibility(True)
-        slice_views.jump(queryNode, world, centered=False)
+        with self._moving():
+            slice_views.jump(queryNode, world, centered=False)
         return world
-
-    def _hide(self) -> None:
-        glyph = self.glyph()
-        if glyph is not None:
-            glyph.SetDisplayVisibility(False)
 
     def _ensureGlyph(self):
         glyph = self.glyph()
@@ -150,6 +164,9 @@ class ScrollFollower(CursorFollower):
     def __init__(self, logic, group: Optional[ScrollGroup] = None) -> None:
         super().__init__(logic)
         self._group = group
+        self._middles: Dict[str, np.ndarray] = {}
+        """Of each view of the template; :ivar _scrolled: the view that was scrolled last."""
+        self._scrolled: Any = None
 
     def start(self, inputs: LiveInputs) -> bool:
         """Begin to follow; False when the inputs are incomplete or no view shows the template."""
@@ -159,29 +176,34 @@ class ScrollFollower(CursorFollower):
             return False
         self._inputs = inputs
         for node in views:
+            self._middles[node.GetID()] = slice_views.middleOf(node)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onScrolled)
         return True
 
     def _onScrolled(self, sliceNode, event=None) -> None:
-        middle = np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
-        if self._group is not None and not self._group.isLedBy(self._inputs.templateNode):
-            self._middle = middle  # the module moved the view
-        elif self._middle is None or np.linalg.norm(middle - self._middle) > SCROLLED_MM:
-            self._middle = self._wanted = middle
+        middle = slice_views.middleOf(sliceNode)
+        before = self._middles.get(sliceNode.GetID())
+        if self._group is not None and self._group.isHeld():
+            self._middles[sliceNode.GetID()] = middle  # the module moved the view
+        elif before is None or np.linalg.norm(middle - before) > SCROLLED_MM:
+            if self._group is not None:
+                self._group.leader = self._inputs.templateNode
+            self._middles[sliceNode.GetID()] = self._wanted = middle
+            self._scrolled = sliceNode
             self._flush()
 
     def _show(self, computed: engine.Computed) -> Any:
-        """Move the query's views; where the place is not found they stay."""
+        """Move the query's views of the same plane; where the place is not found they stay."""
         self._logic.keepEmbeddings(computed)
         foundLPS, queryNode = computed.results[0], self._inputs.queryNode
         if not self.isFollowing() or foundLPS is None or queryNode is None or queryNode.GetScene() is None:
             return None
         world = node_geometry.volumeLPSToWorld(queryNode, np.asarray(foundLPS))[0]
         if self._group is None:
-            slice_views.jump(queryNode, world, centered=False)
+            slice_views.jump(queryNode, world, centered=False, like=self._scrolled)
         elif self._group.leader is self._inputs.templateNode:  # else the user scrolls another one by now
             with self._group.hold():
-                slice_views.jump(queryNode, world, centered=False)
+                slice_views.jump(queryNode, world, centered=False, like=self._scrolled)
         return world
 
 
@@ -218,12 +240,9 @@ class ScrollGroup:
     def isScrolling(self) -> bool:
         return bool(self._followers)
 
-    def isLedBy(self, volumeNode) -> bool:
-        """Whether a movement of a scan's view is the user's; this scan then leads."""
-        if self._held:
-            return False
-        self.leader = volumeNode
-        return True
+    def isHeld(self) -> bool:
+        """Whether it is the module that moves views."""
+        return self._held > 0
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -233,3 +252,59 @@ class ScrollGroup:
             yield
         finally:
             self._held -= 1
+
+
+class CursorGroup(VTKObservationMixin):
+    """Some scans under one cursor: over whichever of them it is, the others show the same place.
+
+    :param moving: entered while views are moved (:meth:`ScrollGroup.hold`: it is no scrolling).
+    :ivar onError: called with each error.
+    """
+
+    def __init__(self, logic, moving: Callable[[], ContextManager[None]] = nullcontext) -> None:
+        VTKObservationMixin.__init__(self)
+        self._logic, self._moving = logic, moving
+        self._followers: Dict[str, CursorFollower] = {}
+        """Volume ID -> what shows the place in this scan."""
+        self._inputs = LiveInputs()
+        self.onError: Optional[Callable[[BaseException], None]] = None
+
+    def start(self, volumes: Sequence[Any], model: str, device: str) -> bool:
+        """Begin; False without a cursor or without a second scan."""
+        self.stop()
+        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        if crosshair is None or len(volumes) < 2:
+            return False
+        self._inputs = LiveInputs(model=model, device=device)
+        for volume in volumes:
+            follower = self._followers[volume.GetID()] = CursorFollower(self._logic, self._moving)
+            follower.onError = self.onError
+        self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onCursorMoved)
+        return True
+
+    def stop(self) -> None:
+        self.removeObservers()
+        for follower in self._followers.values():
+            follower.stop()
+        self._followers = {}
+
+    def isFollowing(self) -> bool:
+        return bool(self._followers)
+
+    def glyphIn(self, volumeNode):
+        """The point that shows the place in a scan, None while there is none."""
+        follower = self._followers.get(volumeNode.GetID())
+        return follower.glyph() if follower is not None else None
+
+    def _onCursorMoved(self, crosshair, event=None) -> None:
+        view, position = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0]), [0.0, 0.0, 0.0]
+        leader = slice_views.volumeIn(view) if view is not None else None
+        if leader is None or leader.GetID() not in self._followers or not crosshair.GetCursorPositionRAS(position):
+            return  # what was shown last stays
+        for volumeID, follower in self._followers.items():
+            if volumeID == leader.GetID():
+                follower.hide()  # the cursor itself is there
+                continue
+            query = slicer.mrmlScene.GetNodeByID(volumeID)
+            if query is not None:
+                follower.seek(replace(self._inputs, templateNode=leader, queryNode=query), np.array(position))

@@ -38,7 +38,7 @@ class Shortcuts:
             ("Space", self._ofReview("onAccept")),
             ("X", self._ofReview("onReject")),
             ("P", self._ofReview("onEdit")),
-            ("Shift+F", panel.matchTab.toggleFollow),
+            ("Shift+F", lambda: panel.currentTab().toggleFollow()),
             ("Esc", panel.cancel),
             ("Ctrl+Z", panel.onUndo),
             ("Ctrl+Shift+Z", panel.onRedo),

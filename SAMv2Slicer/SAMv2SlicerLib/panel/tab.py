@@ -41,6 +41,10 @@ class Tab:
         """What the user accepts with Continue."""
         raise NotImplementedError
 
+    def toggleFollow(self) -> None:
+        """Follow the cursor, or no longer: in the pair of scans, unless a tab has others."""
+        self.panel.matchTab.toggleFollow()
+
     def noteAction(self, *unused: Any) -> None:
         """The user did something with the selected result; for whoever counts."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import slicer
 import slicer.util
@@ -282,12 +282,15 @@ class TrackTab(Tab):
         if not path:
             return
         try:
-            nodes, count = report_import.importReport(self.logic, p.baselineVolume, path, self.sources())
+            _, count = report_import.importReport(self.logic, p.baselineVolume, path, self.sources(), self._addSources)
         except SAMv2Error as error:
             self.panel.showError(error)
             return
-        p.lesionSources = [*self.sources(), *nodes]
         self.panel.say(texts.reportRead(count))
+
+    def _addSources(self, nodes: Sequence[Any]) -> None:
+        if self.panel.parameters is not None:
+            self.panel.parameters.lesionSources = [*self.sources(), *nodes]
 
     # --- adding lesions ------------------------------------------------------------------------------------------
 
@@ -402,6 +405,10 @@ class TrackTab(Tab):
         self.ui.stateSelector.enabled = self.review.selected() is not None
         self.ui.findingLabel.text = detailsOf(finding) if finding is not None else texts.noLesionSelected()
         self.lesionFacts.show()
+
+    def toggleFollow(self) -> None:
+        """The place under the cursor in all studies."""
+        self.ui.cursorStudiesCheckBox.checked = not self.ui.cursorStudiesCheckBox.checked
 
     def exit(self) -> None:
         """The module is left: the layout from before comes back."""

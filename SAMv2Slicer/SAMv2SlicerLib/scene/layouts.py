@@ -1,4 +1,4 @@
-"""Layouts for comparing scans: template above query, and one view per study; the layout from before comes back.
+"""Layouts for comparing scans: template above query, one view or all planes per study; the one from before comes back.
 
 Layout descriptions are kept by the application, not by scenes: a scene that was saved while one of these layouts was on
 names it by number only. So all of them are registered when Slicer starts, and an unknown number in a scene (from
@@ -32,6 +32,12 @@ ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 STUDIES_ID = 8130
 """Layouts with one view per study have this ID plus the number of studies."""
 
+ALL_PLANES = "All"
+"""In place of an orientation: all three planes of every study."""
+
+PLANES_ID = 8330
+"""Layouts with three views per study, one below the other, have this ID plus the number of studies."""
+
 MOST_STUDIES = 12
 """So many studies side by side have a layout from the start; more get one when they are shown."""
 
@@ -51,33 +57,54 @@ def rowNames(row: str) -> Tuple[str, ...]:
     return tuple(viewName(row, orientation) for orientation in ORIENTATIONS)
 
 
-def studyViewName(index: int) -> str:
-    """Singleton tag of a study's view."""
-    return f"SAMv2-S{index + 1}"
+def studyViewName(index: int, orientation: str = ORIENTATIONS[0]) -> str:
+    """Singleton tag of a study's view; the axial one is the one that shows every plane where there is only one."""
+    return f"SAMv2-S{index + 1}" + ("" if orientation == ORIENTATIONS[0] else f"-{orientation}")
+
+
+def studyViews(index: int, orientation: str) -> Dict[str, str]:
+    """Singleton tags of a study's views, with the orientation of each.
+
+    :param orientation: of its one view, or :data:`ALL_PLANES`.
+    """
+    if orientation == ALL_PLANES:
+        return {studyViewName(index, plane): plane for plane in ORIENTATIONS}
+    return {studyViewName(index): orientation}
 
 
 def isStudies(layoutID: int) -> bool:
-    return STUDIES_ID < layoutID <= STUDIES_ID + MOST_STUDIES_EVER
+    return 0 < layoutID - STUDIES_ID <= MOST_STUDIES_EVER or isAllPlanes(layoutID)
+
+
+def isAllPlanes(layoutID: int) -> bool:
+    return 0 < layoutID - PLANES_ID <= MOST_STUDIES_EVER
 
 
 def descriptionOf(layoutID: int) -> str:
     """Slicer's XML of one of our layouts, empty for another one."""
     if layoutID == SIDE_BY_SIDE_ID:
         return sideBySideDescription()
+    if isAllPlanes(layoutID):
+        return studiesDescription(layoutID - PLANES_ID, ORIENTATIONS)
     return studiesDescription(layoutID - STUDIES_ID) if isStudies(layoutID) else ""
 
 
-def studiesDescription(count: int) -> str:
-    """Slicer's XML for one axial view per study, side by side."""
-    views = "".join(
-        f'<item><view class="vtkMRMLSliceNode" singletontag="{studyViewName(n)}">'
-        f'<property name="orientation" action="default">Axial</property>'
-        f'<property name="viewlabel" action="default">{n}</property>'
-        f'<property name="viewcolor" action="default">{ROWS[min(n, 1)][1]}</property>'
-        f'<property name="viewgroup" action="default">{10 + n}</property></view></item>'
-        for n in range(count)
-    )
-    return f'<layout type="horizontal" split="true">{views}</layout>'
+def studiesDescription(count: int, orientations: Sequence[str] = ORIENTATIONS[:1]) -> str:
+    """Slicer's XML for the studies side by side; of each one axial view, or several below one another."""
+    rows = []
+    for orientation in orientations:
+        views = "".join(
+            f'<item><view class="vtkMRMLSliceNode" singletontag="{studyViewName(n, orientation)}">'
+            f'<property name="orientation" action="default">{orientation}</property>'
+            f'<property name="viewlabel" action="default">{n}</property>'
+            f'<property name="viewcolor" action="default">{ROWS[min(n, 1)][1]}</property>'
+            f'<property name="viewgroup" action="default">{10 + n}</property></view></item>'
+            for n in range(count)
+        )
+        rows.append(f'<layout type="horizontal" split="true">{views}</layout>')
+    if len(rows) == 1:
+        return rows[0]
+    return f'<layout type="vertical" split="true">{"".join(f"<item>{row}</item>" for row in rows)}</layout>'
 
 
 def sideBySideDescription() -> str:
@@ -99,9 +126,9 @@ def sideBySideDescription() -> str:
 def register() -> None:
     """Make our layouts known to the application; called when Slicer has started, and whenever one is needed."""
     node = layoutNode()
-    for layoutID in (
-        (SIDE_BY_SIDE_ID, *range(STUDIES_ID + 1, STUDIES_ID + 1 + MOST_STUDIES)) if node is not None else ()
-    ):
+    counts = range(1, 1 + MOST_STUDIES)
+    ours = (SIDE_BY_SIDE_ID, *(first + count for first in (STUDIES_ID, PLANES_ID) for count in counts))
+    for layoutID in ours if node is not None else ():
         _ensure(node, layoutID)
 
 
@@ -139,7 +166,7 @@ class LayoutSwitch(VTKObservationMixin):
 
     :param onChanged: called without arguments when another layout is shown, also when the user chose it.
     :param studyName: short name of a study, as its view shows it; empty for its number.
-    :ivar orientation: of the views of studies.
+    :ivar orientation: of the views of studies, or ALL_PLANES.
     """
 
     def __init__(
@@ -174,13 +201,17 @@ class LayoutSwitch(VTKObservationMixin):
     def isStudies(self) -> bool:
         return isStudies(self.current())
 
+    def isAllPlanes(self) -> bool:
+        return isAllPlanes(self.current())
+
     def showSideBySide(self, templateNode, queryNode) -> bool:
         """Template above query, each with its own views; False without a main window."""
         return self._show(SIDE_BY_SIDE_ID) and self.follow(templateNode, queryNode, (), anew=True)
 
     def showStudies(self, volumeNodes: Sequence[Any]) -> bool:
         """One view per study, in order; False without a main window or without studies."""
-        if not volumeNodes or not self._show(STUDIES_ID + len(volumeNodes)):
+        first = PLANES_ID if self.orientation == ALL_PLANES else STUDIES_ID
+        if not volumeNodes or not self._show(first + len(volumeNodes)):
             return False
         return self.follow(None, None, volumeNodes, anew=True)
 
@@ -189,31 +220,39 @@ class LayoutSwitch(VTKObservationMixin):
 
         :param anew: also in views that showed it already, which then are fitted again.
         """
-        wanted: List[Tuple[Tuple[str, ...], Any]] = []
+        wanted: List[Tuple[Dict[str, str], Any]] = []
         if self.isSideBySide():
-            wanted = [(rowNames(row), volume) for (row, _), volume in zip(ROWS, (templateNode, queryNode))]
+            rows = zip(ROWS, (templateNode, queryNode))
+            wanted = [({viewName(row, plane): "" for plane in ORIENTATIONS}, volume) for (row, _), volume in rows]
         elif self.isStudies() and studyNodes:
-            if self.current() != STUDIES_ID + len(studyNodes):
-                self._show(STUDIES_ID + len(studyNodes))
-            wanted = [((studyViewName(n),), volume) for n, volume in enumerate(studyNodes)]
+            first = PLANES_ID if self.isAllPlanes() else STUDIES_ID
+            if self.current() != first + len(studyNodes):
+                self._show(first + len(studyNodes))
+            wanted = [(studyViews(n, self._plane()), volume) for n, volume in enumerate(studyNodes)]
             self._name(studyNodes)
-        for names, volume in wanted:
-            nodeID = volume.GetID() if volume is not None else None
+        for views, volume in wanted:
+            names, nodeID = tuple(views), volume.GetID() if volume is not None else None
             isLoaded = names not in self._shown and _areShowing(names, nodeID)  # with a scene that had them so
             if anew or (not isLoaded and self._shown.get(names, "") != nodeID):
-                orientation = self.orientation if self.isStudies() else ""
-                _showInViews(names, volume, isLinked=len(names) > 1, orientation=orientation)
+                _showInViews(views, volume, isLinked=self.isSideBySide())
             self._shown[names] = nodeID
         return True
 
     def areShowing(self, studyNodes: Sequence[Any]) -> bool:
         """Whether each of these studies is in its view: a layout is shown before its views have their scans."""
-        found = (_areShowing((studyViewName(n),), volume.GetID()) for n, volume in enumerate(studyNodes))
-        return self.isStudies() and all(found)
+        shown = (_areShowing(tuple(studyViews(n, self._plane())), node.GetID()) for n, node in enumerate(studyNodes))
+        return self.isStudies() and all(shown)
+
+    def _plane(self) -> str:
+        """That of the layout which is shown: a scene may bring another one than was chosen."""
+        if self.isAllPlanes():
+            return ALL_PLANES
+        return self.orientation if self.orientation in ORIENTATIONS else ORIENTATIONS[0]
 
     def _name(self, studyNodes: Sequence[Any]) -> None:
         """Write the studies' dates into the bars of their views."""
-        wanted = {studyViewName(n): volume for n, volume in enumerate(studyNodes) if volume is not None}
+        studies = [(n, volume) for n, volume in enumerate(studyNodes) if volume is not None]
+        wanted = {name: volume for n, volume in studies for name in studyViews(n, ALL_PLANES)}
         for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
             volume = wanted.get(sliceNode.GetLayoutName())
             name = self._studyName(volume) if volume is not None and self._studyName is not None else ""
@@ -295,23 +334,23 @@ def _areShowing(names: Sequence[str], volumeID: Optional[str]) -> bool:
     return bool(volumeID) and found == [volumeID] * len(names)
 
 
-def _showInViews(names: Sequence[str], volumeNode, isLinked: bool, orientation: str = "") -> None:
+def _showInViews(views: Dict[str, str], volumeNode, isLinked: bool) -> None:
     """Show a volume in some views, all of it, sliced along its own axes.
 
-    :param orientation: which of these; "" for the one that the views have.
+    :param views: name -> which of these; "" for the one that the view has.
     """
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        if composite.GetLayoutName() in names:
+        if composite.GetLayoutName() in views:
             composite.SetLinkedControl(False)  # else each view hands its volume to all others of its group
             composite.SetBackgroundVolumeID(volumeNode.GetID() if volumeNode is not None else None)
             composite.SetForegroundVolumeID(None)
             composite.SetLabelVolumeID(None)
     for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        if sliceNode.GetLayoutName() in names and volumeNode is not None:
-            if orientation:
-                sliceNode.SetOrientation(orientation)
+        if sliceNode.GetLayoutName() in views and volumeNode is not None:
+            if views[sliceNode.GetLayoutName()]:
+                sliceNode.SetOrientation(views[sliceNode.GetLayoutName()])
             sliceNode.RotateToVolumePlane(volumeNode)
             fit(sliceNode)
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        if composite.GetLayoutName() in names:
+        if composite.GetLayoutName() in views:
             composite.SetLinkedControl(isLinked)

@@ -13,6 +13,9 @@ import numpy as np
 import slicer
 import slicer.util
 
+PARALLEL = 0.7
+"""Cosine between the normals of two views that show the same plane: the planes of a scan are at right angles."""
+
 
 @contextmanager
 def drawnOnce() -> Iterator[None]:
@@ -76,8 +79,13 @@ def cuts(sliceNode, volumeNode) -> bool:
     bounds = [0.0] * 6
     volumeNode.GetRASBounds(bounds)
     low, high = np.array(bounds[0::2]), np.array(bounds[1::2])
-    middle = np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
+    middle = middleOf(sliceNode)
     return bool(np.all((middle >= low) & (middle <= high)))
+
+
+def middleOf(sliceNode) -> np.ndarray:
+    """(3,) world RAS of the middle of a slice view."""
+    return np.array([sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
 
 
 def planeOf(sliceNode) -> Tuple[np.ndarray, Tuple[float, ...]]:
@@ -93,15 +101,30 @@ def setPlane(sliceNode, plane: Tuple[np.ndarray, Tuple[float, ...]]) -> None:
     sliceNode.SetFieldOfView(*fieldOfView)
 
 
-def jump(volumeNode, positionWorld: Optional[np.ndarray], centered: bool = True) -> int:
+def volumeIn(sliceNode) -> Any:
+    """The volume that a slice view shows as background, None without one."""
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if composite.GetLayoutName() == sliceNode.GetLayoutName():
+            return slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+    return None
+
+
+def areParallel(sliceNode, other) -> bool:
+    """Whether two views show the same plane, as far as scans of one patient lie alike."""
+    normals = [[node.GetSliceToRAS().GetElement(row, 2) for row in range(3)] for node in (sliceNode, other)]
+    return bool(abs(np.dot(*normals)) > PARALLEL)
+
+
+def jump(volumeNode, positionWorld: Optional[np.ndarray], centered: bool = True, like: Any = None) -> int:
     """Bring the views that show a volume to a world RAS position; how many views moved.
 
     :param centered: put the position into the middle of the views; else only their slices move, so that what the user
         is looking at (or dragging) stays where it is on the screen.
+    :param like: a slice node; only the views of its plane move.
     """
     if positionWorld is None:
         return 0
-    nodes = sliceNodesShowing(volumeNode)
+    nodes = [node for node in sliceNodesShowing(volumeNode) if like is None or areParallel(node, like)]
     for node in nodes:
         if centered:
             node.JumpSliceByCentering(*(float(x) for x in positionWorld))

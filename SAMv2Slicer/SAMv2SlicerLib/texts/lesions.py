@@ -56,8 +56,13 @@ def shortLesionLabel(n: int) -> str:
 
 
 def planeName(orientation: str) -> str:
-    names = {"Axial": _("Axial"), "Sagittal": _("Sagittal"), "Coronal": _("Coronal")}
+    """:param orientation: as in scene/layouts.py, where "All" stands for all three."""
+    names = {"Axial": _("Axial"), "Sagittal": _("Sagittal"), "Coronal": _("Coronal"), "All": _("All planes")}
     return names[orientation]
+
+
+def cursorStudiesOff() -> str:
+    return _("The cursor is shown in all studies once they are tracked and side by side: Track, then All studies.")
 
 
 def effortLine(label: str, actions: int, seconds: float) -> str:
@@ -313,6 +318,10 @@ def readReportTitle() -> str:
 
 def reportPointsName() -> str:
     return _("Lesions of the report")
+
+
+def actionReadReport() -> str:
+    return _("read a DICOM report")
 
 
 def reportRead(count: int) -> str:

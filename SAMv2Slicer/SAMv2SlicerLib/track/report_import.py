@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import slicer
@@ -21,9 +21,11 @@ from SAMv2Core.io.lesions import Lesion
 from SAMv2Core.io.report_reader import LesionReport, is_report, read_report
 from SAMv2Core.io.structured_report import new_tracking_uid
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene import hierarchy, node_geometry
+from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.track import findings_table, lesion_list, lesion_marks, report_export
 from SAMv2SlicerLib.track.past import Past, remember
+from SAMv2SlicerLib.track.track_job import Snapshot
 
 MOVED_MM = 0.5
 """A line is the axis that counts when its length is that of the report, within so much."""
@@ -47,18 +49,41 @@ def reportsOf(volumeNode) -> List[Tuple[str, str]]:
     return sorted(found, reverse=True)
 
 
-def importReport(logic, baselineNode, path: str, sources: Sequence[Any] = ()) -> Tuple[List[Any], int]:
+def importReport(
+    logic,
+    baselineNode,
+    path: str,
+    sources: Sequence[Any] = (),
+    onMarked: Optional[Callable[[Sequence[Any]], None]] = None,
+) -> Tuple[List[Any], int]:
     """(the nodes that mark the report's lesions in the baseline, how many lesions the report knows).
 
-    A lesion that the list has already, by its Tracking UID, keeps its mark.
+    A lesion that the list has already, by its Tracking UID, keeps its mark. One step of undo.
 
     :param sources: what marks lesions already.
+    :param onMarked: called with the nodes, also with new ones when the import is done again after it was undone.
     :raises InputError: no report, without places, or of another scan; nothing is written then.
     """
     files = _filesOf(baselineNode)
     report = read_report(path, os.path.dirname(files[0]) if files else None)
     _checkFrame(report, files, baselineNode)
     uids = {label: one.uid or new_tracking_uid() for label, one in report.past.items()}
+    before, sourceIDs = Snapshot.of(baselineNode), [node.GetID() for node in sources]
+
+    def add() -> List[Any]:
+        present = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in sourceIDs]
+        nodes = _add(logic, baselineNode, [node for node in present if node is not None], report, uids)
+        if onMarked is not None:
+            onMarked(nodes)
+        return nodes
+
+    nodes = add()
+    logic.undoStack.push(_action(logic, before, nodes, add))
+    return nodes, len(report.past)
+
+
+def _add(logic, baselineNode, sources: Sequence[Any], report: LesionReport, uids: Dict[str, str]) -> List[Any]:
+    """Mark the report's lesions, and put them with their past into the lesion list."""
     with logic.writing():
         listNode = lesion_list.ensureLesionList(baselineNode)
         known = lesion_list.lesionsIn(listNode)
@@ -70,7 +95,27 @@ def importReport(logic, baselineNode, path: str, sources: Sequence[Any] = ()) ->
         remember(listNode, Past(report.order, past))
     findings_table.update(listNode, logic.tracker.order())
     logic.tracker.follow(baselineNode, logic.tracker.order())
-    return nodes, len(report.past)
+    return nodes
+
+
+def _action(logic, before: Snapshot, nodes: Sequence[Any], add: Callable[[], List[Any]]) -> Action:
+    """The import that has just been made, undoable: marks, rows and what the report told go together."""
+    current = {"ids": [node.GetID() for node in nodes]}
+
+    def back() -> None:
+        with logic.writing():
+            for nodeID in current["ids"]:
+                node = slicer.mrmlScene.GetNodeByID(nodeID)
+                if node is not None:
+                    hierarchy.removeNode(node)
+            before.restore()
+        logic.tracker.follow(slicer.mrmlScene.GetNodeByID(before.baselineID), logic.tracker.order())
+
+    def forth() -> None:
+        if slicer.mrmlScene.GetNodeByID(before.baselineID) is not None:
+            current["ids"] = [node.GetID() for node in add()]
+
+    return Action(texts.actionReadReport(), back, forth)
 
 
 def _filesOf(volumeNode) -> Tuple[str, ...]:

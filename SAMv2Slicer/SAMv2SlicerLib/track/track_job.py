@@ -20,6 +20,7 @@ from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geom
 from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.track import diameters, findings_table, lesion_list
 from SAMv2SlicerLib.track import findings as lesion_findings
+from SAMv2SlicerLib.track.past import ATTRIBUTE as PAST
 from SAMv2SlicerLib.track.past import pastOf
 from SAMv2SlicerLib.work import engine
 
@@ -181,12 +182,16 @@ def _writeNew(matched, volumeNode, new, lock: bool) -> None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All lesion lists of a baseline as values, for undo."""
+    """All lesion lists of a baseline as values, for undo.
+
+    :param past: what a report said of the lesions, as it is kept (past.py).
+    """
 
     baselineID: str
     lesions: Optional[list]
     findings: Dict[str, list]
     lines: Dict[diameters.Key, Any]
+    past: Optional[str] = None
 
     @staticmethod
     def of(baselineNode) -> Snapshot:
@@ -195,7 +200,8 @@ class Snapshot:
         for node in lesion_list.findingsOf(listNode):
             found[node.GetNodeReferenceID(match_list.ROLE_QUERY)] = match_list.captureList(node)
         lines = diameters.capture(listNode) if listNode is not None else {}
-        return Snapshot(baselineNode.GetID(), match_list.captureList(listNode), found, lines)
+        past = listNode.GetAttribute(PAST) if listNode is not None else None
+        return Snapshot(baselineNode.GetID(), match_list.captureList(listNode), found, lines, past)
 
     def restore(self) -> None:
         """Make the scene's lesion lists what they were; each only as far as its volumes still are there."""
@@ -215,6 +221,7 @@ class Snapshot:
             return
         listNode = lesion_list.ensureLesionList(baselineNode)
         match_list.restoreList(listNode, self.lesions)
+        listNode.SetAttribute(PAST, self.past)
         for volumeID, captured in self.findings.items():
             volumeNode = scene.GetNodeByID(volumeID) if volumeID else None  # None: gone before the snapshot
             if volumeNode is not None:

@@ -12,13 +12,15 @@ import ctk
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, addLine, addStudies
 from panel_tools import settle, wholeMatrix
-from scene_tools import findingAt
+from scene_tools import findingAt, sceneState
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.report_reader import read_report
+from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.panel import dialogs
 from SAMv2SlicerLib.scene import node_geometry
 from SAMv2SlicerLib.track import findings, lesion_list, measuring, past, report_export, report_import
+from SAMv2SlicerLib.track.placing import listMarks
 from Testing.samples.dicom_series import writeSeries
 
 TRACK_TAB = 1
@@ -182,6 +184,48 @@ def test_a_scene_keeps_what_the_report_said(firstMonth, scene, database, monkeyp
     assert scene.ReadFromMRB(path)
     settle(widget)
     assert widget.ui.sumsLabel.text == told and told
+
+
+def test_one_step_takes_a_report_back_and_brings_it_again(firstMonth, scene, database, monkeypatch):
+    """Marks, rows, roles and history together; a mark of the user's own from before stays."""
+    widget, uids = firstMonth
+    baseline, _ = load(widget, scene, 1, 2)
+    ui, p, tab = widget.ui, widget.panel.parameters, widget.panel.trackTab
+    own = addLine(scene, PLACES_RAS[0] + SHIFT_RAS + [6.0, 0, 0], 9.0, "own")
+    p.lesionSources = [own]
+    listMarks(widget.logic, baseline, [own])
+    settle(widget)
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+
+    def state():
+        listNode = tab.lesionList()
+        lesions = sorted(
+            (lesion.uid, lesion.label, lesion.organ, lesion.role, lesion.isNode, f"{lesion.sizeMm:.2f}")
+            for lesion in lesion_list.lesionsIn(listNode)
+        )
+        known = past.pastOf(listNode)
+        return (
+            [(kind, "" if kind.endswith("DisplayNode") else name, parent) for kind, name, parent in sceneState(scene)],
+            [node.GetName() for node in tab.sources()],
+            lesions,
+            (known.order, sorted(known.lesions)),
+            ui.sumsLabel.text,
+            ui.findingsTable.rowCount,
+        )
+
+    before = state()
+    ui.readReportButton.click()
+    settle(widget)
+    imported = state()
+    assert {row[0] for row in imported[2]} > set(uids) and len(imported[1]) == 4
+    for _ in range(2):
+        assert widget.logic.undoStack.nextUndo() == texts.actionReadReport()
+        ui.undoButton.click()
+        settle(widget)
+        assert state() == before
+        ui.redoButton.click()
+        settle(widget)
+        assert state() == imported
 
 
 def test_what_is_no_report_of_this_scan_is_refused(firstMonth, scene, database, monkeypatch, tmp_path):
