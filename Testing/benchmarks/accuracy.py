@@ -4,8 +4,9 @@
         [--queries val|train|both] [--templates val|train|both] [--methods default ...] [--only torso neck ...]
         [--report R.json] [--quick] [--heads fine=1,coarse=2,semantic=0] [--ablation] [--mind] [--oracle] [--labels]
 
-Rows, each for the nearest neighbor, the paper's fixed points, and what `match` does by default (fixed points, and the
-whole body's matches say where to expect the point):
+Rows, each for the nearest neighbor, the paper's fixed points, what `match` does by default (fixed points, and the
+whole body's matches say where to expect the point), and a rival without training
+(:mod:`SAMv2Core.evaluation.sparse_sampling`; a table of its own tells the difference on the same points):
 
 * *between patients, torso*: hand-placed landmarks (``sure`` of at least 0.75) of the ``ct/val`` scans, found from every
   other patient's scan (``ct/val`` and ``ct/train``; the train scans were seen in training, the queries were not); then
@@ -53,6 +54,8 @@ from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.evaluation.features import MindFeatures
+from SAMv2Core.evaluation.sparse_sampling import NAME as RIVAL
+from SAMv2Core.evaluation.sparse_sampling import SampledScan, SparseSampling, find_places
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.matching.match import match, similarity_map
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
@@ -88,6 +91,7 @@ METHODS = (
     Variant("fixed-point", {"method": "fixed-point", "expect": False}),
     Variant("default", {"method": "fixed-point"}),
 )
+SAMPLED = Variant(RIVAL, {})
 APPEARANCE = {"fine": 1.0, "coarse": 2.0, "semantic": 0.0}
 WITH_SEMANTIC = {"fine": 1.0, "coarse": 2.0, "semantic": 1.5}  # a third of the sum, as in the paper
 ABLATION = (
@@ -98,7 +102,8 @@ ABLATION = (
     Variant("appearance + fixed points + expectation (default)", {"method": "fixed-point"}, APPEARANCE),
     Variant("all", {"method": "fixed-point"}, WITH_SEMANTIC),
 )
-Features = Union[Model, "EveryHead", MindFeatures]
+Features = Union[Model, "EveryHead", MindFeatures, SparseSampling]
+Scan = Union[Embedding, SampledScan]
 
 N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
 N_MR_POINTS = 100
@@ -133,17 +138,17 @@ class Asked(NamedTuple):
     """Every landmark of the query, to tell sides and levels by; None: ``truth``."""
 
 
-class Scans(Mapping[str, Embedding]):
+class Scans(Mapping[str, Scan]):
     """Embeddings by name, made or read when they are needed; the last few stay in memory.
 
     :param makers: of each name's embedding.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Embedding]]) -> None:
+    def __init__(self, makers: Mapping[str, Callable[[], Scan]]) -> None:
         self._makers = dict(makers)
         self._get = functools.lru_cache(maxsize=6)(lambda name: self._makers[name]())
 
-    def __getitem__(self, name: str) -> Embedding:
+    def __getitem__(self, name: str) -> Scan:
         return self._get(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -153,7 +158,7 @@ class Scans(Mapping[str, Embedding]):
         return len(self._makers)
 
 
-def scan(model: Features, path: Path, modality: str = "ct") -> Embedding:
+def scan(model: Features, path: Path, modality: str = "ct") -> Scan:
     """The embedding of a file; a model's is kept in the cache, since it is read again for every pair."""
     more = {"cache": Cache()} if isinstance(model, Model) else {}
     return model.embed(read_volume(path), modality, **more)
@@ -181,7 +186,7 @@ class Experiment(NamedTuple):
     """Scans, embedded, and what is looked for in them."""
 
     name: str
-    embeddings: Mapping[str, Embedding]
+    embeddings: Mapping[str, Scan]
     asked: List[Asked]
 
     def run(self, variants: Sequence[Variant]) -> List[Trial]:
@@ -195,7 +200,7 @@ class Experiment(NamedTuple):
             ]
         return trials
 
-    def _reweighed(self, name: str, heads: Optional[Mapping[str, float]]) -> Embedding:
+    def _reweighed(self, name: str, heads: Optional[Mapping[str, float]]) -> Scan:
         return reweighed(self.embeddings[name], heads)
 
     def _ask(self, asked: Asked, variant: Variant) -> Iterator[Trial]:
@@ -204,7 +209,8 @@ class Experiment(NamedTuple):
             return
         points = np.array([asked.points[label] for label in labels])
         sides = self.embeddings[asked.template], self.embeddings[asked.query]
-        for label, result in zip(labels, match(*sides, points, **variant.options)):
+        find = find_places if isinstance(sides[0], SampledScan) else match
+        for label, result in zip(labels, find(*sides, points, **variant.options)):
             place = result.candidate_lps if result.query_lps is None else result.query_lps
             place = np.full(3, np.inf) if place is None else np.asarray(place)
             error = float(np.linalg.norm(place - asked.truth[label]))
@@ -242,7 +248,7 @@ def near_the_truth(experiment: Experiment) -> Iterator[Trial]:
                 yield Trial(*facts, error, "uncertain", math.nan)
 
 
-def reweighed(embedding: Embedding, heads: Optional[Mapping[str, float]]) -> Embedding:
+def reweighed(embedding: Any, heads: Optional[Mapping[str, float]]) -> Any:
     """The embedding with other weights of its heads, scaled to sum to 1; those it lacks are left out."""
     if heads is None:
         return embedding
@@ -276,7 +282,7 @@ def between_torsos(
 
 def follow_ups(model: Features, data: Path) -> Experiment:
     """Points placed by hand in two scans of one patient, either way."""
-    makers: Dict[str, Callable[[], Embedding]] = {}
+    makers: Dict[str, Callable[[], Scan]] = {}
     asked = []
     for path in sorted((data / "followup").glob("*.points.json")):
         content = json.loads(path.read_text())
@@ -315,7 +321,7 @@ class Baseline(NamedTuple):
     name: str
     seed: int
     volume: Volume
-    embedding: Embedding
+    embedding: Scan
     points: np.ndarray
 
     @property
@@ -348,7 +354,7 @@ def simulated_follow_ups(
     name: str = "simulated follow-up",
 ) -> Experiment:
     """The baselines' points in a simulated follow-up of each."""
-    embeddings: Dict[str, Embedding] = {}
+    embeddings: Dict[str, Scan] = {}
     asked: List[Asked] = []
     for baseline in baselines:
         simulated = simulate_follow_up(baseline.volume, options, seed=baseline.seed)
@@ -360,7 +366,7 @@ def simulated_follow_ups(
 
 def mr_in_ct(model: Features, data: Path) -> Experiment:
     """Random body points of each validation MR in the CT of the same patient, as their authors aligned them."""
-    embeddings: Dict[str, Embedding] = {}
+    embeddings: Dict[str, Scan] = {}
     asked: List[Asked] = []
     for seed, path in enumerate(sorted((data / "ctmr" / "val").glob("*_mr.nii.gz"))):
         name = path.name[: -len("_mr.nii.gz")]
@@ -374,11 +380,12 @@ def mr_in_ct(model: Features, data: Path) -> Experiment:
     return Experiment("MR in CT of one patient", embeddings, asked)
 
 
-def random_body_points(embedding: Embedding, n: int, seed: int) -> np.ndarray:
+def random_body_points(embedding: Scan, n: int, seed: int) -> np.ndarray:
     """(n, 3) LPS mm of voxels of the body, drawn without replacement."""
     body = np.argwhere(embedding.body)
     drawn = body[np.random.default_rng(seed).choice(len(body), n, replace=False)]
-    return embedding.fine.grid.to_lps(drawn[:, ::-1])
+    grid = embedding.body_grid if isinstance(embedding, SampledScan) else embedding.fine.grid
+    return grid.to_lps(drawn[:, ::-1])
 
 
 def parse_heads(text: Optional[str]) -> Optional[Dict[str, float]]:
@@ -422,26 +429,30 @@ def main(argv: Optional[List[str]] = None) -> None:
     n_points = N_QUICK_POINTS if args.quick or args.ablation else N_SIMULATED_POINTS
     queries, templates = (BOTH if side == "both" else (side,) for side in (args.queries, args.templates))
 
-    def run(features: Features) -> List[Trial]:
+    def run(features: Features, asked: Sequence[Variant] = variants) -> List[Trial]:
         built = experiments(features, data, kinds, n_points, queries, templates)
-        return [trial for experiment in built for trial in experiment.run(variants)]
+        return [trial for experiment in built for trial in experiment.run(asked)]
 
     if args.oracle:
         trials = [t for build in (between_torsos, between_necks) for t in near_the_truth(build(model, data))]
     else:
-        trials = run(EveryHead(model) if args.ablation or heads else model)
+        trials = run(EveryHead(model) if args.ablation or heads else model) if variants else []
     if args.mind:
         trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in run(MindFeatures())]
-        trials.sort(key=lambda trial: trial.experiment)  # stable: the rows of an experiment stand together
+    rivals = [] if args.ablation or args.oracle or RIVAL not in args.methods else run(SparseSampling(), [SAMPLED])
+    trials += rivals
     rows = summarize([*trials, *by_region(trials)])
     table = to_markdown(rows)
     if args.labels:
         table += "\n\n" + labels_to_markdown(trials)
+    comparisons = [("default", RIVAL, [t._replace(method="default") for t in rivals])]
     if args.against:
-        others = run(load_model(args.against))
+        comparisons.append((args.model, args.against, run(load_model(args.against))))
+    for own, other, others in comparisons:
         differences = compare([*trials, *by_region(trials)], [*others, *by_region(others)])
-        rows += [{**row, "experiment": f"{row['experiment']}, against {args.against}"} for row in differences]
-        table += f"\n\n{args.model} minus {args.against}, on the same points:\n\n{comparison_to_markdown(differences)}"
+        if differences:
+            rows += [{**row, "experiment": f"{row['experiment']}, against {other}"} for row in differences]
+            table += f"\n\n{own} minus {other}, on the same points:\n\n{comparison_to_markdown(differences)}"
     name = "accuracy-ablation" if args.ablation else "accuracy-oracle" if args.oracle else "accuracy"
     publish(args, model, name, table, rows, trials, f"{len(scan_paths(data / 'ct/val'))} scans of `ct/val`, `hn/val`")
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from SAMv2Core.evaluation.sparse_sampling import SparseSampling
 from Testing.benchmarks import accuracy
-from Testing.benchmarks.accuracy import between_torsos, follow_ups, sides_and_levels
+from Testing.benchmarks.accuracy import between_torsos, follow_ups, random_body_points, sides_and_levels
 from Testing.benchmarks.accuracy_tables import (
     ALL_BUT_DOMES,
     TORSO,
@@ -21,6 +22,7 @@ from Testing.benchmarks.accuracy_tables import (
     summarize,
     to_markdown,
 )
+from Testing.samples.embedding_samples import torso
 
 
 def trial(label, error, experiment=TORSO, method="default"):
@@ -146,3 +148,16 @@ def test_every_point_is_asked_by_every_method_and_scans_are_made_when_needed(mon
     ]
     assert [t.error_mm for t in trials] == [3.0, 3.0, 4.0, 4.0, 3.0, 3.0]
     assert sorted(made) == ["a", "b"]
+
+
+def test_the_rival_is_asked_for_the_same_points_and_compared_with_the_default():
+    volume = torso()
+    scans = {name: SparseSampling().embed(volume, "ct") for name in "ab"}
+    points = {f"point {n}": point for n, point in enumerate(random_body_points(scans["a"], 4, 0))}
+    asked = [accuracy.Asked("a", "b", points, points)]
+    trials = accuracy.Experiment("simulated follow-up", scans, asked).run([accuracy.SAMPLED])
+    assert [t.method for t in trials] == ["sparse-sampling"] * 4
+    assert max(t.error_mm for t in trials) <= np.sqrt(3) + 1e-6  # half a voxel of 2 mm along each axis
+    default = [t._replace(method="default", error_mm=t.error_mm + 4.0) for t in trials]
+    (row,) = compare(default, [t._replace(method="default") for t in trials])
+    assert row["n"] == 4 and row["mean_mm_difference"][0] == pytest.approx(4.0)

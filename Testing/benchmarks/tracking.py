@@ -7,7 +7,8 @@
 Scans, lesions and follow-ups: :mod:`Testing.benchmarks.tracking_cases`; all figures are of *simulated* follow-ups.
 
 * Methods: the nearest neighbor, the paper's fixed points, the full tracker, and that with its places refined in the
-  scans (:mod:`SAMv2Core.tracking.refinement`; a simulated follow-up has the baseline's own texture, which flatters it).
+  scans (:mod:`SAMv2Core.tracking.refinement`; a simulated follow-up has the baseline's own texture, which flatters it);
+  and a rival without training (:mod:`SAMv2Core.evaluation.sparse_sampling`; its ECE means nothing).
 * Accuracy counts every lesion whose place is in the follow-up, found or not (the best candidate of one not found
   counts). ``CPM@10mm`` as the DLT evaluator has it, error at most min(radius, 10 mm); ``CPM@Radius``, error below the
   radius; ``plain 10 mm`` beside them; MED and its parts along x, y, z are means with standard deviation.
@@ -26,11 +27,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -39,6 +41,8 @@ from SAMv2Core.embedding.load import load_model
 from SAMv2Core.evaluation.extractor import Extractor
 from SAMv2Core.evaluation.features import MindFeatures
 from SAMv2Core.evaluation.methods import POINT_METHODS
+from SAMv2Core.evaluation.sparse_sampling import NAME as RIVAL
+from SAMv2Core.evaluation.sparse_sampling import SparseSampling, find_places
 from SAMv2Core.matching.confidence import Evidence, UncertaintyModel, judge
 from SAMv2Core.matching.match import match
 from SAMv2Core.matching.search import search_index
@@ -62,6 +66,8 @@ MIND_METHODS = ("nearest",)
 RIGHT_MM = 10.0
 N_LESIONS = 20
 GROUP = 0
+
+Line = Tuple[str, Union[Extractor, SparseSampling], Sequence[str]]
 
 
 class Trial(NamedTuple):
@@ -105,7 +111,8 @@ def run_method(case: Case, method: str, tracked: List[Finding]) -> List[Trial]:
         per_study: List[Sequence[Any]] = [findings[study::n_studies] for study in range(1, n_studies)]
     else:
         centers: Any = np.array([lesion.center_lps for lesion in lesions])
-        per_study = [match(case.emb, emb, centers, **POINT_METHODS[method]) for emb in case.follow_ups]
+        find: Any = find_places if method == RIVAL else functools.partial(match, **POINT_METHODS[method])
+        per_study = [find(case.emb, emb, centers) for emb in case.follow_ups]
     return [trial for study, found in enumerate(per_study, 1) for trial in trials_of(case, study, method, found)]
 
 
@@ -196,9 +203,7 @@ def _ends_with_newline(path: Path) -> bool:
     return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
 
 
-def all_trials(
-    lines: Sequence[Tuple[str, Extractor, Sequence[str]]], paths: Sequence[Path], finished: Finished, n_lesions: int
-) -> Iterator[Trial]:
+def all_trials(lines: Sequence[Line], paths: Sequence[Path], finished: Finished, n_lesions: int) -> Iterator[Trial]:
     """Every scan by every method of every extractor; what is finished is not done again.
 
     :param lines: prefix of the rows' names, extractor, methods; the first extractor says where the body is.
@@ -329,7 +334,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if options.time:
         print(time_study(embedded(extractor, simulated_patient(extractor, paths[0], 0, GROUP, options.lesions))))
         return
-    lines: List[Tuple[str, Extractor, Sequence[str]]] = [("", extractor, METHODS)]
+    lines: List[Line] = [("", extractor, METHODS), ("", SparseSampling(), (RIVAL,))]
     if options.mind:
         lines.append(("MIND-SSC, ", MindFeatures(), MIND_METHODS))
     facts = {"sha256": model.info.sha256, "lesions": options.lesions, "group": GROUP}
