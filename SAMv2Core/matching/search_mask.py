@@ -13,7 +13,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from SAMv2Core.errors import InputError
+from SAMv2Core.errors import InputError, UsageError
 from SAMv2Core.progress import Progress
 
 
@@ -79,7 +79,7 @@ class LastRestricted:
 def match_inside(
     template: Any,
     query: Any,
-    points_lps: np.ndarray,
+    points_lps: Any,
     method: str,
     mask: Optional[SearchMask],
     narrow: LastRestricted,
@@ -90,8 +90,10 @@ def match_inside(
 ) -> List[Any]:
     """:func:`SAMv2Core.matching.match.match`, inside a mask where there is one, with the knobs that people turn.
 
+    :param template: an embedding; or a list of them with the points of each, NaN where one is not marked, and no mask.
     :param starts_per_axis: of the fixed-point method; made odd, so that there is a middle; None for its default.
     :param matched_above: matches with less confidence are uncertain; None for what came with the model.
+    :raises UsageError: a mask with several templates.
     """
     from SAMv2Core.matching.confidence import UncertaintyModel
     from SAMv2Core.matching.fixed_point import FixedPointOptions
@@ -100,11 +102,13 @@ def match_inside(
     options = None if starts_per_axis is None else FixedPointOptions(starts_per_axis=starts_per_axis | 1)
     model = UncertaintyModel.from_metadata(query.calibration)
     if matched_above is not None:
-        lower = min(model.not_found_below, matched_above)
-        model = replace(model, matched_above=matched_above, not_found_below=lower)
+        several = _cut(model.several, matched_above)
+        model = replace(_cut(model, matched_above), several=several)
+    if isinstance(template, (list, tuple)) and mask is not None:
+        raise UsageError("A segment is searched with one template only.", "Leave out the segment or the others.")
     searched = narrow(query, mask)
 
-    def matched(points: np.ndarray, by: str) -> List[Any]:
+    def matched(points: Any, by: str) -> List[Any]:
         knobs = {"options": options, "uncertainty": model if matched_above is not None else None, "expect": expect}
         return match(template, searched, points, by, progress, **knobs)  # type: ignore[arg-type]
 
@@ -113,6 +117,11 @@ def match_inside(
         matches = kept_inside(matches, mask, lambda n: matched(points_lps[n], "nearest"))
         matches = judged_in_all(matches, template, query, model)
     return matches
+
+
+def _cut(judge: Any, matched_above: float) -> Any:
+    """A judge with another cut between matched and uncertain."""
+    return replace(judge, matched_above=matched_above, not_found_below=min(judge.not_found_below, matched_above))
 
 
 def kept_inside(matches: Sequence[Any], mask: SearchMask, nearest: Callable[[List[int]], Sequence[Any]]) -> List[Any]:

@@ -392,14 +392,23 @@ class Service:
         return {"value": as_tensors(emb), "embeddings": facts}
 
     def match(self, request: Request) -> Dict[str, Any]:
+        """Of several templates, ``points`` has an array for each, NaN where a point is not marked."""
         values = request.values
+        templates: Any
+        points: Any
         if isinstance(values.get("template"), list):
-            return self._match_several(request)
-        pair, facts = self._pair(request, "template", "query")
+            sources, points = _list(values, "template"), _list(values, "points")
+            if not sources or not all(isinstance(item, np.ndarray) for item in points):
+                raise BadArgument("points")
+            found, facts = self._embeddings(request, [*sources, _source(values, "query")])
+            templates = found[:-1]
+        else:
+            found, facts = self._pair(request, "template", "query")
+            templates, points = found[0], _points(values)
         matches = match_inside(
-            pair[0],
-            pair[1],
-            _points(values),
+            templates,
+            found[-1],
+            points,
             _text(values, "method", "fixed-point"),
             self._mask(values),
             self._narrow,
@@ -408,19 +417,6 @@ class Service:
             values.get("expect"),
             self._working(request, facts),
         )
-        return {"value": matches, "embeddings": facts}
-
-    def _match_several(self, request: Request) -> Dict[str, Any]:
-        """One answer from several templates; ``points`` has an array for each, NaN where a point is not marked."""
-        from SAMv2Core.matching.match import match
-
-        values = request.values
-        sources, points = _list(values, "template"), _list(values, "points")
-        if not all(isinstance(item, np.ndarray) for item in points):
-            raise BadArgument("points")
-        found, facts = self._embeddings(request, [*sources, _source(values, "query")])
-        method, tell = _text(values, "method", "fixed-point"), self._working(request, facts)
-        matches = match(found[:-1], found[-1], points, method, tell, expect=values.get("expect"))
         return {"value": matches, "embeddings": facts}
 
     def locate(self, request: Request) -> Dict[str, Any]:

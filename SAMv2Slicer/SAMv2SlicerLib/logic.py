@@ -30,7 +30,7 @@ from slicer.util import VTKObservationMixin
 
 from SAMv2Core.errors import InputError, ModelError
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.match import landmarks
+from SAMv2SlicerLib.match import further_templates, landmarks
 from SAMv2SlicerLib.match.corrections import CorrectionWatcher
 from SAMv2SlicerLib.match.live_matching import LiveInputs, LiveMatcher
 from SAMv2SlicerLib.match.match_job import MatchCommit, matchRequest
@@ -118,6 +118,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         progress: Optional[Progress] = None,
         modalities: Sequence[str] = ("auto", "auto"),
         inside: Optional[Tuple[Any, str]] = None,
+        further: Sequence[Tuple[Any, Any]] = (),
     ):
         """Find the placed points of a list, which lie in the template volume, in the query volume.
 
@@ -126,10 +127,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :param points: point list node; its points may be under transforms.
         :param method: ``"fixed-point"`` or ``"nearest"``.
         :param inside: (segmentation, segment), each a node or name or ID: look only inside this segment of the query.
+        :param further: (volume, point list) of further templates, nodes or names or IDs: their points with the same
+            labels are looked for, too, and one answer is given from all.
         :return: the matched point list node, in world coordinates; one point per placed template point with the same
             label, without a position where the query does not show the place. Matches edited by hand are kept.
         """
-        job = self.startMatch(template, query, points, None, method, model, device, modalities, inside=inside)
+        job = self.startMatch(
+            template, query, points, None, method, model, device, modalities, inside=inside, further=further
+        )
         listNode = self._finish(job, progress)
         logger.info("Matched %s in %s: %s", job.name, listNode.GetName(), match_list.summaryOf(listNode))
         return listNode
@@ -247,6 +252,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         live: bool = False,
         onEnd=None,
         inside: Optional[Tuple[Any, str]] = None,
+        further: Sequence[Tuple[Any, Any]] = (),
     ) -> Job:
         """Begin :meth:`matchPoints`.
 
@@ -260,16 +266,43 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if templateNode is queryNode:
             raise InputError(texts.sameVolumeCause(), texts.sameVolumeRemedy())
         mask = self.masks.chosen(self.resolve, inside, queryNode)
-        request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live, mask)
+        others = self._furtherNodes(further, templateNode, queryNode, mask)
+        names = [volume.GetName() for volume, _ in others]
+        request = matchRequest(templateNode, queryNode, pointsNode, pointIDs, method, lock, live, mask, names)
+        labels = [
+            pointsNode.GetNthControlPointLabel(pointsNode.GetNthControlPointIndexByID(one)) for one in request.pointIDs
+        ]
+        if others:
+            further_templates.placesOf(pointsNode)  # tells labels that are no names
         options = engine.Options(model, device)
-        inputs = self.volumeInputs([templateNode, queryNode], modalities, options, mask=mask)
-        text = texts.progressMatching(len(request.pointIDs))
-        return self.submit(
-            pointsNode.GetName(),
-            lambda progress: self.engine.match(*inputs, request.pointsLPS, method, options, text, progress),
-            MatchCommit(self, request),
-            onEnd,
+        first, *rest, last = self.volumeInputs(
+            [templateNode, *(volume for volume, _ in others), queryNode],
+            [modalities[0], *[engine.AUTO] * len(others), modalities[1]],
+            options,
+            mask=mask,
         )
+        extra = [(item, further_templates.pointsLike(labels, *pair)) for item, pair in zip(rest, others)]
+        text = texts.progressMatching(len(request.pointIDs))
+        work = partial(self.engine.match, first, last, request.pointsLPS, method, options, text)
+        return self.submit(
+            pointsNode.GetName(), lambda progress: work(progress, further=extra), MatchCommit(self, request), onEnd
+        )
+
+    def _furtherNodes(self, further, templateNode, queryNode, mask) -> List[Tuple[Any, Any]]:
+        """Nodes of the further templates.
+
+        :raises InputError: one of them is the template or the query, or only a segment is searched.
+        """
+        found = [
+            (self.resolve(volume, "vtkMRMLScalarVolumeNode"), self.resolve(points, "vtkMRMLMarkupsFiducialNode"))
+            for volume, points in further
+        ]
+        if found and mask is not None:
+            raise InputError(texts.furtherInsideCause(), texts.furtherInsideRemedy())
+        for volume, _ in found:
+            if volume in (templateNode, queryNode):
+                raise InputError(texts.furtherSameCause(volume.GetName()), texts.furtherSameRemedy())
+        return found
 
     def startPosition(self, inputs: LiveInputs, world, commit, onEnd=None) -> Job:
         """Look for one world RAS position (3,) quickly, without any list; ``commit`` gets the ``Engine.follow``."""

@@ -96,6 +96,7 @@ class BatchMatch:
             inputs.lock,
             onEnd=self._onJobEnd,
             inside=inputs.inside if queryNode is inputs.queryNode else None,  # a segmentation belongs to one scan
+            further=inputs.furtherFor(queryNode),
         )
 
     def _onJobEnd(self, job: Job) -> None:

@@ -26,6 +26,9 @@ from SAMv2SlicerLib.work.worker import Job
 SCROLLED_MM = 0.5
 """Less is no scrolling: views are modified for many reasons."""
 
+GLYPH_SCALE = 2.0
+"""Of a point: the place under the cursor is found at a glance."""
+
 
 class CursorFollower(VTKObservationMixin):
     """Shows in the query what is under the cursor in the template, while it is on.
@@ -148,6 +151,8 @@ class CursorFollower(VTKObservationMixin):
             glyph.GetDisplayNode().SetSaveWithScene(False)
             glyph.GetDisplayNode().SetSelectedColor(*match_list.COLOR_MATCHED)
             glyph.GetDisplayNode().SetPointLabelsVisibility(False)
+            glyph.GetDisplayNode().SetGlyphType(glyph.GetDisplayNode().Cross2D)  # no match, and nothing to drag
+            glyph.GetDisplayNode().SetGlyphScale(GLYPH_SCALE * glyph.GetDisplayNode().GetGlyphScale())
             glyph.SetNodeReferenceID(match_list.ROLE_QUERY, self._inputs.queryNode.GetID())  # see own_views.py
             glyph.AddControlPoint(vtk.vtkVector3d(0, 0, 0), "")
             glyph.SetLocked(True)

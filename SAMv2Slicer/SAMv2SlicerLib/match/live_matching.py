@@ -52,6 +52,12 @@ class LiveInputs:
     lock: bool = True
     inside: Optional[Tuple[Any, str]] = None
     """(segmentation node, segment ID) of the query to look in, None for everywhere."""
+    further: Tuple[Tuple[Any, Any], ...] = ()
+    """(volume node, point list) of further templates; see further_templates.py."""
+
+    def furtherFor(self, queryNode) -> List[Tuple[Any, Any]]:
+        """The further templates for a query: a scan is not looked for in itself."""
+        return [pair for pair in self.further if pair[0] is not queryNode and pair[0] is not self.templateNode]
 
     def isComplete(self) -> bool:
         return (
@@ -224,6 +230,7 @@ class LiveMatcher(VTKObservationMixin):
                 live=True,
                 onEnd=self._onEnd,
                 inside=inputs.inside,
+                further=inputs.furtherFor(inputs.queryNode) if self._isRefining or method == inputs.method else (),
             )
         except SAMv2Error as error:
             self._toRefine.clear()

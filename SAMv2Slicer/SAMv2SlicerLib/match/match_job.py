@@ -29,6 +29,7 @@ class MatchRequest:
     :param pointsLPS: (N, 3) the points in template volume LPS.
     :param pointsWorld: (N, 3) the points in world RAS, to notice later that one was moved.
     :param inside: name of the segment that was searched, empty for everything.
+    :param further: names of the further templates.
     """
 
     templateID: str
@@ -41,6 +42,7 @@ class MatchRequest:
     lock: bool
     live: bool
     inside: str = ""
+    further: Tuple[str, ...] = ()
 
 
 def matchRequest(
@@ -52,6 +54,7 @@ def matchRequest(
     lock: bool,
     live: bool,
     mask: Optional[SearchMask] = None,
+    further: Sequence[str] = (),
 ) -> MatchRequest:
     """Read the points from the scene.
 
@@ -77,6 +80,7 @@ def matchRequest(
         lock=lock,
         live=live,
         inside=mask.name if mask is not None else "",
+        further=tuple(further),
     )
 
 
@@ -109,7 +113,7 @@ class MatchCommit:
         for n, index in remaining:
             labels.append(pointsNode.GetNthControlPointLabel(index))
             found.append(self._found(n, computed.results[n], queryNode))
-        listNode = self._write(templateNode, queryNode, pointsNode, labels, found, computed.embeddings[1])
+        listNode = self._write(templateNode, queryNode, pointsNode, labels, found, computed.embeddings[-1])
         if logic.onMatched is not None:
             logic.onMatched(listNode, [result.templatePoint for result, _ in found], request.live)
         return listNode
@@ -141,6 +145,7 @@ class MatchCommit:
                 match_list.writeMatches(listNode, labels, found, self._request.lock)
                 match_list.describeOrigin(listNode, embedding, self._request.method)
                 listNode.SetAttribute("SAMv2.inside", self._request.inside or None)
+                listNode.SetAttribute("SAMv2.furtherTemplates", "; ".join(self._request.further) or None)
                 moved_volumes.remember(listNode)
         key = "live:" + ",".join(self._request.pointIDs) if self._request.live else None
         self._logic.undoStack.push(listAction(self._logic, listNode, before, texts.actionMatch(len(labels)), key))

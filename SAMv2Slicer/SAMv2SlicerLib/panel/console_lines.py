@@ -7,10 +7,11 @@ from typing import Any, Sequence
 LOGIC = 'slicer.util.getModuleLogic("SAMv2Slicer")'
 
 
-def matchPoints(template, query, points, method: str, model: str, device: str, inside=None) -> str:
+def matchPoints(template, query, points, method: str, model: str, device: str, inside=None, further=()) -> str:
     """Of one match."""
     segment = None if inside is None else (inside[0].GetID(), inside[1])
-    options = {"method": method, "model": model, "device": device, "inside": segment}
+    others = [(volume.GetID(), marks.GetID()) for volume, marks in further]
+    options = {"method": method, "model": model, "device": device, "inside": segment, "further": others}
     return _call("matchPoints", [template, query, points], **options)
 
 
@@ -35,6 +36,7 @@ DEFAULTS = {
     "model": "auto",
     "device": "auto",
     "inside": None,
+    "further": [],
     "transform": "rigid",
     "deformable": False,
 }

@@ -9,12 +9,13 @@ import slicer
 import slicer.util
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.match import landmarks
+from SAMv2SlicerLib.match import further_templates, landmarks
 from SAMv2SlicerLib.match.batch import BatchMatch
 from SAMv2SlicerLib.match.follow_cursor import CursorFollower, ScrollFollower
 from SAMv2SlicerLib.match.live_matching import LiveInputs
 from SAMv2SlicerLib.panel import console_lines, panel_states
 from SAMv2SlicerLib.panel.checked_nodes import CheckedNodes, madeVolumes
+from SAMv2SlicerLib.panel.further_templates_box import FurtherTemplatesBox
 from SAMv2SlicerLib.panel.match_options import MatchExtras, SegmentBox
 from SAMv2SlicerLib.panel.match_table import MatchTable
 from SAMv2SlicerLib.panel.review import MatchReview
@@ -43,6 +44,7 @@ class MatchTab(Tab):
         self.review = MatchReview(ui, panel, self.table, self.inputs)
         self.extras = MatchExtras(ui, panel, self)
         self.searchBox = SegmentBox(ui.searchSegmentComboBox, panel)
+        self.templatesBox = FurtherTemplatesBox(ui, panel)
         self.furtherBox = CheckedNodes(ui.furtherQueriesSelector, ("vtkMRMLScalarVolumeNode",), self.onFurtherQueries)
         self._connect()
 
@@ -80,7 +82,13 @@ class MatchTab(Tab):
             modalities=(p.templateModality.value, p.queryModality.value),
             lock=p.lockMatches,
             inside=self.searchBox.chosen(),
+            further=self.furtherTemplates(),
         )
+
+    def furtherTemplates(self) -> Tuple[Tuple[Any, Any], ...]:
+        """(volume, point list) of the further templates that still exist."""
+        p = self.panel.parameters
+        return further_templates.pairs(p.furtherTemplateVolumes, p.furtherTemplatePoints)
 
     def queries(self) -> List[Any]:
         """The query and the further queries, each once, without the template."""
@@ -93,7 +101,7 @@ class MatchTab(Tab):
 
     def volumes(self) -> List[Any]:
         """What the model has to cope with."""
-        return [self.panel.parameters.templateVolume, *self.queries()]
+        return [self.panel.parameters.templateVolume, *(pair[0] for pair in self.furtherTemplates()), *self.queries()]
 
     def _furtherQueries(self) -> List[Any]:
         """The further queries that still exist: Slicer's parameter node keeps None for a removed node."""
@@ -179,7 +187,8 @@ class MatchTab(Tab):
         for query in self.queries():
             arguments = (inputs.templateNode, query, inputs.pointsNode, inputs.method, inputs.model, inputs.device)
             inside = inputs.inside if query is inputs.queryNode else None
-            self.panel.log(texts.consoleLine(console_lines.matchPoints(*arguments, inside)))
+            line = console_lines.matchPoints(*arguments, inside, inputs.furtherFor(query))
+            self.panel.log(texts.consoleLine(line))
         self.batch = BatchMatch(self.logic, inputs, self.queries(), self.onBatchEnd)
         self.batch.start()
         self.panel.refresh()
@@ -338,6 +347,7 @@ class MatchTab(Tab):
         super().forget()
         self.batch = None
         self.table.show([])
+        self.templatesBox.show()
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
@@ -360,7 +370,7 @@ class MatchTab(Tab):
         """What the state of this tab depends on."""
         inputs, queries, job = self.inputs(), self.queries(), self.panel.visibleJob()
         rows = self.rows()
-        nodes = [inputs.templateNode, *queries]
+        nodes = [inputs.templateNode, *(volume for volume, _ in inputs.further), *queries]
         missing = [node for node in nodes if node is not None and not self.logic.hasEmbedding(node, inputs.model)]
         points = inputs.pointsNode
         return self.commonFacts(
@@ -423,5 +433,6 @@ class MatchTab(Tab):
             self._showDetails()
             self.searchBox.show()
             self._offerQueries()
+            self.templatesBox.show()
             kinds = [self.logic.modalityOf(node) for node in self.volumes() if node is not None]
             self.extras.threshold.show([kind for kind in kinds if kind])

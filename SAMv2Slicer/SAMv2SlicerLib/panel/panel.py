@@ -35,7 +35,7 @@ from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.panel.track_tab import TrackTab
 from SAMv2SlicerLib.scene import hierarchy
 from SAMv2SlicerLib.scene.layouts import LayoutSwitch
-from SAMv2SlicerLib.scene.own_views import OwnViews
+from SAMv2SlicerLib.scene.own_views import OwnViews, scanOf
 from SAMv2SlicerLib.setup import install
 from SAMv2SlicerLib.track import studies
 from SAMv2SlicerLib.work import embedding_store, engine
@@ -274,6 +274,9 @@ class Panel(VTKObservationMixin):
         if p is None:
             return
         yield p.points, p.templateVolume
+        for volume, points in self.matchTab.furtherTemplates():
+            if scanOf(points) is None:  # matches lie in their own scan anyway
+                yield points, volume
         for node in self.trackTab.sources():
             if node.IsA("vtkMRMLMarkupsNode"):
                 yield node, p.baselineVolume

@@ -71,6 +71,7 @@ class SAMv2SlicerParameterNode:
 
     templateVolume, queryVolume: the scan with the points and the scan to find them in.
     furtherQueryVolumes: scans that the batch button matches besides.
+    furtherTemplateVolumes, furtherTemplatePoints: further templates, and the point list in each, in the same order.
     points: the template's point list; matched lists refer to it by node reference.
     matchWhileClicking: match at once whatever is placed or dragged.
     baselineVolume, followUpVolumes: the scan in which lesions are marked, and later ones in time order.
@@ -91,6 +92,8 @@ class SAMv2SlicerParameterNode:
     templateVolume: vtkMRMLScalarVolumeNode
     queryVolume: vtkMRMLScalarVolumeNode
     furtherQueryVolumes: list[vtkMRMLScalarVolumeNode]
+    furtherTemplateVolumes: list[vtkMRMLScalarVolumeNode]
+    furtherTemplatePoints: list[vtkMRMLMarkupsFiducialNode]
     points: vtkMRMLMarkupsFiducialNode
     matchWhileClicking: bool = True
     lockMatches: bool = True

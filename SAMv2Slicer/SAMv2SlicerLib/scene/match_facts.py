@@ -36,6 +36,7 @@ class PointResult:
     :param presence: what a segmentation of the study says: lesion there, vanished, merged with another, or new.
     :param state: what the user says of the lesion itself where it is not measured, as in SAMv2Core.tracking.recist:
         ``vanished``, ``too_small``, ``not_evaluable`` or ``progressed``; empty otherwise.
+    :param templates: how many scans it was looked for from; 0 for the template alone.
     :param proposed: where the matcher put it, world LPS mm; None when nowhere. Stays when the point is moved.
     """
 
@@ -56,6 +57,7 @@ class PointResult:
     looks: str = ""
     looksConfidence: float = math.nan
     looksReason: str = ""
+    templates: int = 0
 
     @property
     def edited(self) -> bool:
@@ -81,6 +83,7 @@ class PointResult:
             "looks": self.looks,
             "looks_confidence": _number(self.looksConfidence, 3),
             "looks_reason": _plain(self.looksReason),
+            "templates": str(self.templates) if self.templates else "",
             "template_point": self.templatePoint,
             "decision": self.decision,
             "state": self.state,
@@ -113,6 +116,7 @@ class PointResult:
             looks=facts.get("looks", ""),
             looksConfidence=toFloat(facts.get("looks_confidence")),
             looksReason=facts.get("looks_reason", ""),
+            templates=int(toFloat(facts.get("templates", "0"))),
             proposed=proposed if len(proposed) == 3 and all(map(math.isfinite, proposed)) else None,
         )
 
@@ -131,6 +135,7 @@ class PointResult:
             diameterMm=_orNaN(diameter),
             shortMm=_orNaN(getattr(match, "short_mm", None)),
             volumeMl=_orNaN(getattr(match, "volume_ml", None)),
+            templates=len(getattr(match, "exemplars", ())),
         )
 
 

@@ -94,12 +94,70 @@ def matchDetails(result) -> str:
         parts.append(_("way back misses the point by {value:.1f} mm").format(value=result.cycleErrorMm))
     if result.fixedPoints:
         parts.append(_("{count} pairs around it agree").format(count=result.fixedPoints))
+    if result.templates > 1:
+        parts.append(templatesTold(result.templates))
     line = ", ".join(parts)
     return "\n".join(item for item in (result.reason, line[:1].upper() + line[1:]) if item)
 
 
 def noMatchSelected() -> str:
     return _("Select a row: both scans go there.")
+
+
+def templatesTold(count: int) -> str:
+    """A match that rests on several scans."""
+    return _("looked for from {count} scans").format(count=count)
+
+
+def columnTemplate() -> str:
+    return _("Scan")
+
+
+def columnTemplatePoints() -> str:
+    return _("Its points")
+
+
+def columnSameLabels() -> str:
+    return _("Same labels")
+
+
+def sameLabels(count: int, wanted: int) -> str:
+    return _("{count} of {wanted}").format(count=count, wanted=wanted)
+
+
+def templateAdded(volume: str, points: str, count: int, wanted: int) -> str:
+    if not count and wanted:
+        text = _("No point of {points} has a label of A's points: give the same place the same label.")
+        return text.format(points=points)
+    return _("{volume} is a further template: {count} of {wanted} points of A are in it, too. Press Match.").format(
+        volume=volume, count=count, wanted=wanted
+    )
+
+
+def sameLabelCause(points: str, label: str) -> str:
+    if not label:
+        return _("A point of {points} has no label.").format(points=points)
+    return _("Several points of {points} have the label {label}.").format(points=points, label=label)
+
+
+def sameLabelRemedy() -> str:
+    return _("With further templates, give every point a label of its own, the same in each list.")
+
+
+def furtherInsideCause() -> str:
+    return _("A segment is searched with one template only.")
+
+
+def furtherInsideRemedy() -> str:
+    return _("Choose everywhere at Only inside, or remove the further templates.")
+
+
+def furtherSameCause(volume: str) -> str:
+    return _("{volume} is A or B, and no further template.").format(volume=volume)
+
+
+def furtherSameRemedy() -> str:
+    return _("Choose another scan, with a point list of its own.")
 
 
 def matchListName(points: str, query: str) -> str:

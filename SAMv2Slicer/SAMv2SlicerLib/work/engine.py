@@ -68,6 +68,10 @@ class VolumeInput:
     inside: Optional[SearchMask] = None
 
 
+Further = Sequence[Tuple[VolumeInput, np.ndarray]]
+"""Templates besides the first one, each with its points."""
+
+
 @dataclass(frozen=True)
 class Computed:
     """What a job brings back: results, and the embeddings that were computed on the way as (input, key, embedding)."""
@@ -128,15 +132,23 @@ class Engine:
         options: Options,
         text: str,
         progress: Progress,
+        further: Further = (),
     ) -> Computed:
-        """Find points (N, 3), template volume LPS mm, in the query: a list of Match with query volume LPS."""
-        share = _embeddingShare(template, query)
-        pair = self.embed((template, query), options, _partOf(progress, 0.0, share))
+        """Find points (N, 3), template volume LPS mm, in the query: a list of Match with query volume LPS.
+
+        :param further: templates that show the same points, each with its own (N, 3), NaN where it does not: one
+            answer from all of them.
+        """
+        others = [item for item, _ in further]
+        share = _embeddingShare(template, *others, query)
+        found = self.embed((template, *others, query), options, _partOf(progress, 0.0, share))
         part = _partOf(progress, share, 1 - share, text)
         part(0.0, "")
+        *templates, searched = found.embeddings
         matches = match_inside(
-            *pair.embeddings,
-            pointsLPS,
+            templates if further else templates[0],
+            searched,
+            [pointsLPS, *(points for _, points in further)] if further else pointsLPS,
             method,
             query.inside,
             self._narrow,
@@ -144,7 +156,7 @@ class Engine:
             self.matchedAbove,
             progress=part,
         )
-        return Computed(matches, pair.embeddings, pair.fresh)
+        return Computed(matches, found.embeddings, found.fresh)
 
     def forgetMasks(self) -> None:
         """Release what was kept for the last mask."""

@@ -162,11 +162,12 @@ class RemoteEngine(Engine):
         whole = replace(with_names(embedding, item.volume), warnings=found.embeddings[0].warnings)
         return Computed(whole, found.embeddings, found.fresh)
 
-    def match(self, template, query, pointsLPS, method, options, text, progress) -> Steps:  # type: ignore
+    def match(self, template, query, pointsLPS, method, options, text, progress, further=()) -> Steps:  # type: ignore
         knobs = {"starts_per_axis": self.startsPerAxis, "matched_above": self.matchedAbove}
-        values = {"points": np.asarray(pointsLPS, float).reshape(-1, 3), "method": method, **knobs}
-        pair = {"template": template, "query": query}
-        return (yield from self._do("match", pair, options, text, progress, values, query.inside))
+        lists = [np.asarray(points, float).reshape(-1, 3) for points in (pointsLPS, *(item for _, item in further))]
+        values = {"points": lists if further else lists[0], "method": method, **knobs}
+        scans = {"template": [template, *(item for item, _ in further)] if further else template, "query": query}
+        return (yield from self._do("match", scans, options, text, progress, values, query.inside))
 
     def follow(self, template, query, pointLPS, options, text, progress) -> Steps:  # type: ignore
         values = {"points": np.asarray(pointLPS, float).reshape(-1, 3)}

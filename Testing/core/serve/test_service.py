@@ -95,6 +95,27 @@ def test_a_mask_narrows_the_search_and_its_name_stays_here(service, scans, local
         do(service, "match", scans, lambda: {**values(), "inside": nothing.content}, masks=[nothing])
 
 
+def test_several_templates_give_the_answer_of_one_process(service, scans, local):
+    """With the knobs that people turn; no segment is searched by several."""
+    lists = [POINTS, np.where(np.arange(len(POINTS))[:, None] == 0, np.nan, POINTS)]
+    knobs = {"starts_per_axis": 1, "matched_above": 0.97}
+
+    def arguments(**others):
+        sources = {"template": [scan.source() for scan in scans], "query": scans[1].source()}
+        return {**sources, "points": lists, "method": "fixed-point", **knobs, **others}
+
+    found = do(service, "match", [*scans, scans[1]], arguments)["value"]
+    given = (local, local[1], lists, "fixed-point")
+    assert plain(found) == plain(match_inside(*given, None, LastRestricted(), **knobs))
+    assert [len(match.exemplars) for match in found] == [1, *[2] * (len(POINTS) - 1)]
+    assert all(match.confidence >= 0.97 for match in found if match.status == "matched")
+    mask = SearchMask(
+        ("m", 1), "m", np.ones(scans[1].volume.array.shape, bool), scans[1].volume.grid.lps_to_ijk, ("", "")
+    )
+    with pytest.raises(UsageError, match="one template only"):
+        match_inside(*given, mask, LastRestricted())
+
+
 def test_voxels_go_once_and_only_when_they_are_not_there(service, scans):
     seen, submit = [], service.submit
     service.submit = lambda client, frame, tell: seen.append(frame.header["op"]) or submit(client, frame, tell)

@@ -75,9 +75,9 @@ def test_a_match_is_shown_quickly_and_refined_at_rest(ready):
     methods = []
     real = widget.logic.engine.match
 
-    def match(template, query, pointsLPS, method, *others):
+    def match(template, query, pointsLPS, method, *others, **options):
         methods.append((method, len(pointsLPS)))
-        return real(template, query, pointsLPS, method, *others)
+        return real(template, query, pointsLPS, method, *others, **options)
 
     widget.logic.engine.match = match
     points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "p")
@@ -175,7 +175,7 @@ def test_cancel_of_a_batch(ready, scene, monkeypatch):
     widget, _, query, points = ready
     # The thread waits in its work until the button was looked at; else it may be done before, on a busy computer.
     match, looked = widget.logic.engine.match, threading.Event()
-    monkeypatch.setattr(widget.logic.engine, "match", lambda *given: looked.wait(60) and match(*given))
+    monkeypatch.setattr(widget.logic.engine, "match", lambda *given, **o: looked.wait(60) and match(*given, **o))
     widget.panel.parameters.matchWhileClicking = False
     points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "p")
     settle(widget)

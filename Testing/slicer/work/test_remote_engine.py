@@ -12,7 +12,7 @@ pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 pytest.importorskip("torch")
 
 import slicer
-from lesions import PLACES_RAS, addSegment, addStudies
+from lesions import PLACES_RAS, THIRD_SHIFT_RAS, addSegment, addStudies
 from phantoms import addPoints, addVolume, phantom
 
 import SAMv2Core
@@ -88,6 +88,18 @@ def state(listNode):
     count = range(listNode.GetNumberOfControlPoints())
     places = [node_geometry.pointWorld(listNode, n).tobytes() for n in node_geometry.definedPointIndices(listNode)]
     return [listNode.GetNthControlPointDescription(n) for n in count], places
+
+
+def test_several_templates_are_sent_with_a_list_each(remote, local, studies, scene):
+    points = addPoints(scene, PLACES_RAS, labels=["a", "b", "c"])
+    others = addPoints(scene, PLACES_RAS[:2] + THIRD_SHIFT_RAS, name="G", labels=["a", "b"])
+    found = []
+    for logic in (local, remote):
+        matched = logic.matchPoints(*NAMES[:2], points, further=[(NAMES[2], others)])
+        found.append(state(matched))
+        assert [match_list.resultAt(matched, n).templates for n in range(3)] == [2, 2, 1]
+        scene.RemoveNode(matched)
+    assert found[0] == found[1]
 
 
 def test_every_result_is_that_of_slicer_itself(remote, local, studies, scene):
