@@ -60,10 +60,11 @@ def onSlicerStarted():
 
 def onSceneLoaded(caller, event):
     """Whatever module is shown: a scene may name layouts and views that are not there."""
-    from SAMv2SlicerLib.scene import layouts, own_views
+    from SAMv2SlicerLib.scene import layouts, line_labels, own_views
 
     layouts.repair()
     own_views.release()
+    line_labels.release()
 
 
 def registerSampleData():

@@ -35,6 +35,7 @@ from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.panel.track_tab import TrackTab
 from SAMv2SlicerLib.scene import hierarchy
 from SAMv2SlicerLib.scene.layouts import LayoutSwitch
+from SAMv2SlicerLib.scene.line_labels import LineLabels
 from SAMv2SlicerLib.scene.own_views import OwnViews, scanOf
 from SAMv2SlicerLib.setup import install
 from SAMv2SlicerLib.track import studies
@@ -81,7 +82,8 @@ class Panel(VTKObservationMixin):
         self._isRefreshing = self._isImporting = self._isSceneNew = False
         self.layout = LayoutSwitch(self.onLayoutChanged, studies.dateOf)
         self.ownViews = OwnViews(self._usersLists)
-        self.saving = Saving(self.ownViews, self.layout)
+        self.lineLabels = LineLabels(lambda: self.trackTab.lines())
+        self.saving = Saving(self.ownViews, self.lineLabels, self.layout)
         self.placeHint = PlaceHint(self)
         self.timer = qt.QTimer()
         self.timer.interval = TIMER_MS
@@ -135,6 +137,7 @@ class Panel(VTKObservationMixin):
         self.layout.start()
         self.connectParameters()
         self.ownViews.start()
+        self.lineLabels.start()
         self.saving.start()
         self.placeHint.start()
         self.shortcuts.connect()
@@ -152,6 +155,7 @@ class Panel(VTKObservationMixin):
             tab.exit()
         self.layout.stop()
         self.ownViews.stop()
+        self.lineLabels.stop()
         self.disconnectParameters()
         self.removeObservers()
 
@@ -465,6 +469,7 @@ class Panel(VTKObservationMixin):
         self._isRefreshing = True
         try:
             self.ownViews.update()
+            self.lineLabels.update()
             for tab in self.tabs:
                 tab.refresh(results)
             self._showState(self.currentTab().state())

@@ -24,7 +24,7 @@ from SAMv2SlicerLib.panel.studies_table import StudiesTable
 from SAMv2SlicerLib.panel.studies_view import StudiesView
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.scene import hierarchy, match_list, moved_volumes, node_geometry, slice_views
-from SAMv2SlicerLib.track import findings, lesion_list, lesion_marks, report_import, studies
+from SAMv2SlicerLib.track import diameters, findings, lesion_list, lesion_marks, report_import, studies
 from SAMv2SlicerLib.track.looking_back import lookBack
 from SAMv2SlicerLib.track.past import Past, pastOf
 from SAMv2SlicerLib.track.placing import LesionPlacing, addNew, listMarks
@@ -117,6 +117,14 @@ class TrackTab(Tab):
 
     def sources(self) -> List[Any]:
         return [node for node in self.panel.parameters.lesionSources if node is not None]
+
+    def lines(self) -> List[Any]:
+        """The lines that are lesions: the marks of the baseline, and those over findings."""
+        if self.panel.parameters is None:
+            return []
+        listNode = self.lesionList()
+        found = [node for node in self.sources() if node.IsA("vtkMRMLMarkupsLineNode")]
+        return [*found, *diameters.linesOf(listNode).values()] if listNode is not None else found
 
     def parametersChanged(self) -> None:
         """Follow the parameter node: checks, studies, and the findings that belong to the baseline."""

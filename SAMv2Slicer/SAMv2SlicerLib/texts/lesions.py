@@ -38,6 +38,11 @@ def proposedLineName(label: str) -> str:
     return _("{label}?").format(label=label)
 
 
+def lineLabel(name: str, mm: float) -> str:
+    """What stands beside a line in the view."""
+    return _("{name} {mm:.1f} mm").format(name=name, mm=mm)
+
+
 def cellProposed(glyph: str, size: str) -> str:
     """A cell of the matrix with a diameter that is only proposed."""
     return _("{glyph}  {size} mm?").format(glyph=glyph, size=size)
