@@ -31,7 +31,7 @@ def made(tmp_path_factory):
         write_volume(volume, folder / f"p{seed}.nii.gz")
         write_volume(Volume(phantom_labels(volume.array), volume.ijk_to_lps), folder / f"p{seed}_labels.nii.gz")
     (source / "labels.json").write_text("{}")
-    arguments = ["lite-ct", "--source", str(source), "--out", str(out), "--device", "cpu", "--scale", "0.001"]
+    arguments = ["lite-ct", "--source", str(source), "--out", str(out), "--device", "cpu", "--scale", "0.0001"]
     assert bundled.main(arguments) == 0
     return out, arguments
 
