@@ -166,6 +166,9 @@ def _firstMonth(tour, baseline, followUp, volume, truth):
         true, _ = truth(node_geometry.flipRASAndLPS(row[0].world)[None])
         errors.append(float(np.linalg.norm(node_geometry.flipRASAndLPS(row[1].world) - true[0])))
     tour.report["facts"]["lesion_errors_mm"] = [round(error, 2) for error in errors]
+    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode"):
+        label = f"{node.GetName()} {node.GetLineLengthWorld():.1f} mm"
+        assert node.GetNthControlPointLabel(0) == label and not node.GetDisplayNode().GetPropertiesLabelVisibility()
     ui.findingsTable.setCurrentCell(0, 1)
     d.settle(tour.widget)
     d.scrollToTop(ui.tabWidget)
@@ -176,6 +179,7 @@ def _firstMonth(tour, baseline, followUp, volume, truth):
     assert counts[0] <= MOST_FIRST and all(count <= MOST_FURTHER for count in counts[1:]), counts
     assert max(errors) < 8.0, errors
     _scroll(tour, truth)
+    _planes(tour, followUp, truth)
     return [lesion.uid for lesion in lesion_list.lesionsIn(panel.trackTab.lesionList())]
 
 
@@ -192,6 +196,41 @@ def _scroll(tour, truth):
     tour.report["facts"]["scrolled_error_mm"] = round(off, 2)
     assert off < 8.0, f"the follow-up's slice is {off:.1f} mm from the same anatomy"
     tour.shot("scrolled")
+
+
+def _planes(tour, followUp, truth):
+    """All three planes of both studies at once, and the place under the cursor in the other one; then axial again."""
+    from SAMv2SlicerLib.scene import layouts, node_geometry, slice_views
+
+    ui, view = tour.ui, layouts.studyViewName(0)
+    _choosePlane(tour, 3)
+    ui.findingsTable.setCurrentCell(0, 1)
+    d.settle(tour.widget)
+    for n in range(2):
+        for name in layouts.studyViews(n, layouts.ALL_PLANES):
+            node = d.sliceWidget(name).mrmlSliceNode()
+            assert slice_views.cuts(node, slice_views.volumeIn(node)), f"{name} is beside its scan"
+    ui.cursorStudiesCheckBox.checked = True
+    place = slice_views.middleOf(d.sliceWidget(view).mrmlSliceNode()) + [12.0, 8.0, 0.0]
+    d.hover(view, d.pixelOf(view, place))
+    d.settle(tour.widget)
+    glyph = tour.widget.panel.trackTab.studiesView.cursor.glyphIn(followUp)
+    assert glyph is not None and glyph.GetDisplayVisibility(), "the cursor is not shown in the other study"
+    true, _ = truth(node_geometry.flipRASAndLPS(place)[None])
+    off = float(np.linalg.norm(node_geometry.flipRASAndLPS(node_geometry.pointWorld(glyph, 0)) - true[0]))
+    tour.report["facts"]["cursor_error_mm"] = round(off, 2)
+    assert off < 8.0, f"the cursor in the other study is {off:.1f} mm from the same anatomy"
+    tour.shot("planes")
+    ui.cursorStudiesCheckBox.checked = False
+    d.leaveView(view)
+    _choosePlane(tour, 0)
+    assert not tour.widget.panel.layout.isAllPlanes()
+
+
+def _choosePlane(tour, index):
+    tour.ui.planeSelector.currentIndex = index
+    tour.ui.planeSelector.activated(index)
+    d.settle(tour.widget)
 
 
 def _scrollToBottom(widget):

@@ -80,6 +80,7 @@ class Tour:
             self.sideBySide,
             self.click,
             self.clickElsewhere,
+            self.unseen,
             self.drag,
             self.followCursor,
             self.whileEmbedding,
@@ -92,6 +93,7 @@ class Tour:
             self.importAgain,
             self.track,
             self.exportTables,
+            self.severalTemplates,
             self.structuredReport,
             self.register,
             self.compare,
@@ -236,18 +238,22 @@ class Tour:
         d.settle(self.widget)
 
     def sideBySide(self):
-        from SAMv2SlicerLib.scene import layouts
+        """Both rows show their scans, from the first moment and after a swap."""
+        from SAMv2SlicerLib.scene import layouts, slice_views
 
         self.ui.sideBySideButton.click()
-        d.settle(self.widget)
-        for (row, _), volume in zip(layouts.ROWS, (self.parameters.templateVolume, self.parameters.queryVolume)):
-            for name in layouts.rowNames(row):
-                logic = d.sliceWidget(name).sliceLogic()
-                assert logic.GetSliceCompositeNode().GetBackgroundVolumeID() == volume.GetID(), name
-                bounds = [0.0] * 6
-                logic.GetBackgroundSliceBounds(bounds) if hasattr(logic, "GetBackgroundSliceBounds") else None
-                assert _isVisible(name), f"{name} is black"
-        self.shot("side-by-side")
+        for swaps in range(3):
+            d.settle(self.widget)
+            for (row, _), volume in zip(layouts.ROWS, (self.parameters.templateVolume, self.parameters.queryVolume)):
+                for name in layouts.rowNames(row):
+                    logic = d.sliceWidget(name).sliceLogic()
+                    assert logic.GetSliceCompositeNode().GetBackgroundVolumeID() == volume.GetID(), name
+                    assert slice_views.cuts(logic.GetSliceNode(), volume), f"{name} is beside its scan"
+                    assert _isVisible(name), f"{name} is black"
+            if swaps == 0:
+                self.shot("side-by-side")
+            if swaps < 2:
+                self.ui.swapButton.click()
 
     # --- points --------------------------------------------------------------------------------------------------
 
@@ -286,6 +292,9 @@ class Tour:
                 errors.append(float(np.linalg.norm(node_geometry.pointWorld(matched, n) - self.truth(world)[0])))
         self.report["facts"]["match_errors_mm"] = [round(error, 2) for error in errors]
         assert errors and np.median(errors) < TOLERANCE_MM, errors
+        d.move(view, (5, 5))  # a point under the mouse has another color
+        d.wait(200)
+        assert _hasColor(view, match_list.COLOR_POINTS), "the points are not drawn in their color"
         self.shot("matched")
 
     def clickElsewhere(self):
@@ -303,6 +312,33 @@ class Tour:
         self.ui.pointsWidget.placeActive(False)
         assert node.GetNumberOfDefinedControlPoints() == count, "a point of the template was placed on the query"
         assert self.parameters.templateVolume.GetName() in told and "click on" in told, told
+
+    def unseen(self):
+        """Matches in a scan that no view shows: the panel says so, also following the cursor, and offers both."""
+        from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
+
+        ui, query = self.ui, self.parameters.queryVolume
+        ui.sideBySideButton.click()
+        slicer.util.setSliceViewerLayers(background=self.parameters.templateVolume, fit=True)
+        d.settle(self.widget)
+        assert query.GetName() in ui.statusLabel.text and ui.statusActionButton.visible, ui.statusLabel.text
+        ui.followCursorButton.click()
+        d.settle(self.widget)
+        assert f"no view shows {query.GetName()}" in ui.statusLabel.text, ui.statusLabel.text
+        ui.followCursorButton.click()
+        self.widget.panel.clearMessage()
+        self.widget.panel.refresh()
+        d.settle(self.widget)
+        assert ui.statusActionButton.text == "Show side by side", ui.statusActionButton.text
+        ui.statusActionButton.click()
+        d.settle(self.widget)
+        view = layouts.viewName("B", "Axial")
+        matched = match_list.findMatchList(self.parameters.points, query)
+        place = node_geometry.pointWorld(matched, matched.GetNumberOfControlPoints() - 1)
+        node = d.sliceWidget(view).mrmlSliceNode()
+        x, y = d.pixelOf(view, place)
+        assert _isVisible(view) and 0 < x < node.GetDimensions()[0] and 0 < y < node.GetDimensions()[1]
+        assert abs(node.GetSliceOffset() - place[2]) < 1.0, "the match is in another slice"
 
     def drag(self):
         from SAMv2SlicerLib.scene import layouts, match_list, node_geometry
@@ -654,6 +690,7 @@ class Tour:
 
     def track(self):
         from SAMv2SlicerLib.scene import match_list, node_geometry
+        from SAMv2SlicerLib.track import findings as lesion_findings
         from SAMv2SlicerLib.track import lesion_list
 
         self.ui.tabWidget.currentIndex = 1
@@ -669,7 +706,11 @@ class Tour:
             self.ui.allStudiesButton.click()
         table.setCurrentCell(0, 1)
         d.settle(self.widget)
-        assert self.ui.allStudiesButton.checked and _isVisible("SAMv2-S1") and _isVisible("SAMv2-S3")
+        assert self.ui.allStudiesButton.checked and all(_isVisible(f"SAMv2-S{n}") for n in (1, 2, 3))
+        for n, finding in enumerate(lesion_findings.findings(self.widget.logic.tracker.lesionList())[0], 1):
+            node = d.sliceWidget(f"SAMv2-S{n}").mrmlSliceNode()
+            middle = [node.GetSliceToRAS().GetElement(k, 3) for k in range(3)]
+            assert finding.world is None or np.allclose(middle, finding.world, atol=1.0), (n, middle, finding.world)
         d.scrollToTop(self.ui.tabWidget)
         self.shot("tracked")
         findings = lesion_list.findingsOf(self.widget.logic.tracker.lesionList())[0]
@@ -691,6 +732,42 @@ class Tour:
         listNode = self.widget.panel.trackTab.lesionList()
         rows = findings_table.writeCSV(str(path), listNode, self.widget.panel.trackTab.followUps())
         assert rows == 3 * self.parameters.points.GetNumberOfControlPoints() and path.stat().st_size > 200
+
+    def severalTemplates(self):
+        """A third study, into which the points were matched, as a further template: one answer from both."""
+        from SAMv2SlicerLib.scene import match_list, node_geometry
+
+        ui, p = self.ui, self.parameters
+        ui.tabWidget.currentIndex = 0
+        second, third = (slicer.util.getNode(name) for name in self.names[1:])
+        for query in (third, second):
+            p.queryVolume = query
+            d.settle(self.widget)
+            if query is second:
+                ui.furtherTemplateSelector.setCurrentNode(third)
+                assert ui.furtherPointsSelector.currentNode() is match_list.findMatchList(p.points, third)
+                ui.addTemplateButton.click()
+                d.settle(self.widget)
+            ui.matchButton.click()
+            d.settle(self.widget)
+        matched = match_list.findMatchList(p.points, second)
+        errors = []
+        for n in node_geometry.definedPointIndices(matched):
+            result = match_list.resultAt(matched, n)
+            if not result.edited:
+                assert result.templates == 2, "not looked for from both scans"
+                k = p.points.GetNthControlPointIndexByID(result.templatePoint)
+                true = self.truth(node_geometry.pointWorld(p.points, k))[0]
+                errors.append(float(np.linalg.norm(node_geometry.pointWorld(matched, n) - true)))
+        self.report["facts"]["several_templates_errors_mm"] = [round(error, 2) for error in errors]
+        ui.advancedCollapsibleButton.collapsed = False
+        d.wait(200)
+        self.shot("further-templates")
+        ui.furtherTemplatesTable.setCurrentCell(0, 0)
+        ui.removeTemplateButton.click()
+        ui.advancedCollapsibleButton.collapsed = True
+        d.settle(self.widget)
+        assert not p.furtherTemplateVolumes and errors and max(errors) < TOLERANCE_MM, errors
 
     def structuredReport(self):
         """With the pydicom of this Slicer; needs highdicom."""
@@ -731,6 +808,9 @@ class Tour:
             button.click()
             d.settle(self.widget)
             assert button.checked and button.enabled
+            assert all(_isVisible(name) for name in layouts.rowNames("A")), "the comparison is black"
+            made = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "Checkerboard" in n.GetName()]
+            assert len(made) == (1 if button is ui.checkerboardButton else 0), "one checkerboard, while it is shown"
             d.scrollToTop(ui.tabWidget)
             self.shot("checkerboard" if button is ui.checkerboardButton else "compare")
         boards = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "Checkerboard" in n.GetName()]
@@ -741,6 +821,7 @@ class Tour:
 
     def undoAndRedo(self):
         card = self.ui.registrationCardLabel.text
+        assert "Residual" in card, card
         self.ui.undoButton.click()
         d.settle(self.widget)
         assert slicer.util.getNode(self.names[1]).GetParentTransformNode() is None
@@ -824,6 +905,21 @@ def _isVisible(name):
         image = port.GetProducer().GetOutputDataObject(0)
     values = vtk_to_numpy(image.GetPointData().GetScalars())
     return float(values[..., :3].std()) > 5
+
+
+def _hasColor(name, color):
+    """Whether something is drawn in a color (0..1) in a view, as it is on the screen."""
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    view = d.sliceWidget(name).sliceView()
+    view.forceRender()
+    grab = vtk.vtkWindowToImageFilter()
+    grab.SetInput(view.renderWindow())
+    grab.ReadFrontBufferOff()
+    grab.Update()
+    pixels = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars())[:, :3].astype(float)
+    return int((np.abs(pixels - 255 * np.array(color)).max(axis=1) < 40).sum()) > 20
 
 
 def main():
