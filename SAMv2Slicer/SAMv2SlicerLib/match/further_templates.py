@@ -6,7 +6,7 @@ is what they agree on (SAMv2Core.matching.exemplars), with a confidence that one
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 
@@ -61,5 +61,9 @@ def listIn(volumeNode, pointsNode) -> Any:
     return match_list.findMatchList(pointsNode, volumeNode)
 
 
-def names(further: Sequence[Pair]) -> List[str]:
-    return [volume.GetName() for volume, _ in further]
+def unseen(pointsNode) -> int:
+    """How many matches of a list nobody has looked at: found from the template alone, they are no second witness."""
+    if not match_list.isMatchList(pointsNode):
+        return 0
+    found = [match_list.resultAt(pointsNode, n) for n in node_geometry.definedPointIndices(pointsNode)]
+    return sum(result is not None and not result.edited for result in found)

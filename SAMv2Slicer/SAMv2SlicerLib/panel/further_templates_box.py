@@ -57,7 +57,9 @@ class FurtherTemplatesBox:
         kept = [pair for pair in self.panel.matchTab.furtherTemplates() if pair[0] is not volume]
         self._write([*kept, (volume, points)])
         count, wanted = further_templates.inCommon(p.points, points) if p.points is not None else (0, 0)
-        self.panel.say(texts.templateAdded(volume.GetName(), points.GetName(), count, wanted))
+        told = texts.templateAdded(volume.GetName(), points.GetName(), count, wanted)
+        unseen = further_templates.unseen(points)
+        self.panel.say(f"{told} {texts.templateUnseen(unseen)}" if unseen else told)
 
     def onRemove(self, checked=False) -> None:
         pairs, row = list(self.panel.matchTab.furtherTemplates()), self.ui.furtherTemplatesTable.currentRow()

@@ -134,6 +134,14 @@ def templateAdded(volume: str, points: str, count: int, wanted: int) -> str:
     )
 
 
+def templateUnseen(count: int) -> str:
+    if count == 1:
+        return _("1 of these was found from A and not looked at: check it first, else it says nothing new.")
+    return _(
+        "{count} of these were found from A and not looked at: check them first, else they say nothing new."
+    ).format(count=count)
+
+
 def sameLabelCause(points: str, label: str) -> str:
     if not label:
         return _("A point of {points} has no label.").format(points=points)

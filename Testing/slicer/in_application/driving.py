@@ -188,6 +188,14 @@ def scrollToTop(widget):
     area.verticalScrollBar().value = 0
 
 
+def scrollTo(widget):
+    """Show a widget of the module panel."""
+    area = widget.parent()
+    while not area.inherits("QScrollArea"):
+        area = area.parent()
+    area.ensureWidgetVisible(widget)
+
+
 def pointAt(widget, isClick=False):
     """The real mouse onto the middle of a widget."""
     middle = widget.mapToGlobal(qt.QPoint(widget.width // 2, widget.height // 2))

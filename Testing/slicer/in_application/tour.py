@@ -760,9 +760,12 @@ class Tour:
                 true = self.truth(node_geometry.pointWorld(p.points, k))[0]
                 errors.append(float(np.linalg.norm(node_geometry.pointWorld(matched, n) - true)))
         self.report["facts"]["several_templates_errors_mm"] = [round(error, 2) for error in errors]
+        ui.sideBySideButton.click()
         ui.advancedCollapsibleButton.collapsed = False
-        d.wait(200)
+        d.settle(self.widget)
+        d.scrollTo(ui.furtherTemplatesTable)
         self.shot("further-templates")
+        ui.sideBySideButton.click()
         ui.furtherTemplatesTable.setCurrentCell(0, 0)
         ui.removeTemplateButton.click()
         ui.advancedCollapsibleButton.collapsed = True

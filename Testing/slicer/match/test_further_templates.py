@@ -136,8 +136,11 @@ def test_matches_in_an_earlier_study_are_points_of_a_template(panel, studies):
     choose(panel, other)
     matched = match_list.findMatchList(points, other)
     assert ui.furtherPointsSelector.currentNode() is matched
+    match_list.accept(matched, 0)
+    count = len(node_geometry.definedPointIndices(matched)) - 1
     ui.addTemplateButton.click()
     settle(panel)
+    assert count and f"{count} of these w" in ui.statusLabel.text and "not looked at" in ui.statusLabel.text
     p.furtherQueryVolumes = [other]
     ui.matchButton.click()
     settle(panel)
