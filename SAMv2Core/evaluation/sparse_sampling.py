@@ -6,7 +6,8 @@ from the next millimeters to half the body; the place of the other scan with the
 on a coarse lattice first and then step by step around the best places; of several such places the first whose own
 search leads back to the point is the answer. Spacings, window and steps are ours, chosen on ``ct/train`` (see
 :class:`Sampling`), so the figures are those of the idea, not of the authors' program. Different from the papers, the
-scan is first brought to the 2 mm lattice of our networks, and each grid reads a scan averaged over its spacing.
+scan is first brought to the 2 mm lattice of our networks, each grid reads a scan averaged over its spacing, and the
+place is told between voxels.
 
 To measure against, no part of the product: the method may be covered by patents. Its confidence is a similarity and a
 way back, calibrated on nothing: it never says ``matched``.
@@ -83,7 +84,7 @@ class Place(NamedTuple):
 class SampledScan:
     """A scan ready to be described and searched.
 
-    :param levels: of each spacing, the averaged scan (z, y, x) uint8 with a border of air as wide as the grid reaches.
+    :param levels: of each spacing, the averaged scan (z, y, x) uint8 with a border as wide as the grid reaches.
     :param grid: of the 2 mm lattice.
     :param body: (z, y, x) bool on every second voxel, as an embedding's; ``body_grid`` is its lattice.
     :param volume_grid: of the volume itself.
@@ -145,25 +146,36 @@ def find_places(template: SampledScan, query: SampledScan, points_lps: Sequence[
         raise InputError("The two scans were sampled differently.", "Sample both with the same settings.")
     points = np.asarray(points_lps, dtype=np.float64).reshape(-1, 3)
     asked = _inside(np.rint(template.grid.to_ijk(points))[:, ::-1].astype(np.int64), template.grid)
-    found = [
-        _answer(template, query, voxel, *best)
-        for voxel, best in zip(asked, _search(query, _describe(template.levels, template.sampling, asked)))
-    ]
-    return found
+    descriptors = _describe(template.levels, template.sampling, asked)
+    results = []
+    for point, voxel, descriptor, found in zip(points, asked, descriptors, _search(query, descriptors)):
+        place, leads_back, similarity = _chosen(template, query, voxel, *found)
+        exact = query.grid.to_lps((place + _peak(query, descriptor, place))[None, ::-1])[0]
+        exact += point - template.grid.to_lps(voxel[None, ::-1])[0]  # a point's rest from its voxel is its match's, too
+        status, sure = (UNCERTAIN, float(np.clip(similarity, 0, 1))) if leads_back else (NOT_FOUND, 0.0)
+        results.append(Place(exact if leads_back else None, exact, status, sure))
+    return results
 
 
-def _answer(
+def _chosen(
     template: SampledScan, query: SampledScan, asked: np.ndarray, places: np.ndarray, similarity: np.ndarray
-) -> Place:
-    """The most similar place that leads back, else the one whose way back ends nearest."""
+) -> Tuple[np.ndarray, bool, float]:
+    """The most similar place that leads back, else the one whose way back ends nearest; whether it leads back, and its
+    similarity."""
     back = _search(template, _describe(query.levels, query.sampling, places))
     off_mm = np.array([np.linalg.norm(voxels[0] - asked) * VOXEL_MM for voxels, _ in back])
     consistent = off_mm <= query.sampling.return_mm
-    chosen = int(np.argmax(consistent)) if consistent.any() else int(np.argmin(off_mm))
-    place = query.grid.to_lps(places[chosen : chosen + 1, ::-1])[0]
-    if not consistent.any():
-        return Place(None, place, NOT_FOUND, 0.0)
-    return Place(place, place, UNCERTAIN, float(np.clip(similarity[chosen], 0, 1)))
+    n = int(np.argmax(consistent)) if consistent.any() else int(np.argmin(off_mm))
+    return places[n], bool(consistent[n]), float(similarity[n])
+
+
+def _peak(scan: SampledScan, descriptor: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(3,) the top of a parabola through the neighbors' similarities along each axis, at most half a voxel away."""
+    around = place + np.concatenate([-_AXES, _AXES, 0 * _AXES[:1]])
+    similarity = _describe(scan.levels, scan.sampling, _inside(around, scan.grid)) @ descriptor
+    before, after, here = similarity[:3], similarity[3:6], similarity[6]
+    bend = np.minimum(before + after - 2 * here, -1e-6)
+    return np.clip((before - after) / (2 * bend), -0.5, 0.5)
 
 
 def _search(scan: SampledScan, descriptors: np.ndarray) -> List[Tuple[np.ndarray, np.ndarray]]:
@@ -195,6 +207,7 @@ def _descend(scan: SampledScan, descriptor: np.ndarray, places: np.ndarray) -> T
 
 
 _CUBE = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
+_AXES = np.eye(3, dtype=np.int64)
 
 
 def _inside(voxels: np.ndarray, grid: Grid) -> np.ndarray:
@@ -202,10 +215,13 @@ def _inside(voxels: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _level(gray: np.ndarray, spacing_mm: int, sampling: Sampling) -> np.ndarray:
-    """The scan as the grid of this spacing reads it: averaged over the spacing, with a border of air."""
+    """The scan as the grid of this spacing reads it: averaged over the spacing; beyond it, its last slices go on along
+    the body (measured: 57 % of another patient's landmarks within 10 mm, 48 % with air there), and air is around it."""
     width = spacing_mm // VOXEL_MM
     smooth = ndimage.uniform_filter(gray, width, mode="nearest") if spacing_mm > min(sampling.spacings_mm) else gray
-    return np.pad(np.rint(smooth).astype(np.uint8), width * (sampling.side // 2))
+    border = (width * (sampling.side // 2),) * 2
+    longer = np.pad(np.rint(smooth).astype(np.uint8), (border, (0, 0), (0, 0)), mode="edge")
+    return np.pad(longer, ((0, 0), border, border))
 
 
 def _describe(levels: Sequence[np.ndarray], sampling: Sampling, voxels: np.ndarray) -> np.ndarray:
