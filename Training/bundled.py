@@ -5,7 +5,8 @@
 
 Prepares the scans, trains in parts, and exports. The first part learns from two views of one scan at a time and is left
 out where ``--start`` gives weights. Before a part with pairs of two patients, the network as it is then finds the maps
-between them (:mod:`Training.patients.link`). It may be interrupted; the same command goes on where it was. The recipe
+between them (:mod:`Training.patients.link`). The weights may be the mean of the last part's and of those before such
+pairs (:class:`Plan`). It may be interrupted; the same command goes on where it was. The recipe
 itself is ``Training/recipes/NAME.yaml``.
 ``OUT`` receives ``prepared/``, a folder for each part (checkpoints, logs), ``NAME.safetensors`` with its record, and
 ``NAME.training.csv`` and ``.png``, the learning curve: the error at known points of held-out patients against steps and
@@ -42,7 +43,8 @@ class Part:
 
     :param name: of its folder.
     :param steps: of this part.
-    :param links: groups of the index whose patients are mapped onto each other before; none: no pairs of two patients.
+    :param links: groups of the index whose patients are mapped onto each other before; none: the maps of the part
+        before, if it had any.
     :param changes: ``key=value`` of the recipe.
     :param first: left out where there are weights to start from.
     """
@@ -57,12 +59,36 @@ class Part:
 ALONE = Part("alone", 2300, (), ("lite.cross=0", "lite.landmarks.weight=0", "lite.context_only=1200"), first=True)
 """From nothing: views of one scan at a time, the context branch before the detail branch."""
 
+FINISH = Part(
+    "finish",
+    1200,
+    (),
+    (
+        *("lite.cross=0.25", "lite.fine.ignore_mm=6", "optimizer.lr=0.0003"),
+        *("optimizer.warmup_steps=50", "optimizer.average=0.998"),
+    ),
+)
+"""Three pairs of four of one scan again, for the precision that the pairs of two patients have cost follow-ups."""
+
 SEED = 1
 
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is made.
+
+    :param share: of the last part's weights in the result. The rest are those that the first part with pairs of two
+        patients starts from: with few patients the mean is better on others than either.
+    """
+
+    parts: Tuple[Part, ...]
+    share: float = 1.0
+
+
 # Limbs are not mapped onto each other: a thigh has no place in a forearm, and nothing tells which pairs match.
-PLANS: Dict[str, Tuple[Part, ...]] = {
-    "lite-ct": (ALONE, Part("main", 20000, ("ct", "hn"))),
-    "lite-ctmr": (ALONE, Part("main", 10000, ("ct", "hn"))),
+PLANS: Dict[str, Plan] = {
+    "lite-ct": Plan((ALONE, Part("main", 5000, ("ct", "hn")), FINISH), share=0.75),
+    "lite-ctmr": Plan((ALONE, Part("main", 10000, ("ct", "hn")))),
 }
 
 
@@ -78,7 +104,10 @@ def make(
     _must(prepare.main([*map(str, source), "--out", str(prepared)]), "Preparing the scans")
     index = read_index(prepared)
     weights = find_model(start) if start else None
-    parts = [part for part in PLANS[name] if weights is None or not part.first]
+    plan = PLANS[name]
+    parts = [part for part in plan.parts if weights is None or not part.first]
+    before: Optional[Path] = None
+    maps: Optional[Path] = None
     for part in parts:
         folder = out / part.name
         changes = list(part.changes)
@@ -86,10 +115,11 @@ def make(
             changes.append(f"network.start={weights}")
         groups = [group for group in part.links if any(entry.group == group for entry in index.entries)]
         if groups and weights is not None:
-            maps = folder / "links.pt"
+            before, maps = weights, folder / "links.pt"
             if not maps.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 make_links(weights, index, maps, SEED, device, groups)
+        if maps is not None:
             changes.append(f"lite.links={maps}")
         steps = max(2, round(part.steps * scale))
         options = ["--steps", str(steps), "--device", device, "--precision", precision, "--seed", str(SEED)]
@@ -100,7 +130,8 @@ def make(
         weights = last_checkpoint(folder)
     assert weights is not None
     result = out / f"{name}.safetensors"
-    _must(export.main([str(weights), str(result), "--facts", str(FACTS / f"{name}.json")]), "The export")
+    mixed = ["--with", str(before), "--share", str(plan.share)] if before is not None and plan.share < 1 else []
+    _must(export.main([str(weights), str(result), "--facts", str(FACTS / f"{name}.json"), *mixed]), "The export")
     logs = [out / part.name / LOG for part in parts]
     write_curve(logs, str(out / f"{name}.training"))
     return result

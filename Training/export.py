@@ -1,13 +1,14 @@
 r"""Turns a training checkpoint into weights that are used: our format, or the official one.
 
-    python -m Training.export RUN/last.pt MODEL.safetensors [--facts FACTS.json]
+    python -m Training.export RUN/last.pt MODEL.safetensors [--facts FACTS.json] [--with WEIGHTS --share 0.75]
     python -m Training.export RUN/last.pt MODEL.pth
 
 A name that ends in ``.pth`` gets the layout of the released checkpoints ({"meta", "state_dict"}, for the official
 code); any other our format, with matrices in half precision and a record beside it that holds the file's SHA-256,
 without which a bundled file is not trusted. The moving average of the weights is taken where the run kept one. Batch
 normalization is kept (it is folded when the model is loaded). ``--facts`` is a JSON object of strings and numbers for
-the metadata: modalities, coverage, data, licence, calibration.
+the metadata: modalities, coverage, data, licence, calibration. ``--with`` mixes in the weights that the training
+started from: the mean forgets less of what they knew (arXiv 2109.01903).
 """
 
 from __future__ import annotations
@@ -38,21 +39,38 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("output", type=Path, help="NAME.safetensors, or NAME.pth for the official layout")
     parser.add_argument("--name", help="default: the output's name")
     parser.add_argument("--facts", type=Path)
+    parser.add_argument(
+        "--with", dest="other", type=Path, metavar="WEIGHTS", help="of which the mean is taken with these"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="of the checkpoint in that mean (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
-    return finish(lambda: export(args.checkpoint, args.output, args.name, _read_facts(args.facts)))
+    other = None if args.other is None else (args.other, args.share)
+    return finish(lambda: export(args.checkpoint, args.output, args.name, _read_facts(args.facts), other))
 
 
 def export(
-    checkpoint: PathLike, output: PathLike, name: Optional[str] = None, facts: Optional[Mapping[str, Any]] = None
+    checkpoint: PathLike,
+    output: PathLike,
+    name: Optional[str] = None,
+    facts: Optional[Mapping[str, Any]] = None,
+    mixed_with: Optional[Tuple[PathLike, float]] = None,
 ) -> None:
     """Write the weights of a training checkpoint, see the module's text.
 
     :param facts: for the metadata of our format.
-    :raises InputError: not a training checkpoint. :raises ModelError: weights that fit no full-size network.
+    :param mixed_with: other weights of the same network, and the checkpoint's share in their mean, in (0, 1).
+    :raises InputError: not a training checkpoint, or other weights of another network.
+    :raises ModelError: weights that fit no full-size network.
     :raises OutputError: the file cannot be written.
     """
     output = Path(output)
     state, architecture, steps = trained_state(checkpoint)
+    origin = f"trained by this project, {steps} steps"
+    if mixed_with is not None:
+        state = _mean(state, architecture, *mixed_with)
+        origin += f"; {mixed_with[1]:g} of that, the rest of {Path(mixed_with[0]).name}"
     if output.suffix == ".pth":
         if architecture == "lite":
             raise UsageError("The light network has no official layout.", "Export it as .safetensors.")
@@ -63,7 +81,22 @@ def export(
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (facts or {}).items()}
     metadata.update(name=name or output.stem, steps=str(steps))
     save_network(net, output, metadata)
-    write_record(output, sha256_of(output), f"trained by this project, {steps} steps", architecture)
+    write_record(output, sha256_of(output), origin, architecture)
+
+
+def _mean(
+    state: Mapping[str, torch.Tensor], architecture: str, path: PathLike, share: float
+) -> Dict[str, torch.Tensor]:
+    """:raises UsageError: a share that is none. :raises InputError: weights of another network."""
+    if not 0 < share < 1:
+        raise UsageError(f"A share of {share:g} makes no mean.", "Give --share between 0 and 1.")
+    other, found, _ = trained_state(path)
+    if found != architecture or {k: v.shape for k, v in other.items()} != {k: v.shape for k, v in state.items()}:
+        raise InputError(f"{path} holds another network than the checkpoint.", "Give weights of the same one.")
+    return {
+        name: torch.lerp(other[name].float(), value.float(), share) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 def load_trained(path: PathLike, architecture: str) -> torch.nn.Module:

@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.io.volume import Volume, write_volume
@@ -13,6 +14,7 @@ from Testing.samples.synthetic import make_body_volume
 from Testing.samples.training_samples import SHAPE, SPACING, PlaceNetwork, phantom_labels
 from Training import bundled
 from Training.data.index import read_index
+from Training.export import trained_state
 from Training.tasks.landmark_error import KnownPoints, by_name
 from Training.views.scans import load_links
 
@@ -52,13 +54,22 @@ def test_parts_start_from_one_another_and_from_maps_between_patients(made):
     assert (out / "alone" / "last.pt").exists() and not (out / "alone" / "links.pt").exists()
     assert isinstance(load_links(str(out / "main" / "links.pt")), dict)
     assert f"start: {out / 'alone' / 'last.pt'}" in (out / "main" / "recipe.yaml").read_text()
+    assert f"links: {out / 'main' / 'links.pt'}" in (out / "finish" / "recipe.yaml").read_text()
+
+
+def test_the_weights_are_the_mean_with_those_before_pairs_of_two_patients(made):
+    out, _ = made
+    first, last = (trained_state(out / part / "last.pt")[0] for part in ("alone", "finish"))
+    mean = trained_state(out / "lite-ct.safetensors")[0]
+    key = "detail.stem.conv.weight"
+    torch.testing.assert_close(mean[key].float(), 0.25 * first[key] + 0.75 * last[key], rtol=1e-3, atol=1e-4)
 
 
 def test_weights_to_start_from_take_the_place_of_the_first_part(made, tmp_path):
     out, arguments = made
     again = [*arguments[:4], str(tmp_path), *arguments[5:], "--start", str(out / "lite-ct.safetensors")]
     assert arguments[3] == "--out" and bundled.main(again) == 0
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["main", "prepared"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["finish", "main", "prepared"]
     assert f"start: {out / 'lite-ct.safetensors'}" in (tmp_path / "main" / "recipe.yaml").read_text()
 
 

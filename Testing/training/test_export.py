@@ -55,6 +55,30 @@ def test_the_average_is_exported_where_there_is_one(tmp_path):
     assert torch.equal(net.state_dict()[key], average[key])
 
 
+def test_mean_with_other_weights(tmp_path):
+    path, state = checkpoint(tmp_path, "sampp")
+    assert main([str(path), str(tmp_path / "first.safetensors")]) == 0
+    stored = torch.load(path, weights_only=True)
+    stored["net"] = {key: value + 4 if value.is_floating_point() else value for key, value in state.items()}
+    write_checkpoint(path, stored)
+    mixing = ["--with", str(tmp_path / "first.safetensors"), "--share", "0.75"]
+    assert main([str(path), str(tmp_path / "mean.safetensors"), *mixing]) == 0
+    key = next(name for name in state if name.endswith("bias"))
+    found = load_network(tmp_path / "mean.safetensors")[0].state_dict()[key]
+    torch.testing.assert_close(found, state[key] + 3, rtol=1e-3, atol=1e-3)
+    assert "first.safetensors" in json.loads((tmp_path / "mean.json").read_text())["origin"]
+
+
+def test_mean_with_another_network_is_refused(tmp_path, capsys):
+    path, _ = checkpoint(tmp_path, "sampp")
+    assert main([str(path), str(tmp_path / "first.safetensors")]) == 0
+    path, _ = checkpoint(tmp_path, "lite-ct")
+    mixing = ["--with", str(tmp_path / "first.safetensors")]
+    assert main([str(path), str(tmp_path / "mean.safetensors"), *mixing]) == 3
+    assert "another network" in capsys.readouterr().err
+    assert main([str(path), str(tmp_path / "mean.safetensors"), *mixing, "--share", "1"]) == 2
+
+
 def test_what_cannot_be_exported_says_why(tmp_path, capsys):
     path, _ = checkpoint(tmp_path, "sam", changes=["network.narrow=8"])
     assert main([str(path), str(tmp_path / "narrow.safetensors")]) == 4
