@@ -120,11 +120,17 @@ def promises() -> str:
     sentence = (
         f"All places of another patient's torso together (bones too, domes apart): {_median(together)}, "
         f"{_percent(together['within_10mm'])} within 10 mm, {_percent(_lost(together))} not found "
-        f"({together['n']} places, {together['patients']} patients). Of {n_matched} matches between "
-        f"patients that were called *matched*, {_percent(together['matched_within_10mm'])} were within 10 mm."
+        f"({together['n']} places, {together['patients']} patients). {_matched(n_matched, together)}"
     )
     older = "" if all(map(is_current, (source.kept, accuracy))) else f" {OLDER}"
     return f"{table(header, rows)}\n\n{sentence}{older}"
+
+
+def _matched(n: int, row: Mapping[str, Any]) -> str:
+    if not n:
+        return "One exemplar of another patient is never called *matched*."
+    right = _percent(row["matched_within_10mm"])
+    return f"Of {n} matches between patients that were called *matched*, {right} were within 10 mm."
 
 
 def _neck(source: Between) -> Mapping[str, Any]:
@@ -153,7 +159,8 @@ def _aside(kept: Report) -> str:
         for row in kept.rows
         if row["method"] == "match" and row["experiment"].split()[-1] in ("domes", "chest", "abdomen", "neck")
     ]
-    return table(("kept aside", "n", "patients", "median (95 % interval)", "≤ 10 mm", "not found"), rows)
+    first = "kept aside" if is_current(kept) else "kept aside, the weights before"
+    return table((first, "n", "patients", "median (95 % interval)", "≤ 10 mm", "not found"), rows)
 
 
 def _neck(source: Between) -> Mapping[str, Any]:
