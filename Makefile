@@ -13,7 +13,8 @@ TORCH_INDEX ?=
 # Options of `samv2 demo`, e.g. make demo DEMO_ARGS="--template mine.nii.gz --query other.nii.gz"
 DEMO_ARGS ?=
 # Options of pytest, e.g. make test TEST_ARGS="-m 'not slow' Testing/core"
-TEST_ARGS ?= -n auto --dist worksteal
+# A file's tests stay together, for what they prepare is shared; in the order of the folders, so that the long ones are not last.
+TEST_ARGS ?= -n auto --dist loadscope --no-loadscope-reorder
 
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 def test_weights_with_their_record_and_the_learning_curve_come_out(made):
     out, _ = made
     model = load_model(out / "lite-ct.safetensors", "cpu")
-    assert model.info.architecture == "lite" and model.info.head_weights["coarse"] > 0.6
+    assert model.info.architecture == "lite" and model.info.head_weights["fine"] > 0.6
     assert (out / "lite-ct.json").exists()
     with open(out / "lite-ct.training.csv", newline="") as stream:
         last = list(csv.DictReader(stream))[-1]

@@ -71,6 +71,10 @@ def facts(volumes, markups, segmentation):
 def test_users_nodes_stay_as_they_are(loaded):
     """Not overwritten, hardened, renamed, moved or shown otherwise by anything that the tabs do."""
     widget, volumes, points, line, segmentation = loaded
+    widget.exit()  # while it is shown, it labels lesions' lines
+    own = facts(volumes, (points, line), segmentation)
+    assert own[len(volumes) + 1][1] == ["RECIST 1-1", "RECIST 1-2"]
+    widget.enter()
     before = facts(volumes, (points, line), segmentation)
     for tab in range(3):
         start(widget, tab)
@@ -84,7 +88,7 @@ def test_users_nodes_stay_as_they_are(loaded):
     widget.exit()
     while widget.logic.undoStack.undo():
         pass
-    assert facts(volumes, (points, line), segmentation) == before and volumes[1].GetParentTransformNode() is None
+    assert facts(volumes, (points, line), segmentation) == own and volumes[1].GetParentTransformNode() is None
 
 
 @pytest.mark.parametrize("tab", range(3))

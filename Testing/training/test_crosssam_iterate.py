@@ -47,7 +47,7 @@ def test_rounds_end_to_end(displaced, tmp_path, fake):
     assert [margin for *_, margin in fake] == [40, 40, 20, 20, 10, 10]
     table = (out / "table.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table[1:]] == ["initial", "start", "CrossSAM_0", "CrossSAM_1"]
-    assert "20.0 (20.0) mm" in (out / "table.md").read_text()
+    assert "20.0 (20.0) mm" in (out / "table.md").read_text(encoding="utf-8")
     final = read_index(out / "round_2")
     assert len(final.pairs(split=None, registered=True)) == 2
     # Done: nothing is asked again.
