@@ -16,10 +16,10 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
-from slicer.util import VTKObservationMixin
 
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene.while_shown import WhileShown
 
 ATTRIBUTE = "SAMv2.usersLabel"
 """Of a line: its label as it was before (JSON)."""
@@ -31,39 +31,17 @@ EVENTS = (
 )
 
 
-class LineLabels(VTKObservationMixin):
-    """Labels lines while it is on.
+class LineLabels(WhileShown):
+    """Labels the lines that are lesions, and no others.
 
-    :param lines: gives the lines that are lesions.
+    :param lines: gives them.
     """
 
     def __init__(self, lines: Callable[[], Iterable[Any]]) -> None:
-        VTKObservationMixin.__init__(self)
+        super().__init__()
         self._lines = lines
-        self._isOn = self._isPaused = False
 
-    def start(self) -> None:
-        self._isOn = True
-        self.update()
-
-    def stop(self) -> None:
-        self._isOn = self._isPaused = False
-        self.removeObservers()
-        release()
-
-    def pause(self) -> None:
-        """Give the lines their labels back until :meth:`resume`; a scene is being saved."""
-        self._isPaused = True
-        release()
-
-    def resume(self) -> None:
-        self._isPaused = False
-        self.update()
-
-    def update(self) -> None:
-        """Label the lines that are lesions now, and no others."""
-        if not self._isOn or self._isPaused or slicer.mrmlScene.IsBatchProcessing():
-            return
+    def change(self) -> None:
         wanted = {node.GetID() for node in self._lines()}
         for node in slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode"):
             if node.GetID() not in wanted:
@@ -74,8 +52,11 @@ class LineLabels(VTKObservationMixin):
                     self.addObserver(node, event, self._onChanged)
             _label(node)
 
+    def giveBack(self) -> None:
+        release()
+
     def _onChanged(self, caller=None, event=None) -> None:
-        if self._isOn and not self._isPaused and caller.GetAttribute(ATTRIBUTE) is not None:
+        if self.isActive and caller.GetAttribute(ATTRIBUTE) is not None:
             _label(caller)
 
 

@@ -13,10 +13,10 @@ from typing import Any, Callable, Iterable, List, Tuple
 import slicer
 import slicer.util
 import vtk
-from slicer.util import VTKObservationMixin
 
 from SAMv2SlicerLib.scene import rings, slice_views
 from SAMv2SlicerLib.scene.match_list import ROLE_QUERY
+from SAMv2SlicerLib.scene.while_shown import WhileShown
 
 ATTRIBUTE = "SAMv2.usersViews"
 """Of a display node: the IDs of the views that the list was confined to before, empty for all views."""
@@ -31,39 +31,17 @@ def scanOf(markupsNode) -> Any:
     return owner.GetNodeReference(ROLE_QUERY)
 
 
-class OwnViews(VTKObservationMixin):
-    """Confines lists while it is on.
+class OwnViews(WhileShown):
+    """Confines lists to the views of their scans.
 
     :param usersLists: gives (markups node, volume node) of the user's own lists that are selected in the panel.
     """
 
     def __init__(self, usersLists: Callable[[], Iterable[Tuple[Any, Any]]]) -> None:
-        VTKObservationMixin.__init__(self)
+        super().__init__()
         self._usersLists = usersLists
-        self._isOn = self._isPaused = False
 
-    def start(self) -> None:
-        self._isOn = True
-        self.update()
-
-    def stop(self) -> None:
-        self._isOn = self._isPaused = False
-        self.removeObservers()
-        release()
-
-    def pause(self) -> None:
-        """Give the lists their views back until :meth:`resume`; a scene is being saved."""
-        self._isPaused = True
-        release()
-
-    def resume(self) -> None:
-        self._isPaused = False
-        self.update()
-
-    def update(self) -> None:
-        """Confine the lists to the views as they are now."""
-        if not self._isOn or self._isPaused or slicer.mrmlScene.IsBatchProcessing():
-            return
+    def change(self) -> None:
         self._followViews()
         wanted = {}
         spaces = [node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLViewNode")]
@@ -78,6 +56,9 @@ class OwnViews(VTKObservationMixin):
                 _confine(display, wanted[display.GetID()])
             else:
                 _giveBack(display)
+
+    def giveBack(self) -> None:
+        release()
 
     def _lists(self) -> Iterable[Tuple[Any, Any]]:
         if not slicer.util.getNodesByClass("vtkMRMLSliceNode"):
