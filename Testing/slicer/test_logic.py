@@ -64,9 +64,9 @@ def test_the_same_numbers_as_samv2core(logic, pair, scene):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_nothing_stays_behind_of_many_matches(logic, pair, scene):
-    """Forty lists of three points, matched and deleted: nodes, files, threads and memory are as after ten."""
+    """Two dozen lists of three points, matched and deleted: nodes, files, threads and memory are as after ten."""
     held = []
-    for _ in range(40):
+    for _ in range(24):
         points = addPoints(scene, PLACES_RAS)
         for node in (logic.matchPoints(*pair, points), points):
             scene.RemoveNode(node.GetDisplayNode())  # the application does so, the scene alone does not

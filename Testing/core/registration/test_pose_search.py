@@ -38,14 +38,13 @@ def test_rotations_are_rotations_and_leave_out_corners():
     assert len(rotations_within(0.0, 10.0)) == 1
 
 
-@pytest.mark.parametrize("center", [(40, 40, 40), (48, 48, 48)])
-def test_a_body_smaller_than_a_coarse_voxel_is_still_looked_for(center):
-    """A piece of 16 mm in a scan of 1.5 m, which is searched at 16 mm: where it falls across voxels it fills none."""
+def test_a_body_smaller_than_a_coarse_voxel_is_still_looked_for():
+    """A piece of 16 mm in a scan of 1.5 m, which is searched at 16 mm: it falls across voxels and fills none."""
     z, y, x = np.indices((130, 64, 64))
     inside = ((y - 32) / 20) ** 2 + ((x - 32) / 26) ** 2 < 1
     whole = np.where(inside, np.random.default_rng(0).normal(40, 60, inside.shape), -1000).astype(np.int16)
     piece = np.full((80, 80, 80), -1000, np.int16)
-    piece[tuple(slice(c - 8, c + 8) for c in center)] = 50
+    piece[40:56, 40:56, 40:56] = 50
     large = tissue_image(Volume(whole, np.diag([8.0, 8.0, 12.0, 1.0])), "ct")
     found = search(large, tissue_image(Volume(piece, np.eye(4)), "ct"), [np.eye(3)])
     assert found and all(np.isfinite(pose.matrix).all() for pose in found)
