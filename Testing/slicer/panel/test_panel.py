@@ -174,14 +174,19 @@ def test_batch_over_several_queries(ready, scene):
 def test_cancel_of_a_batch(ready, scene, monkeypatch):
     widget, _, query, points = ready
     # The thread waits in its work until the button was looked at; else it may be done before, on a busy computer.
-    match, looked = widget.logic.engine.match, threading.Event()
-    monkeypatch.setattr(widget.logic.engine, "match", lambda *given, **o: looked.wait(60) and match(*given, **o))
+    match, reached, looked = widget.logic.engine.match, threading.Event(), threading.Event()
+
+    def slowMatch(*given, **options):
+        reached.set()
+        return looked.wait(60) and match(*given, **options)
+
+    monkeypatch.setattr(widget.logic.engine, "match", slowMatch)
     widget.panel.parameters.matchWhileClicking = False
     points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "p")
     settle(widget)
     count = scene.GetNumberOfNodes()
     widget.ui.matchButton.click()
-    assert widget.ui.matchButton.text == "Cancel"
+    assert widget.ui.matchButton.text == "Cancel" and reached.wait(60)
     widget.ui.matchButton.click()
     assert "Cancelling" in widget.ui.matchButton.text and not widget.ui.matchButton.enabled
     looked.set()
