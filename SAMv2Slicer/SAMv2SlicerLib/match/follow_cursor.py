@@ -170,8 +170,8 @@ class ScrollFollower(CursorFollower):
         super().__init__(logic)
         self._group = group
         self._middles: Dict[str, np.ndarray] = {}
-        """Of each view of the template; :ivar _scrolled: the view that was scrolled last."""
-        self._scrolled: Any = None
+        """Of each view of the template."""
+        self._scrolled: Any = None  # the view that was scrolled last
 
     def start(self, inputs: LiveInputs) -> bool:
         """Begin to follow; False when the inputs are incomplete or no view shows the template."""
