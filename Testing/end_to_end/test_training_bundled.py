@@ -61,8 +61,10 @@ def test_the_weights_are_the_mean_with_those_before_pairs_of_two_patients(made):
     out, _ = made
     first, last = (trained_state(out / part / "last.pt")[0] for part in ("alone", "finish"))
     mean = trained_state(out / "lite-ct.safetensors")[0]
-    key = "detail.stem.conv.weight"
-    torch.testing.assert_close(mean[key].float(), 0.25 * first[key] + 0.75 * last[key], rtol=1e-3, atol=1e-4)
+    # Vectors are exported in full precision; the one that has moved most tells a mean from either side.
+    key = max((k for k in first if first[k].ndim == 1), key=lambda k: float((first[k] - last[k]).abs().max()))
+    assert float((first[key] - last[key]).abs().max()) > 1e-3
+    torch.testing.assert_close(mean[key], 0.25 * first[key] + 0.75 * last[key], rtol=1e-5, atol=1e-6)
 
 
 def test_weights_to_start_from_take_the_place_of_the_first_part(made, tmp_path):
