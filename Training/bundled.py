@@ -8,7 +8,8 @@ out where ``--start`` gives weights. Before a part with pairs of two patients, t
 between them (:mod:`Training.patients.link`). The weights may be the mean of the last part's and of those before such
 pairs (:class:`Plan`). It may be interrupted; the same command goes on where it was. The recipe
 itself is ``Training/recipes/NAME.yaml``.
-``OUT`` receives ``prepared/``, a folder for each part (checkpoints, logs), ``NAME.safetensors`` with its record, and
+``OUT`` receives ``prepared/`` (and ``aligned/``, the pairs of ``lite-ctmr`` aligned anew), a folder for each part
+(checkpoints, logs), ``NAME.safetensors`` with its record, and
 ``NAME.training.csv`` and ``.png``, the learning curve: the error at known points of held-out patients against steps and
 hours. ``--device cuda`` trains on a GPU; ``--scale 0.1`` makes a short trial of it.
 """
@@ -25,6 +26,7 @@ from typing import Dict, List, Optional, Tuple
 from SAMv2Core.errors import ModelError
 from SAMv2Core.models.catalogue import find_model
 from Training import export, prepare, train
+from Training.crosssam.realign import realign
 from Training.data.index import read_index
 from Training.engine.checkpoint import last_checkpoint, read_training
 from Training.engine.command import finish
@@ -79,16 +81,18 @@ class Plan:
 
     :param share: of the last part's weights in the result. The rest are those that the first part with pairs of two
         patients starts from: with few patients the mean is better on others than either.
+    :param realign: aligned CT-MR pairs are aligned anew first (:mod:`Training.crosssam.realign`).
     """
 
     parts: Tuple[Part, ...]
     share: float = 1.0
+    realign: bool = False
 
 
 # Limbs are not mapped onto each other: a thigh has no place in a forearm, and nothing tells which pairs match.
 PLANS: Dict[str, Plan] = {
     "lite-ct": Plan((ALONE, Part("main", 5000, ("ct", "hn")), FINISH), share=0.75),
-    "lite-ctmr": Plan((ALONE, Part("main", 10000, ("ct", "hn")))),
+    "lite-ctmr": Plan((ALONE, Part("main", 10000, ("ct", "hn"))), realign=True),
 }
 
 
@@ -103,8 +107,10 @@ def make(
     prepared = out / "prepared"
     _must(prepare.main([*map(str, source), "--out", str(prepared)]), "Preparing the scans")
     index = read_index(prepared)
-    weights = find_model(start) if start else None
     plan = PLANS[name]
+    if plan.realign and any(entry.partner_matrix is not None for entry in index.entries):
+        index = realign(index, out / "aligned")
+    weights = find_model(start) if start else None
     parts = [part for part in plan.parts if weights is None or not part.first]
     before: Optional[Path] = None
     maps: Optional[Path] = None
@@ -124,7 +130,8 @@ def make(
         steps = max(2, round(part.steps * scale))
         options = ["--steps", str(steps), "--device", device, "--precision", precision, "--seed", str(SEED)]
         sets = [word for change in changes for word in ("--set", change)]
-        _must(train.main([name, "--data", str(prepared), "--out", str(folder), "--resume", *options, *sets]), folder)
+        data = ["--data", str(index.folder), "--out", str(folder), "--resume"]
+        _must(train.main([name, *data, *options, *sets]), folder)
         if read_training(last_checkpoint(folder))["step"] < steps:
             return None
         weights = last_checkpoint(folder)

@@ -40,7 +40,7 @@ BodyMaps = Tuple[Optional[BodyMap], Optional[BodyMap]]
 @dataclass(frozen=True)
 class FixedPointOptions:
     """Knobs of the method, with what they do to the errors of torsos, necks and simulated follow-ups (n = 448, 266, 235
-    points of validation scans; differences of means in mm with 95 % intervals by patient; weights until 29 November 2026).
+    points of validation scans; differences of means in mm with 95 % intervals by patient; weights until 29 Nov 2026).
 
     What was measured to do nothing is left out: an affine map of the pairs, drawn toward the identity, instead of
     their mean (-0.01 [-0.06, 0.08], 0.01 [-0.10, 0.08], 0.00 [-0.02, 0.01]), Huber weights (0.00 [-0.05, 0.04], 0.02

@@ -1,7 +1,6 @@
 """Whether a tracked lesion is still there, on simulated pairs with vanishing, new, merging and splitting lesions.
 
-    python -m Testing.benchmarks.presence [--data ../shared/data] [--model NAME|FILE] [--cases DIR] [--cache DIR]
-                                          [--fit] [--publish]
+    python -m Testing.benchmarks.presence [--data ../shared/data] [--model NAME|FILE] [--cache DIR] [--fit] [--publish]
 
 Twelve scans, seven of ``ct/train`` and the five of ``ct/val``; into each, lesions are planted that stay, change,
 vanish, appear, merge or split (:mod:`SAMv2Core.simulation.lesion_fates`), the follow-up is simulated, the lesions are
@@ -20,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -264,23 +262,17 @@ def fit(trials: Sequence[Trial]) -> Tuple[Dict[str, Tuple[float, ...]], Dict[str
     return states, {name: round(float(value), 2) for name, value in zip(pairs[0][0], merged)}
 
 
-def collect(extractor: Extractor, data: Path, kept: Optional[Path]) -> List[Trial]:
-    """Simulate, track and look at all twelve scans; tracked pairs are kept as pickles of our own making."""
+def collect(extractor: Extractor, data: Path) -> List[Trial]:
+    """Simulate, track and look at all twelve scans."""
     paths = [data / "ct" / "train" / f"{name}.nii.gz" for name in TRAIN]
     paths += [path for path in sorted((data / "ct" / "val").glob("*.nii.gz")) if "_labels" not in path.name]
     trials: List[Trial] = []
     for number, path in enumerate(paths):
         name = path.name.split(".")[0]
         pair = simulate_fates(read_volume(path), seed=number)
-        file = None if kept is None else kept / f"{name}.findings"
-        if file is not None and file.exists():
-            found, back = pickle.loads(file.read_bytes())
-        else:
-            embs = [extractor.embed(volume, "ct") for volume in (pair.baseline, pair.follow_up.volume)]
-            found = track(embs[0], [embs[1]], [one.lesion for one in pair.lesions])[1::2]
-            back = track(embs[1], [embs[0]], [lesion for lesion, _ in pair.new])[1::2] if pair.new else []
-            if file is not None:
-                file.write_bytes(pickle.dumps((found, back)))
+        embs = [extractor.embed(volume, "ct") for volume in (pair.baseline, pair.follow_up.volume)]
+        found = track(embs[0], [embs[1]], [one.lesion for one in pair.lesions])[1::2]
+        back = track(embs[1], [embs[0]], [lesion for lesion, _ in pair.new])[1::2] if pair.new else []
         trials += trials_of(name, name in TRAIN, pair, found, back)
         print(f"{name}: {len(pair.lesions)} lesions, {len(pair.new)} new", flush=True)
     return trials
@@ -291,14 +283,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--model", default="lite-ct")
     parser.add_argument("--data")
     parser.add_argument("--cache", metavar="DIR", help="keep the embeddings there")
-    parser.add_argument("--cases", metavar="DIR", type=Path, help="keep what tracking found there")
     parser.add_argument("--fit", action="store_true", help="print coefficients fitted on the training scans")
     add_publish_option(parser)
     options = parser.parse_args(argv)
     check_publish(parser, options)
     model = load_model(options.model)
     extractor = Extractor(model, Cache(options.cache) if options.cache else None)
-    trials = collect(extractor, find_data(options.data), options.cases)
+    trials = collect(extractor, find_data(options.data))
     if options.fit:
         states, merged = fit([trial for trial in trials if trial.is_training])
         print("COEFFICIENTS =", states, "\nMERGED_COEFFICIENTS =", merged)

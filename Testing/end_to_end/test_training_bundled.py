@@ -75,6 +75,24 @@ def test_weights_to_start_from_take_the_place_of_the_first_part(made, tmp_path):
     assert f"start: {out / 'lite-ct.safetensors'}" in (tmp_path / "main" / "recipe.yaml").read_text()
 
 
+def test_ct_and_mr_are_trained_on_pairs_aligned_anew(tmp_path, monkeypatch):
+    folder = tmp_path / "scans" / "ctmr" / "train"
+    folder.mkdir(parents=True)
+    for modality in ("ct", "mr"):
+        write_volume(make_body_volume(SHAPE, SPACING, seed=0, modality=modality), folder / f"p_{modality}.nii.gz")
+    given = []
+
+    def refused(arguments):
+        given.append(arguments)
+        return 1
+
+    monkeypatch.setattr(bundled.train, "main", refused)
+    assert bundled.main(["lite-ctmr", "--source", str(tmp_path / "scans"), "--out", str(tmp_path / "out")]) != 0
+    data = given[0][given[0].index("--data") + 1]
+    assert data == str(tmp_path / "out" / "aligned")
+    assert len(read_index(data).pairs(registered=True)) == 1
+
+
 def test_the_same_command_does_nothing_twice(made):
     out, arguments = made
     times = {p: p.stat().st_mtime_ns for p in out.glob("*/links.pt")}
