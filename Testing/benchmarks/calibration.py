@@ -14,8 +14,8 @@ Results, right when within 10 mm of the truth:
 * with ``--tracking``: the tracker's findings of :mod:`Testing.benchmarks.tracking`, whose finished scans are taken from
   ``--cases FILE``; without it the record's coefficients of the tracker stay.
 
-Each set of coefficients (nearest neighbor, fixed points, tracker) is a logistic regression in which every experiment
-weighs the same, drawn to zero; evidence may not count against its sense. All figures are cross-fitted: each patient's
+Each set of coefficients (nearest neighbor, fixed points, several templates, tracker) is a logistic regression in which
+every experiment weighs the same (with several templates: every result), drawn to zero; evidence may not count against its sense. All figures are cross-fitted: each patient's
 results (and every pair that the patient is the template of) are judged by coefficients fitted without that patient.
 Those fitted on all patients are printed as JSON, and ``--write`` puts them into the record beside the model's weights,
 where every program finds them. The cuts between the statuses follow by rule, see :func:`cuts_of`; so does how alike
@@ -259,11 +259,13 @@ def middle_third(emb: Embedding) -> Embedding:
 
 
 def fit(samples: Sequence[Sample]) -> Dict[str, float]:
-    """One set of coefficients: logistic regression, experiments of equal weight."""
+    """One set of coefficients: logistic regression, experiments of equal weight (of several templates: results)."""
     names = [name for name in samples[0].terms if name not in BY_JUDGMENT]
     x = np.array([[sample.terms[name] for name in names] for sample in samples])
     y = np.array([sample.is_right for sample in samples], dtype=float)
-    _, members = np.unique([sample.experiment for sample in samples], return_inverse=True)
+    # A follow-up, of few results, is another question than two patients; more or fewer templates are one question.
+    questions = ["several" if sample.method == "several" else sample.experiment for sample in samples]
+    _, members = np.unique(questions, return_inverse=True)
     counts = np.bincount(members)
     weights = len(samples) / len(counts) / counts[members]
     spread = np.where(x.std(axis=0) > 1e-6, x.std(axis=0), 1.0)
