@@ -15,8 +15,9 @@ Results, right when within 10 mm of the truth:
   ``--cases FILE``; without it the record's coefficients of the tracker stay.
 
 Each set of coefficients (nearest neighbor, fixed points, several templates, tracker) is a logistic regression in which
-every experiment weighs the same (with several templates: every result), drawn to zero; evidence may not count against its sense. All figures are cross-fitted: each patient's
-results (and every pair that the patient is the template of) are judged by coefficients fitted without that patient.
+every experiment weighs the same (with several templates: every result), drawn to zero; evidence may not count against
+its sense. All figures are cross-fitted: each patient's results (and every pair that the patient is the template of) are
+judged by coefficients fitted without that patient.
 Those fitted on all patients are printed as JSON, and ``--write`` puts them into the record beside the model's weights,
 where every program finds them. The cuts between the statuses follow by rule, see :func:`cuts_of`; so does how alike
 two bodies must be for a map, see :func:`least_likeness`. From cached embeddings it takes some minutes of one core.
