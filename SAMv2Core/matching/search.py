@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Dict, Iterator, Optional, Tuple
 
 import numpy as np
@@ -35,13 +36,17 @@ class Places:
     """Some places of a body, ready to be compared.
 
     :param rows: (n,) int64, their rows in the index.
-    :param points_lps: (n, 3) LPS mm.
     :param vectors: (n, K) float32.
     """
 
+    index: SearchIndex
     rows: np.ndarray
-    points_lps: np.ndarray
     vectors: torch.Tensor
+
+    @cached_property
+    def points_lps(self) -> np.ndarray:
+        """(n, 3) LPS mm; a fifth of a search that asks for them."""
+        return self.index.points_lps(self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +113,13 @@ class SearchIndex:
     def ball(self, center_lps: np.ndarray, radius_mm: float) -> Places:
         """The body voxels within a radius of a place."""
         rows = self.rows_within(center_lps, radius_mm)
-        return Places(rows, self.points_lps(rows), self.vectors(rows))
+        return Places(self, rows, self.vectors(rows))
 
     def chunks(self) -> Iterator[Places]:
         """The whole body, :data:`ROWS_PER_CHUNK` voxels at a time."""
         for start in range(0, self.n_body, ROWS_PER_CHUNK):
             rows = np.arange(start, min(start + ROWS_PER_CHUNK, self.n_body))
-            yield Places(rows, self.points_lps(rows), self.vectors(slice(start, int(rows[-1]) + 1)))
+            yield Places(self, rows, self.vectors(slice(start, int(rows[-1]) + 1)))
 
 
 @dataclass(frozen=True, eq=False)

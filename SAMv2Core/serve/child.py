@@ -21,6 +21,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from SAMv2Core.serve.frames import Frame, FrameError, FrameReader, Json, Limits, pack
+from SAMv2Core.serve.lanes import rise
 from SAMv2Core.serve.service import Service, Settings
 from SAMv2Core.serve.shared import Shared, open_shared, sweep
 
@@ -35,6 +36,7 @@ def main(service: Optional[Service] = None) -> None:
 
     :param service: None for one with SAMv2Core's own models.
     """
+    rise()
     sys.stdout = sys.stderr  # what libraries print
     with contextlib.suppress(ValueError):  # the terminal's Ctrl-C is for the parent, which ends us
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,6 +4,11 @@ A scan takes minutes to embed and a place of a moving cursor milliseconds to fin
 what is slow: each kind of work has a thread of its own. Within a lane every client that waits gets one turn after the
 other, however many requests one of them has sent. On Linux a lane may yield its processor to everything else, too: the
 threads that torch makes for it inherit that.
+
+3D Slicer for Linux gives its own main thread the lowest priority, and what it starts inherits it
+(vtkSlicerApplicationLogic::SetCurrentThreadPriorityToBackground means a background thread and names the process, which
+is the main thread there). Below that is the scheduling class SCHED_IDLE, for what yields; what does not yield rises
+again where that is allowed (:func:`rise`).
 """
 
 from __future__ import annotations
@@ -19,6 +24,11 @@ Work = Callable[[], None]
 
 YIELDING_NICE = 10
 """A window and what answers a hand on the mouse get some ten times as much of a processor that is wanted by both."""
+
+LOWEST_NICE = 19
+
+STARTED_NICE = os.getpriority(os.PRIO_PROCESS, 0) if sys.platform == "linux" else 0
+"""What this process was started with, and what started it has: it must not be held up, either."""
 
 
 class Lane:
@@ -58,9 +68,7 @@ class Lane:
     def _run(self) -> None:
         if self._is_yielding and sys.platform == "linux":  # elsewhere there is a priority of whole processes only
             with contextlib.suppress(OSError):
-                thread = threading.get_native_id()
-                nice = max(os.getpriority(os.PRIO_PROCESS, thread), YIELDING_NICE)
-                os.setpriority(os.PRIO_PROCESS, thread, nice)
+                _yield()
         while True:
             with self._condition:
                 while not self._waiting and not self._is_closed:
@@ -74,3 +82,19 @@ class Lane:
                     del self._waiting[client]
             work()
             del work
+
+
+def rise() -> None:
+    """Leave the lowest priority again, where that is allowed: before any thread is started, since they inherit it."""
+    if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, 0) == LOWEST_NICE:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+def _yield() -> None:
+    """Let this thread and those that it starts give way to the others of this process, and to what started it."""
+    thread = threading.get_native_id()
+    if STARTED_NICE + YIELDING_NICE <= LOWEST_NICE:
+        os.setpriority(os.PRIO_PROCESS, thread, STARTED_NICE + YIELDING_NICE)
+    else:
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))

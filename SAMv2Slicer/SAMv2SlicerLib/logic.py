@@ -253,12 +253,14 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         onEnd=None,
         inside: Optional[Tuple[Any, str]] = None,
         further: Sequence[Tuple[Any, Any]] = (),
+        expect: Optional[bool] = None,
     ) -> Job:
         """Begin :meth:`matchPoints`.
 
         :param pointIDs: control point IDs to match, None for all placed points.
         :param lock: new matches cannot be dragged until unlocked.
         :param live: the points may have moved on when the result arrives, and the views follow them.
+        :param expect: whether to look where the whole bodies' matches expect the points; None leaves it to the method.
         """
         templateNode = self.resolve(template, "vtkMRMLScalarVolumeNode")
         queryNode = self.resolve(query, "vtkMRMLScalarVolumeNode")
@@ -285,7 +287,10 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         text = texts.progressMatching(len(request.pointIDs))
         work = partial(self.engine.match, first, last, request.pointsLPS, method, options, text)
         return self.submit(
-            pointsNode.GetName(), lambda progress: work(progress, further=extra), MatchCommit(self, request), onEnd
+            pointsNode.GetName(),
+            lambda progress: work(progress, further=extra, expect=expect),
+            MatchCommit(self, request),
+            onEnd,
         )
 
     def _furtherNodes(self, further, templateNode, queryNode, mask) -> List[Tuple[Any, Any]]:

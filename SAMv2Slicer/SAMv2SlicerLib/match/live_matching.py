@@ -5,8 +5,9 @@ only leads to a comparison of the lists with what they were: a template point at
 matched point at a new place that the module did not write was moved by the user. One match is in flight at a time and
 the latest positions win, so dragging never queues up work and never blocks.
 
-A moved point is matched twice: at once by its nearest neighbor (0.1 s on two cores for a torso CT), so that the match
-follows the hand, and by the chosen method (seconds, with the fixed-point method) as soon as nothing moves any more.
+A moved point is matched twice: at once by its nearest neighbor near where the whole bodies' matches expect it, so that
+the match follows the hand, and by the chosen method (longer, with the fixed-point method) as soon as nothing moves any
+more. Whoever chose the nearest neighbor itself gets the nearest of the whole body at once.
 """
 
 from __future__ import annotations
@@ -230,7 +231,8 @@ class LiveMatcher(VTKObservationMixin):
                 live=True,
                 onEnd=self._onEnd,
                 inside=inputs.inside,
-                further=inputs.furtherFor(inputs.queryNode) if self._isRefining or method == inputs.method else (),
+                further=inputs.furtherFor(inputs.queryNode) if method == inputs.method else (),
+                expect=None if method == inputs.method else True,
             )
         except SAMv2Error as error:
             self._toRefine.clear()

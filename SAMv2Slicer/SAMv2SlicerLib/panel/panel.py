@@ -78,7 +78,7 @@ class Panel(VTKObservationMixin):
         self.parameters: Optional[SAMv2SlicerParameterNode] = None
         self._binding = GuiBinding(ui)
         self._message = self._logged = ""
-        self._shown = 0.0
+        self._shown = self._asked = 0.0
         self._isRefreshing = self._isImporting = self._isSceneNew = False
         self.layout = LayoutSwitch(self.onLayoutChanged, studies.dateOf)
         self.ownViews = OwnViews(self._usersLists)
@@ -351,6 +351,9 @@ class Panel(VTKObservationMixin):
 
     def onRefreshTimer(self) -> None:
         """The burst of events is over for now; DICOM scans, too, know their patient and date by now."""
+        isLive = self.logic.worker.isBusy() and self.visibleJob() is None
+        if isLive and time.monotonic() - self._asked < SHOW_LIVE_AFTER_SECONDS:
+            return  # the window is drawn again, all of it, with each change: first for the match, then for its words
         self.refreshTimer.stop()
         if self._isSceneNew and self.parameters is not None and not self._isImporting:
             self._isSceneNew = False
@@ -407,7 +410,7 @@ class Panel(VTKObservationMixin):
             return
         tab = next((tab for tab in self.tabs if tab.isRunning()), None)
         fraction = tab.fraction() if tab is not None else job.fraction
-        self.ui.progressBar.value = int(1000 * fraction)
+        self._showFraction(fraction)
         self.refresh(results=False)
 
     # --- what is shown -------------------------------------------------------------------------------------------
@@ -457,6 +460,7 @@ class Panel(VTKObservationMixin):
     def refreshSoon(self) -> None:
         """Refresh once after a burst of events."""
         if not self.refreshTimer.active:
+            self._asked = time.monotonic()
             self.refreshTimer.start()
 
     def refresh(self, results: bool = True) -> None:
@@ -489,10 +493,17 @@ class Panel(VTKObservationMixin):
         self.ui.statusActionButton.toolTip = texts.offerTip(state.offer)
         self.ui.statusActionButton.accessibleName = texts.offerText(state.offer)
         if not isBusy:
-            self.ui.progressBar.value = 0
+            self._showFraction(0.0)
         undo, redo = self.logic.undoStack.nextUndo(), self.logic.undoStack.nextRedo()
         self.ui.undoButton.enabled, self.ui.undoButton.toolTip = undo is not None, texts.tooltipUndo(undo)
         self.ui.redoButton.enabled, self.ui.redoButton.toolTip = redo is not None, texts.tooltipRedo(redo)
+
+    def _showFraction(self, fraction: float) -> None:
+        """Have the bar drawn when its turn comes: it would draw itself, and with it the whole window, at once."""
+        bar = self.ui.progressBar
+        bar.updatesEnabled = False
+        bar.value = int(1000 * fraction)
+        bar.updatesEnabled = True
 
     def clearMessage(self) -> None:
         """Let the state speak again (a new action begins)."""

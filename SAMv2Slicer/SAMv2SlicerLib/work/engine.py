@@ -133,11 +133,13 @@ class Engine:
         text: str,
         progress: Progress,
         further: Further = (),
+        expect: Optional[bool] = None,
     ) -> Computed:
         """Find points (N, 3), template volume LPS mm, in the query: a list of Match with query volume LPS.
 
         :param further: templates that show the same points, each with its own (N, 3), NaN where it does not: one
             answer from all of them.
+        :param expect: as for ``SAMv2Core.match``.
         """
         others = [item for item, _ in further]
         share = _embeddingShare(template, *others, query)
@@ -154,7 +156,8 @@ class Engine:
             self._narrow,
             self.startsPerAxis,
             self.matchedAbove,
-            progress=part,
+            expect,
+            part,
         )
         return Computed(matches, found.embeddings, found.fresh)
 

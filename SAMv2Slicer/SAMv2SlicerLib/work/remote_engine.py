@@ -162,8 +162,10 @@ class RemoteEngine(Engine):
         whole = replace(with_names(embedding, item.volume), warnings=found.embeddings[0].warnings)
         return Computed(whole, found.embeddings, found.fresh)
 
-    def match(self, template, query, pointsLPS, method, options, text, progress, further=()) -> Steps:  # type: ignore
-        knobs = {"starts_per_axis": self.startsPerAxis, "matched_above": self.matchedAbove}
+    def match(  # type: ignore
+        self, template, query, pointsLPS, method, options, text, progress, further=(), expect=None
+    ) -> Steps:
+        knobs = {"starts_per_axis": self.startsPerAxis, "matched_above": self.matchedAbove, "expect": expect}
         lists = [np.asarray(points, float).reshape(-1, 3) for points in (pointsLPS, *(item for _, item in further))]
         values = {"points": lists if further else lists[0], "method": method, **knobs}
         scans = {"template": [template, *(item for item, _ in further)] if further else template, "query": query}

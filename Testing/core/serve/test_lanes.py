@@ -1,11 +1,13 @@
 """Turns of several clients."""
 
 import os
+import subprocess
 import sys
 import threading
 
 import pytest
 
+from SAMv2Core.serve import lanes
 from SAMv2Core.serve.lanes import YIELDING_NICE, Lane
 
 
@@ -35,11 +37,15 @@ def test_a_closed_lane_begins_nothing():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
-def test_a_yielding_lane_leaves_the_processor_to_others_and_so_do_its_threads():
+@pytest.mark.parametrize("started_nice", [0, 19])
+def test_a_yielding_lane_leaves_the_processor_to_others_and_so_do_its_threads(started_nice, monkeypatch):
+    """Also where the process that started this one has the lowest priority, as 3D Slicer for Linux has."""
+    monkeypatch.setattr(lanes, "STARTED_NICE", started_nice)
     found = []
 
     def look():
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        thread = threading.get_native_id()
+        found.append((os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)))
 
     def look_from_a_thread_of_its_own():
         look()
@@ -47,11 +53,35 @@ def test_a_yielding_lane_leaves_the_processor_to_others_and_so_do_its_threads():
         thread.start()
         thread.join()
 
-    own = os.getpriority(os.PRIO_PROCESS, 0)
+    own = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     for is_yielding in (False, True):
         lane, done = Lane("test", is_yielding), threading.Event()
         lane.add("a", look_from_a_thread_of_its_own)
         lane.add("a", done.set)
         assert done.wait(10)
         lane.close()
-    assert found == [own, own, max(own, YIELDING_NICE), max(own, YIELDING_NICE)]
+    yielding = (os.SCHED_OTHER, YIELDING_NICE) if started_nice == 0 else (os.SCHED_IDLE, own[1])
+    assert found == [own, own, yielding, yielding]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_a_child_of_3d_slicer_rises_from_the_lowest_priority_where_that_is_allowed():
+    code = """
+import os
+from SAMv2Core.serve import lanes
+os.nice(19)
+try:
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
+except OSError:
+    wanted = 19
+else:
+    os.nice(19)
+    wanted = 0
+lanes.rise()
+assert os.getpriority(os.PRIO_PROCESS, 0) == wanted
+os.nice(5)
+before = os.getpriority(os.PRIO_PROCESS, 0)
+lanes.rise()  # anything but the lowest was chosen by somebody
+assert os.getpriority(os.PRIO_PROCESS, 0) == before or wanted == before == 19
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

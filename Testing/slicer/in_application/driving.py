@@ -1,6 +1,10 @@
 """Driving Slicer's window from a script: waiting in its own event loop, mouse events in slice views, screenshots."""
 
+import functools
+import inspect
+import re
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -46,6 +50,85 @@ class Gaps:
             "longest_work_ms": round(1000 * max(worked)),
             "work_above_50_ms": sum(gap > 0.05 for gap in worked),
         }
+
+
+class OwnWork:
+    """How long the module's own handlers hold the window up: calls by Qt, VTK or a timer, from their begin to their
+    end, with all that they let Slicer do meanwhile.
+
+    Made before the module's panel is: what is connected is what handlers are then.
+    """
+
+    HANDLER = re.compile(r"_?on[A-Z]|(_settled|_afterwards|_currentCellChanged|_selectionChanged|_enable|noteAction)$")
+
+    def __init__(self, package):
+        self._isIn = False
+        self.taken()
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] == package:
+                for cls in [cls for cls in vars(module).values() if inspect.isclass(cls) and cls.__module__ == name]:
+                    for own, method in list(vars(cls).items()):
+                        if inspect.isfunction(method) and self.HANDLER.match(own):
+                            setattr(cls, own, self._timed(f"{cls.__name__}.{own}", method))
+
+    def _timed(self, name, method):
+        count = method.__code__.co_argcount
+        hasMore = bool(method.__code__.co_flags & inspect.CO_VARARGS)
+
+        @functools.wraps(method)
+        def call(*args, **options):
+            args = args if hasMore else args[:count]  # PythonQt hands over no more than a method takes
+            if self._isIn:
+                return method(*args, **options)
+            self._isIn, started = True, (time.monotonic(), time.thread_time())
+            try:
+                return method(*args, **options)
+            finally:
+                self._isIn = False
+                self._calls.append((time.monotonic() - started[0], time.thread_time() - started[1], name))
+
+        return call
+
+    def taken(self):
+        """Since the last call: the longest call and the longest work of this thread in one, in ms; and the calls that
+        took longer than 50 ms, as name -> [[ms, work in ms]]."""
+        calls, self._calls = sorted(getattr(self, "_calls", []), reverse=True), []
+        above = {}
+        for seconds, worked, name in calls:
+            if seconds > 0.05:
+                above.setdefault(name, []).append([round(1000 * seconds), round(1000 * worked)])
+        return {
+            "longest_ms": round(1000 * max([call[0] for call in calls], default=0)),
+            "longest_work_ms": round(1000 * max([call[1] for call in calls], default=0)),
+            "above_50_ms": above,
+        }
+
+
+class Renderings:
+    """When views were drawn, while it is entered.
+
+    :param names: of slice views.
+    """
+
+    def __init__(self, names):
+        self._names, self._tags, self.ends = names, [], []
+
+    def __enter__(self):
+        for name in self._names:
+            window = sliceWidget(name).sliceView().renderWindow()
+            self._tags.append((window, window.AddObserver("EndEvent", self._note)))
+        return self
+
+    def __exit__(self, *error):
+        for window, tag in self._tags:
+            window.RemoveObserver(tag)
+
+    def _note(self, caller, event):
+        self.ends.append(time.monotonic())
+
+    def after(self, moment):
+        """When the first of them was drawn after a moment, None if none was."""
+        return next((end for end in self.ends if end > moment), None)
 
 
 class Work:

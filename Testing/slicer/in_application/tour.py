@@ -1,7 +1,9 @@
 """Everything that the tutorial says, done in a real Slicer and asserted; see README.md in this folder.
 
 Times are wall times in Slicer's own event loop: from the click in a view to the first match in the scene (quick), to
-the refined one, and how many places of a moving cursor were answered.
+its drawing in the query's view (shown), to the refined one, and how many places of a moving cursor were answered. What
+Slicer takes for the same by itself, without the module, is measured beside it, in the same views (slicerAlone): without
+a graphics card, drawing them is most of it.
 """
 
 import argparse
@@ -70,7 +72,7 @@ class Tour:
 
     def run(self, only=()):
         """All steps, or those of some names; whether they passed."""
-        self.gaps = d.Gaps()
+        self.gaps, self.own = d.Gaps(), d.OwnWork(_imported("SAMv2SlicerLib"))
         steps = (
             self.openModule,
             self.namesOfQt,
@@ -78,6 +80,7 @@ class Tour:
             self.sampleData,
             self.loadScans,
             self.sideBySide,
+            self.slicerAlone,
             self.click,
             self.clickElsewhere,
             self.unseen,
@@ -110,6 +113,7 @@ class Tour:
                 outcome = traceback.format_exc()
             self.report["steps"][step.__name__] = outcome
             self.report["times"].setdefault("window", {})[step.__name__] = self.gaps.taken()
+            self.report["times"].setdefault("own work", {})[step.__name__] = self.own.taken()
             took = time.monotonic() - started
             print(f"{step.__name__}: {outcome.strip().splitlines()[-1]} ({took:.1f} s)", flush=True)
         return all(not outcome.startswith("Traceback") for outcome in self.report["steps"].values())
@@ -255,7 +259,98 @@ class Tour:
             if swaps < 2:
                 self.ui.swapButton.click()
 
+    def slicerAlone(self):
+        """What takes the time of a click and of a place of the cursor when Slicer does it by itself."""
+        from SAMv2SlicerLib.scene import layouts
+
+        p = self.parameters
+        scans = {"A": p.templateVolume, "B": p.queryVolume}
+        facts = self.report["times"]["Slicer alone"] = {}
+        slicer.util.selectModule("Data")
+        d.wait(500)
+        self.gaps.taken()
+        slicer.app.layoutManager().setLayout(layouts.SIDE_BY_SIDE_ID)
+        for row, volume in scans.items():
+            for name in layouts.rowNames(row):
+                d.sliceWidget(name).sliceLogic().GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
+                d.sliceWidget(name).sliceLogic().FitSliceToAll()
+        d.wait(500)
+        facts["layout"] = self.gaps.taken()
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "alone")
+        node.CreateDefaultDisplayNodes()
+        node.AddControlPoint(*self.center[0])
+        view, around = layouts.viewName("A", "Axial"), list(layouts.rowNames("B"))
+        d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*self.center[0])
+        d.wait(500)
+        self.gaps.taken()
+        shown = []
+        for place in self.center[:3]:
+            with d.Renderings(around) as drawn:
+                started = time.monotonic()
+                node.AddControlPoint(*place)
+                for name in around:
+                    d.sliceWidget(name).mrmlSliceNode().JumpSliceByCentering(*place)
+                d.wait(300)
+            shown.append(round(drawn.after(started) - started, 3))
+        facts["a point and three views, shown_s"] = shown
+        facts["window, a point and three views"] = self.gaps.taken()
+        x, y = d.pixelOf(view, self.center[0])
+        d.enterView(view, (x, y))
+        d.wait(300)
+        self.gaps.taken()
+        started, places = time.monotonic(), 60
+        for n in range(places):
+            d.move(view, (x + 40 * np.cos(n / 12), y + 40 * np.sin(n / 12)))
+            place = self.center[0] + [20 * np.cos(n / 12), 20 * np.sin(n / 12), 0.1 * n]
+            node.SetNthControlPointPosition(0, *place)
+            for name in around:
+                d.sliceWidget(name).mrmlSliceNode().JumpSliceByOffsetting(*place)
+            d.wait(16)
+        facts["places of a cursor, per_s"] = round(places / (time.monotonic() - started), 1)
+        facts["window, places of a cursor"] = self.gaps.taken()
+        d.leaveView(view)
+        slicer.mrmlScene.RemoveNode(node)
+        slicer.util.selectModule("SAMv2Slicer")
+        d.settle(self.widget)
+        p = self.parameters
+        if (p.templateVolume, p.queryVolume) != (scans["A"], scans["B"]):
+            p.templateVolume, p.queryVolume = scans["A"], scans["B"]
+        if not self.ui.sideBySideButton.checked:
+            self.ui.sideBySideButton.click()
+        d.settle(self.widget)
+        self.own.taken()
+
     # --- points --------------------------------------------------------------------------------------------------
+
+    def _clickedTimes(self, view, place, isIdle=True):
+        """Click on a place of a view; seconds until a match of it is in the scene, is drawn in the query, and refined.
+
+        :param isIdle: nothing else is computed, so that the end of all is the end of this.
+        """
+        from SAMv2SlicerLib.scene import layouts
+
+        logic, written = self.widget.logic, []
+        told = logic.onMatched
+
+        def onMatched(*arguments):
+            written.append(time.monotonic())
+            told(*arguments)
+
+        logic.onMatched = onMatched
+        try:
+            d.hover(view, d.pixelOf(view, place))
+            with d.Renderings([layouts.viewName("B", "Axial")]) as drawn:
+                started = time.monotonic()
+                d.press(view)
+                d.waitUntil(lambda: written and drawn.after(written[0]), 900, "no match")
+            if isIdle:
+                d.settle(self.widget)
+            else:
+                d.waitUntil(lambda: len(written) > 1, 60, "not refined")
+        finally:
+            logic.onMatched = told
+        moments = written[0], drawn.after(written[0]), written[-1]
+        return {name: round(moment - started, 3) for name, moment in zip(("quick_s", "shown_s", "refined_s"), moments)}
 
     def click(self):
         """First click: embeds; second click: the time that counts."""
@@ -272,20 +367,8 @@ class Tour:
             d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*place)
             self.ui.pointsWidget.placeActive(True)
             d.wait(100)
-            d.hover(view, d.pixelOf(view, place))
-            started = time.monotonic()
-            d.press(view)
+            self.report["times"][f"click {n + 1}"] = self._clickedTimes(view, place)
             assert node.GetNumberOfDefinedControlPoints() == n + 1, "the click placed nothing"
-
-            def isFound(n=n):
-                found = match_list.findMatchList(node, self.parameters.queryVolume)
-                return found is not None and found.GetNumberOfControlPoints() > n
-
-            d.waitUntil(isFound, 900, "no match")
-            quick = time.monotonic() - started
-            d.settle(self.widget)
-            refined = time.monotonic() - started
-            self.report["times"][f"click {n + 1}"] = {"quick_s": round(quick, 3), "refined_s": round(refined, 3)}
             matched = match_list.findMatchList(node, self.parameters.queryVolume)
             world = node_geometry.pointWorld(node, n)
             if n in node_geometry.definedPointIndices(matched):
@@ -414,7 +497,7 @@ class Tour:
 
     def whileEmbedding(self):
         """Click and follow the cursor while another scan is embedded."""
-        from SAMv2SlicerLib.scene import layouts, match_list
+        from SAMv2SlicerLib.scene import layouts
 
         view, node = layouts.viewName("A", "Axial"), self.parameters.points
         if not self.widget.logic.engine.isRemote:
@@ -431,21 +514,9 @@ class Tour:
             d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*place)
             self.ui.pointsWidget.placeActive(True)
             d.wait(200)
-            count = node.GetNumberOfControlPoints()
-            d.hover(view, d.pixelOf(view, place))
-            started = time.monotonic()
-            d.press(view)
-            clicked = time.monotonic()
-
-            def isFound(count=count):
-                found = match_list.findMatchList(node, self.parameters.queryVolume)
-                return found.GetNumberOfControlPoints() > count
-
-            d.waitUntil(isFound, 60, "no match")
-            quick.append(round(time.monotonic() - started, 3))
-            print(f"click {1000 * (clicked - started):.0f} ms, match {1000 * quick[-1]:.0f} ms", flush=True)
+            quick.append(self._clickedTimes(view, place, isIdle=False))
             d.wait(1500)  # refined, too
-        self.report["times"]["quick matches while embedding"] = quick
+        self.report["times"]["clicks while embedding"] = quick
         clicking = self.gaps.taken()
         d.sliceWidget(view).mrmlSliceNode().JumpSliceByOffsetting(*self.center[0])
         shown = self._follow(view, "follow cursor while embedding")
@@ -856,6 +927,17 @@ class Tour:
         self.widget.logic.startEmbedding("noise", modality="ct")
         d.wait(1500)
         assert self.widget.logic.worker.isBusy()
+
+
+def _imported(package):
+    """A package with all that is in it; its name."""
+    import importlib
+    import pkgutil
+
+    found = importlib.import_module(package)
+    for module in pkgutil.walk_packages(found.__path__, f"{package}."):
+        importlib.import_module(module.name)
+    return package
 
 
 def _scan():
