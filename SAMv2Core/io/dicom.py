@@ -22,7 +22,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.dicom_header import MAX_FILES, SEGMENTATIONS, DicomTags, Found, Frame, files_of, read_headers
-from SAMv2Core.io.dicom_stack import assemble, check_photometric
+from SAMv2Core.io.dicom_stack import assemble, check_values
 from SAMv2Core.io.dicom_volumes import check_places, choose, parts_of, without_copies
 from SAMv2Core.io.files import PathLike, suffix_of
 
@@ -50,6 +50,11 @@ def _is_segmentation(frames: Sequence[Frame]) -> bool:
     return frames[0].sop_class in SEGMENTATIONS
 
 
+def _n_places(frames: Sequence[Frame]) -> int:
+    """Copies of one image, or phases of one slice, are no volume."""
+    return len({(f.path, f.index) if f.position is None else tuple(f.position) for f in frames})
+
+
 def _is_unreadable(frames: Sequence[Frame]) -> bool:
     return all(frame.pixels.fault for frame in frames)
 
@@ -61,7 +66,8 @@ def _chosen(found: Found, wanted: Optional[str], path: Path, warnings: List[str]
         first = found.damaged[0] if found.damaged else None
         if first:
             raise InputError(f"{first.path} cannot be read: {first.reason}.", "Export the series again.")
-        raise InputError(f"{path} holds no DICOM images.", "Choose the folder of a DICOM series, or a volume file.")
+        only = f"no scan, only {', '.join(sorted(set(found.others)))}" if found.others else "no DICOM images"
+        raise InputError(f"{path} holds {only}.", "Choose the folder of a DICOM series, or a volume file.")
     if wanted:
         if wanted not in series:
             raise InputError(f"{path} holds no series {wanted}. It holds: {_listed(series)}.", "Choose one of these.")
@@ -74,7 +80,7 @@ def _chosen(found: Found, wanted: Optional[str], path: Path, warnings: List[str]
         raise InputError(f"{path} holds no scan, only a {SEGMENTATIONS[next(iter(series.values()))[0].sop_class]}.",
                          "Choose the scan; lesions go to --lesions.")  # fmt: skip
     whole = {uid: frames for uid, frames in scans.items() if not _is_unreadable(frames)}
-    volumes = {uid: frames for uid, frames in (whole or scans).items() if len(frames) > 1}
+    volumes = {uid: frames for uid, frames in (whole or scans).items() if _n_places(frames) > 1}
     if len(scans) > 1 and len(volumes) == 1:
         return _the_only_volume(scans, next(iter(volumes)), path, warnings)
     if len(scans) > 2 and not volumes and _are_one_stack(scans):
@@ -167,9 +173,14 @@ def _read_files(files: Sequence[Path], series: Optional[str], path: Path) -> Ser
     if len(found.damaged) > 3:
         warnings.append(f"{path}: {len(found.damaged) - 3} more files cannot be read and were left out.")
     if len(frames) < 2:
-        raise InputError(f"{path} holds a single slice position, not a volume.", "Choose a volumetric series.")
-    frames = without_copies(check_places(frames, path), path, warnings)
+        raise InputError(
+            f"{path} holds a single slice, not a volume.", "Choose the folder of the whole series, or a volume file."
+        )
+    n_files = len({frame.path for frame in frames})
+    if frames[0].parts > n_files:
+        warnings.append(f"{path}: {n_files} of the {frames[0].parts} files of its image are there.")
+    frames = without_copies(check_places(frames, path, warnings), path, warnings)
     frames = choose(parts_of(frames, path, warnings), number, frames[0].tags.series_instance_uid, path)
     array, matrix = assemble(frames, path, warnings)
-    check_photometric(frames, path, warnings)
+    check_values(frames, path, warnings)
     return SeriesContent(array, matrix, frames[0].tags, warnings)

@@ -18,7 +18,7 @@ import warnings as python_warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -51,6 +51,10 @@ _SYNTAX_NAMES = {
 _MAX_RATIO = 2000
 _MAX_INFLATED = 4 << 30
 
+# Has frames, but is no picture of a patient, and its frames say nothing of their place.
+_RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
+_GRAY = ("MONOCHROME1", "MONOCHROME2", "")
+
 _TAG_KEYWORDS = {
     "modality": "Modality",
     "study_date": "StudyDate",
@@ -64,10 +68,12 @@ _TAG_KEYWORDS = {
 #: What may tell volumes at the same place apart, in the order in which it is asked; name for people -> keywords.
 MARKS: Dict[str, Tuple[str, ...]] = {
     "stack": ("StackID",),
-    "time point": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
+    "time point": ("TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset"),
     "acquisition": ("AcquisitionNumber",),
     "contrast": ("ContrastBolusAgent",),
+    "time of contrast": ("ContrastBolusStartTime",),
     "kernel": ("ConvolutionKernel",),
+    "filter": ("FilterType",),
     "b-value": ("DiffusionBValue",),
     "gradient": ("DiffusionGradientOrientation",),
     "echo time": ("EffectiveEchoTime", "EchoTime"),
@@ -75,12 +81,19 @@ MARKS: Dict[str, Tuple[str, ...]] = {
     "inversion time": ("InversionTime",),
     "flip angle": ("FlipAngle",),
     "component": ("ComplexImageComponent",),
+    "sequence": ("SequenceName",),
     "image type": ("FrameType", "ImageType"),
     "tube voltage": ("KVP",),
     "cardiac phase": ("NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime", "TriggerTime"),
     "rescale type": ("RescaleType",),
     "slice thickness": ("SliceThickness",),
     "description": ("SeriesDescription",),
+    "protocol": ("ProtocolName",),
+    "series number": ("SeriesNumber",),
+    "frame of reference": ("FrameOfReferenceUID",),
+    "study": ("StudyInstanceUID",),
+    "date": ("AcquisitionDate",),
+    "series time": ("SeriesTime",),
     "acquisition time": ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"),
     "content time": ("ContentTime",),
 }
@@ -91,16 +104,17 @@ _HEADER_KEYWORDS = (
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope",
     "RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence", "SegmentSequence",
-    "SegmentationType", "MaximumFractionalValue",
+    "SegmentationType", "MaximumFractionalValue", "PixelPaddingValue", "ModalityLUTSequence",
+    "InConcatenationTotalNumber",
 )  # fmt: skip
-# Sequences of one item that hold what a classic image has at its top.
+# Sequences of one item, one of them within another, that hold what a classic image has at its top.
 _GROUPS = tuple(
     f"{name}Sequence"
     for name in (
         "PlanePosition", "PlanePositionVolume", "PlaneOrientation", "PlaneOrientationVolume", "PixelMeasures",
         "PixelValueTransformation", "FrameContent", "TemporalPosition", "MREcho", "MRDiffusion",
         "MRTimingAndRelatedParameters", "CTReconstruction", "CTImageFrameType", "MRImageFrameType",
-        "CardiacSynchronization", "CTXRayDetails", "SegmentIdentification",
+        "CardiacSynchronization", "CTXRayDetails", "SegmentIdentification", "DiffusionGradientDirection",
     )
 )  # fmt: skip
 _PLACE_POINTERS = {(0x0020, 0x0032), (0x0020, 0x9057), (0x0020, 0x9056)}  # position, position in stack, stack
@@ -155,9 +169,11 @@ class Frame:
     :param position: (3,) LPS mm of the center of its first pixel; None when it does not say.
     :param axes: (3, 3) columns: along a row (i), along a column (j), normal; None when it does not say.
     :param spacing: (i, j) mm; None when it does not say.
+    :param is_rescaled: it says what its intercept is.
     :param thickness: mm, and :param distance: from slice to slice, as tags say; 0 when they do not.
     :param marks: what may tell it from others at its place.
     :param segment: number of the segment that it shows, in a segmentation.
+    :param parts: of how many files its image is one (a concatenation); 0 when it is whole.
     """
 
     path: Path
@@ -171,12 +187,14 @@ class Frame:
     spacing: Optional[Tuple[float, float]]
     slope: float
     intercept: float
+    is_rescaled: bool
     photometric: str
     thickness: float
     distance: float
     pixels: Pixels
     marks: Dict[str, str] = field(default_factory=dict)
     segment: int = 0
+    parts: int = 0
 
     @property
     def size(self) -> Tuple[int, int]:
@@ -197,10 +215,11 @@ class Damaged(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a folder holds: images by SeriesInstanceUID, and files that could not be read."""
+    """What a folder holds: images by SeriesInstanceUID, files that could not be read, and what the others are."""
 
     series: Dict[str, List[Frame]]
     damaged: List[Damaged]
+    others: List[str]
 
 
 def files_of(folder: Path) -> List[Path]:
@@ -221,20 +240,23 @@ def files_of(folder: Path) -> List[Path]:
 
 
 def read_headers(paths: Sequence[Path]) -> Found:
-    """The images of many files; what holds no gray image (reports, plans, color pictures, text) is passed over.
+    """The images of many files; what holds no gray image (reports, plans, color pictures) is named, text passed over.
 
     :raises InputError: a file cannot be opened at all.
     """
-    found = Found({}, [])
+    found = Found({}, [], [])
     with quiet_pydicom():
         for path in paths:
             try:
                 frames = _frames_of(path)
+            except _NoImage as other:
+                found.others.append(str(other))
+                continue
             except Exception as error:  # whatever a damaged file makes of pydicom, errors without a number included
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
-                if _starts_like_dicom(path):
-                    found.damaged.append(Damaged(path, f"its header is damaged ({type(error).__name__})"))
+                if starts_like_dicom(path):
+                    found.damaged.append(Damaged(path, f"its header is damaged or cut off ({type(error).__name__})"))
                 continue
             for frame in frames:
                 found.series.setdefault(frame.tags.series_instance_uid, []).append(frame)
@@ -257,7 +279,12 @@ def quiet_pydicom() -> Iterator[None]:
         log.disabled = was_disabled
 
 
-def _starts_like_dicom(path: Path) -> bool:
+class _NoImage(Exception):
+    """A DICOM object without a gray image; its text says what it is."""
+
+
+def starts_like_dicom(path: Path) -> bool:
+    """By content, whatever the name says."""
     with open(path, "rb") as stream:
         return stream.read(132)[128:] == b"DICM"
 
@@ -279,7 +306,10 @@ def read_dataset(stream: Any) -> Any:
 
 
 def _frames_of(path: Path) -> List[Frame]:
-    """The gray images of a file; none when it is something else."""
+    """The gray images of a file; none when it is no DICOM.
+
+    :raises _NoImage: it is DICOM, but something else.
+    """
     with open(path, "rb") as stream:
         dataset = read_dataset(stream)
         if dataset is None:
@@ -291,14 +321,27 @@ def _frames_of(path: Path) -> List[Frame]:
             where = _pixels_at(plain, syntax)
         else:
             where = _pixels_at(stream, syntax)
-    if "Rows" not in dataset or "Columns" not in dataset or int(dataset.get("SamplesPerPixel", 1) or 1) != 1:
-        return []  # a report, a plan, a color picture
+    kind = dataset.get("SOPClassUID") or getattr(dataset.file_meta, "MediaStorageSOPClassUID", None)
+    if "Rows" not in dataset or "Columns" not in dataset or kind == _RT_DOSE:
+        if kind is None or kind.name.endswith("Image Storage"):
+            raise ValueError("it ends within its header")
+        raise _NoImage(kind.name.replace(" Storage", ""))
+    photometric = _text(dataset, "PhotometricInterpretation")
+    if int(dataset.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in _GRAY:
+        raise _NoImage(f"color pictures ({photometric})")
     if where is None and "SOPClassUID" not in dataset:
         return []
     length = os.path.getsize(path) if syntax != DEFLATED else _MAX_INFLATED
     pixels = _pixels(dataset, syntax, where, length)
     tags = DicomTags(**{name: _text(dataset, keyword) for name, keyword in _TAG_KEYWORDS.items()})
     return list(_frames(path, dataset, tags, pixels))
+
+
+@contextlib.contextmanager
+def opened(path: Path, syntax: str) -> Iterator[IO[bytes]]:
+    """The file, or the inflated twin of a deflated one, in which places are those of :class:`Pixels`."""
+    with inflated(path) if syntax == DEFLATED else open(path, "rb") as stream:
+        yield stream
 
 
 def inflated(path: Path) -> io.BytesIO:
@@ -321,8 +364,7 @@ def _pixels_at(stream: Any, syntax: str) -> Optional[_Place]:
     """Where the value of the pixel data begins and how long it claims to be (-1: until its end is found)."""
     order = "big" if syntax == BIG_ENDIAN else "little"
     head = stream.read(12)
-    tags = {group.to_bytes(2, order) + element.to_bytes(2, order) for group, element in ((0x7FE0, 0x0010),)}  # type: ignore[arg-type]
-    if len(head) < 8 or head[:4] not in tags:
+    if len(head) < 8 or head[:4] != (0x7FE0).to_bytes(2, order) + (0x0010).to_bytes(2, order):  # type: ignore[arg-type]
         return None
     is_implicit = syntax == UNCOMPRESSED[0] and head[4:6] not in (b"OW", b"OB")
     length = int.from_bytes(head[4:8] if is_implicit else head[8:12], order)  # type: ignore[arg-type]
@@ -344,7 +386,9 @@ def _pixels(dataset: Any, syntax: str, where: Optional[_Place], length: int) -> 
     needed = (rows * columns * n_frames * allocated + 7) // 8
     there = max(0, length - pixels.offset)
     if where is None:
-        fault = "it ends before its pixels"
+        fault = "it ends before its pixels, or they are no whole numbers (a parametric map)"
+    elif dataset.get("ModalityLUTSequence"):
+        fault = "its values go through a table (Modality LUT) that is not read here"
     elif rows < 1 or columns < 1 or allocated not in (1, 8, 16, 32) or not 1 <= stored <= allocated:
         fault = f"its header makes no sense ({size} pixels of {allocated} bits)"
     elif allocated == 1 and _text(dataset, "SOPClassUID") not in SEGMENTATIONS:
@@ -389,10 +433,12 @@ def _frames(path: Path, dataset: Any, tags: DicomTags, pixels: Pixels) -> Iterat
             axes=_axes(_numbers(layers, "ImageOrientationPatient", 6)),
             spacing=_spacing(_numbers(layers, "PixelSpacing", 2)),
             slope=_number(layers, "RescaleSlope", 1.0), intercept=_number(layers, "RescaleIntercept", 0.0),
+            is_rescaled=any("RescaleIntercept" in layer for layer in layers),
             photometric=_text(dataset, "PhotometricInterpretation"),
             thickness=_number(layers, "SliceThickness", 0.0), distance=_number(layers, "SpacingBetweenSlices", 0.0),
             pixels=pixels, marks=marks,
             segment=int(_number(layers, "ReferencedSegmentNumber", 0)),
+            parts=_whole(dataset, "InConcatenationTotalNumber"),
         )  # fmt: skip
 
 
@@ -403,7 +449,8 @@ def _item(dataset: Any, keyword: str) -> Any:
 
 def _groups(macros: Any) -> List[Any]:
     """The functional groups of a frame, each a dataset of its own."""
-    return [item for name in _GROUPS if (item := _item(macros, name)) is not None]
+    found = [item for name in _GROUPS if (item := _item(macros, name)) is not None]
+    return [group for item in found for group in (item, *_groups(item))]
 
 
 def _pointer(item: Any) -> Tuple[Tuple[int, int], str]:

@@ -18,7 +18,7 @@ from typing import IO, Any, Iterator, List, Sequence
 import numpy as np
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.dicom_header import BIG_ENDIAN, DEFLATED, Frame, Pixels, inflated
+from SAMv2Core.io.dicom_header import BIG_ENDIAN, Frame, Pixels, opened
 from SAMv2Core.io.dicom_write import write_dataset
 
 _DECODER_MEMORY = 2 << 30
@@ -75,12 +75,9 @@ def _damaged(frame: Frame, reason: str) -> InputError:
 def _bytes_of(frame: Frame) -> bytes:
     pixels = frame.pixels
     start = pixels.offset + frame.index * pixels.frame_bytes
-    if pixels.syntax == DEFLATED:
-        content = inflated(frame.path).getvalue()[start : start + pixels.frame_bytes]
-    else:
-        with open(frame.path, "rb") as stream:
-            stream.seek(start)
-            content = stream.read(pixels.frame_bytes)
+    with opened(frame.path, pixels.syntax) as stream:
+        stream.seek(start)
+        content = stream.read(pixels.frame_bytes)
     if len(content) < pixels.frame_bytes:
         raise _damaged(frame, f"{len(content)} of {pixels.frame_bytes} bytes of pixels are there")
     return content

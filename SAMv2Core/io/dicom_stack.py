@@ -26,6 +26,7 @@ TOLERANCE = 0.1
 _MIN_TOLERANCE_MM = 0.02  # positions are decimals of limited length
 # Slices that fit an even lattice with holes, when at least this share of the gaps is one step.
 _MOSTLY = 0.6
+_COVERED = 0.8  # of a gap is covered by the slices at its ends: none is missing there
 _MAX_FINER = 4  # an uneven stack is resampled to at most so many times its slices
 _MAX_SHIFT = 0.5  # of the field of view: farther in plane is another place, not this volume
 _MIN_TILT_DEGREES = 0.1
@@ -111,7 +112,9 @@ def _even_depths(frames: Sequence[Frame], depths: np.ndarray, path: Path, warnin
         numbers = np.round((depths - depths[0]) / step)
     jumps = np.diff(numbers)
     fits = bool(np.all(jumps >= 1)) and _misses(depths, numbers, step) <= TOLERANCE * step
-    if fits and np.mean(jumps == 1) >= _MOSTLY:
+    thickness = np.array([frame.thickness for frame in frames])
+    is_covered = np.maximum(thickness[:-1], thickness[1:]) >= _COVERED * gaps  # thicker slices farther apart
+    if fits and np.mean(jumps == 1) >= _MOSTLY and not np.all(is_covered[jumps > 1]):
         return _with_missing(frames, jumps, gaps, step, path, warnings)
     finest = max(float(gaps.min()), float(depths[-1] - depths[0]) / (_MAX_FINER * len(depths)))
     n_even = int(np.ceil((depths[-1] - depths[0]) / finest - 0.05)) + 1
@@ -204,17 +207,18 @@ def values_of(frames: Sequence[Frame]) -> np.ndarray:
     """(n, rows, columns), each image with its own rescale: int16 when all values are whole and fit (one copy of a CT is
     all the memory it takes), int32 or float32 otherwise."""
     columns, rows = frames[0].size
-    is_whole = all(frame.slope == int(frame.slope) and frame.intercept == int(frame.intercept) for frame in frames)
+    slopes = [frame.slope or 1.0 for frame in frames]
+    is_whole = all(s == int(s) and frame.intercept == int(frame.intercept) for s, frame in zip(slopes, frames))
     array = np.empty((len(frames), rows, columns), np.int16 if is_whole else np.float32)
-    for n, (frame, stored) in enumerate(zip(frames, stored_values(frames))):
+    for n, (frame, slope, stored) in enumerate(zip(frames, slopes, stored_values(frames))):
         if not is_whole:
-            array[n] = stored * frame.slope + frame.intercept
+            array[n] = stored * slope + frame.intercept
             continue
-        ends = np.array([int(stored.min()), int(stored.max())], object) * int(frame.slope) + int(frame.intercept)
+        ends = np.array([int(stored.min()), int(stored.max())], object) * int(slope) + int(frame.intercept)
         if min(ends) < np.iinfo(array.dtype).min or max(ends) > np.iinfo(array.dtype).max:
             array = array.astype(_type_for(min(ends), max(ends)))
-        if frame.slope != 1 or frame.intercept != 0:
-            stored = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+        if slope != 1 or frame.intercept != 0:
+            stored = stored.astype(np.int64) * int(slope) + int(frame.intercept)
         array[n] = stored
     return array
 
@@ -224,8 +228,26 @@ def _type_for(low: int, high: int) -> np.dtype:
     return np.dtype(np.int32 if fits else np.float32)
 
 
-def check_photometric(frames: Sequence[Frame], path: Path, warnings: List[str]) -> None:
-    """MONOCHROME1 says how to display values, not what they are; programs that turn them around disagree."""
+def check_values(frames: Sequence[Frame], path: Path, warnings: List[str]) -> None:
+    """What is odd about their values.
+
+    MONOCHROME1 says how to display values, not what they are; programs that turn them around disagree.
+
+    :raises InputError: some say how to rescale their values and others do not.
+    """
+    without = [frame for frame in frames if not frame.is_rescaled]
+    if len(without) == len(frames) and frames[0].tags.modality == "CT":
+        warnings.append(
+            f"{path} does not say how its values become HU (RescaleIntercept, 0028,1052): taken as they are."
+        )
+    elif without and any((frame.slope, frame.intercept) != (1, 0) for frame in frames):
+        raise InputError(
+            f"{path}: {len(without)} of {len(frames)} images do not say how their values become those of the others "
+            f"(RescaleIntercept, 0028,1052; first one: {without[0].name}).",
+            "Export the series again.",
+        )
+    if any(frame.slope == 0 for frame in frames):
+        warnings.append(f"{path} has a RescaleSlope of 0, which would leave no image: taken as 1, as in ITK.")
     if any(frame.photometric == "MONOCHROME1" for frame in frames):
         warnings.append(
             f"{path} is to be shown inverted (MONOCHROME1); its values are used as they are, which ITK and 3D Slicer "

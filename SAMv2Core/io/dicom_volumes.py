@@ -16,10 +16,10 @@ import numpy as np
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.dicom_header import MARKS, Frame
-from SAMv2Core.io.dicom_pixels import raw_bytes
+from SAMv2Core.io.dicom_pixels import raw_bytes, stored_values
 
-# Orientations closer than this are the same, rounded: three decimals of a cosine are 0.001 rad, and 0.1 mm at 100 mm.
-SAME_ANGLE = 1e-3
+# Orientations closer than this are the same, rounded: two of them in three decimals lie up to 0.0017 rad apart.
+SAME_ANGLE = 2e-3
 _SAME_LENGTH = 1e-3  # of a spacing
 
 # Positions closer than this part of the slice distance (and than this in mm) are one.
@@ -46,17 +46,48 @@ class Part(NamedTuple):
 
 
 def without_copies(frames: Sequence[Frame], path: Path, warnings: List[str]) -> List[Frame]:
-    """Each image once: those of one UID (and frame number), place and pixels are the same one."""
-    groups: Dict[Hashable, List[Frame]] = defaultdict(list)
+    """Each image once: at one place, those of one UID or of the same bytes are the same one.
+
+    One UID for images of different values is a fault of their making, and phases share their blank slices: no copies.
+    """
+    at: Dict[Hashable, List[Frame]] = defaultdict(list)
     for frame in frames:
-        groups[(frame.sop_uid, frame.index, _place(frame))].append(frame)
-    kept = []
-    for group in groups.values():
-        # One UID for images of different pixels is a fault of their making; they are no copies.
-        kept += group if len(group) == 1 else list({_digest(frame): frame for frame in reversed(group)}.values())[::-1]
-    if len(kept) < len(frames):
-        warnings.append(f"{path}: {len(frames) - len(kept)} images are copies of others and were left out.")
-    return kept
+        at[_place(frame)].append(frame)
+    repeated = [group for group in at.values() if len(group) > 1]
+    bytes_of = {id(frame): _digest(frame) for group in repeated for frame in group}
+    values_of = _values_of_copies(repeated, bytes_of)
+    drop = set()
+    for group in repeated:
+        seen: Dict[Hashable, Frame] = {}
+        for frame in group:
+            if seen.setdefault((frame.sop_uid, frame.index, values_of[id(frame)]), frame) is not frame:
+                drop.add(id(frame))
+    left = [[frame for frame in group if id(frame) not in drop] for group in repeated]
+    if all(len({bytes_of[id(frame)] for frame in group}) == 1 for group in left):
+        drop |= {id(frame) for group in left for frame in group[1:]}
+    if drop:
+        warnings.append(f"{path}: {len(drop)} images are copies of others and were left out.")
+    return [frame for frame in frames if id(frame) not in drop]
+
+
+def _values_of_copies(groups: Sequence[Sequence[Frame]], bytes_of: Dict[int, bytes]) -> Dict[int, bytes]:
+    """What the values of each image are known by: its bytes, unless another of its UID is stored in another way."""
+    of_uid: Dict[Hashable, List[Frame]] = defaultdict(list)
+    for n, group in enumerate(groups):
+        for frame in group:
+            of_uid[(n, frame.sop_uid, frame.index)].append(frame)
+    unclear = [
+        frame
+        for frames in of_uid.values()
+        if len({bytes_of[id(frame)] for frame in frames}) > 1 and len({frame.pixels.syntax for frame in frames}) > 1
+        for frame in frames
+        if not frame.pixels.fault
+    ]
+    decoded = {
+        id(frame): hashlib.blake2b(values.astype("<i4").tobytes(), digest_size=16).digest()
+        for frame, values in zip(unclear, stored_values(unclear))
+    }
+    return {**bytes_of, **decoded}
 
 
 def _place(frame: Frame) -> Hashable:
@@ -71,10 +102,10 @@ def _digest(frame: Frame) -> bytes:
     return hashlib.blake2b(raw_bytes(frame), digest_size=16).digest()
 
 
-def check_places(frames: Sequence[Frame], path: Path) -> List[Frame]:
-    """The images that say where they are.
+def check_places(frames: Sequence[Frame], path: Path, warnings: List[str]) -> List[Frame]:
+    """The images that say where they are; a few others (a page of doses) are left out.
 
-    :raises InputError: none, or not all of them do; names the tag.
+    :raises InputError: many do not; names the tag.
     """
     for name, keyword, tag in (
         ("axes", "ImageOrientationPatient", "0020,0037"),
@@ -82,7 +113,11 @@ def check_places(frames: Sequence[Frame], path: Path) -> List[Frame]:
         ("spacing", "PixelSpacing", "0028,0030"),
     ):
         without = [frame for frame in frames if getattr(frame, name) is None]
-        if without:
+        if without and len(without) <= _FEW * len(frames):
+            named = ", ".join(frame.name for frame in without[:3])
+            warnings.append(f"{path}: {len(without)} images do not say where they are ({keyword}): {named}: left out.")
+            frames = [frame for frame in frames if getattr(frame, name) is not None]
+        elif without:
             raise InputError(
                 f"{path}: {len(without)} of {len(frames)} images do not say where they are ({keyword}, {tag}, is "
                 f"missing or no geometry; first one: {without[0].name}).",
@@ -95,10 +130,18 @@ def parts_of(frames: Sequence[Frame], path: Path, warnings: List[str]) -> List[P
     """The volumes of a series, the largest first among those that nothing but size tells apart.
 
     :param frames: with positions, without copies.
+    :raises InputError: all lie at one place, or nothing tells images at the same places apart.
     """
+    if len({tuple(frame.position) for frame in frames}) < 2:  # type: ignore[arg-type]
+        is_mosaic = all("MOSAIC" in frame.marks.get("image type", "") for frame in frames)
+        what = " and are mosaics of many slices each" if is_mosaic else ""
+        raise InputError(
+            f"{path}: its {len(frames)} images all lie at one position (ImagePositionPatient){what}.",
+            "Convert it with dcm2niix." if is_mosaic else "Choose a volumetric series, or export it again.",
+        )
     parts = []
     for stack in _stacks(frames, path, warnings):
-        for part in _split(stack):
+        for part in _split(stack, path):
             parts += _runs(part, path, warnings)
     return _worth_asking(parts, path, warnings)
 
@@ -156,7 +199,7 @@ def _fits(one: Frame, other: Frame) -> bool:
     return one.size == other.size and bool(angles.max() <= SAME_ANGLE and lengths.max() <= _SAME_LENGTH)
 
 
-def _split(frames: List[Frame]) -> List[Part]:
+def _split(frames: List[Frame], path: Path) -> List[Part]:
     """The volumes of a stack, by the first mark that tells images at the same place apart; then by their order."""
     counts = _at_each_position(frames)
     repeated = sum(count > 1 for count in counts)
@@ -169,14 +212,15 @@ def _split(frames: List[Frame]) -> List[Part]:
             return [
                 Part(_joined(f"{name} {value or '(none)'}", part.what), part.frames)
                 for value, group in sorted(groups.items(), key=lambda item: _sortable(item[0]))
-                for part in _split(group)
+                for part in _split(group, path)
             ]
-    if repeated > _FEW * len(counts) and len(set(counts)) == 1:
-        return _by_order(frames, counts[0])
+    if repeated > _FEW * len(counts):
+        return _by_order(frames, counts, path)
     return [Part("", frames)]
 
 
-_LATE = ("slice thickness", "description", "acquisition time", "content time")
+_LATE = ("slice thickness", "description", "protocol", "series number", "frame of reference", "study", "date",
+         "series time", "acquisition time", "content time")  # fmt: skip
 
 
 def _joined(first: str, second: str) -> str:
@@ -277,8 +321,18 @@ def _at_each_position(frames: Sequence[Frame]) -> List[int]:
     return np.bincount(_positions(frames)).tolist()
 
 
-def _by_order(frames: List[Frame], count: int) -> List[Part]:
-    """The n-th image at each position is of the n-th volume, in the order of image numbers."""
+def _by_order(frames: List[Frame], counts: List[int], path: Path) -> List[Part]:
+    """The n-th image at each position is of the n-th volume, in the order of image numbers.
+
+    :raises InputError: they repeat some positions more often than others.
+    """
+    count = max(counts)
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"{path}: {sum(n > 1 for n in counts)} of {len(counts)} positions hold up to {count} images each, and "
+            "nothing in their headers tells which of them belong together.",
+            "Export one volume, or each in a series of its own.",
+        )
     at: Dict[int, List[Frame]] = defaultdict(list)
     for frame, position in zip(frames, _positions(frames)):
         at[int(position)].append(frame)

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 single files, read and written without ITK.
+"""NIfTI-1 and NIfTI-2, in one file or two (.hdr and .img), read and written without ITK.
 
 Why not ITK alone: it refuses headers whose matrix is sheared ("ITK only supports orthonormal direction
 cosines"), it reserves whatever size a damaged header names, it decodes scaled integers as floating point, and
@@ -86,6 +86,35 @@ def _is_compressed(path: Path) -> bool:
         return stream.read(2) == b"\x1f\x8b"
 
 
+def _parts(path: Path) -> Tuple[Path, Path]:
+    """The files of the header and of the voxels; one and the same but for .hdr and .img."""
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() not in (".hdr", ".img"):
+        return path, path
+    same_case = str.upper if suffix.isupper() else str.lower
+    found = []
+    for part in (".hdr", ".img"):
+        names = [path.with_name(stem + same_case(part) + gz) for gz in ("", ".gz")]
+        found.append(next((other for other in names if other.is_file()), names[0]))
+    return found[0], found[1]
+
+
+def is_nifti(path: Path) -> bool:
+    """By name, or by what its header says (that of Analyze does not say that it is NIfTI)."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return True
+    head = _parts(path)[0]
+    if not head.is_file():
+        return False
+    try:
+        with _open(head) as stream:
+            raw = stream.read(_HEADER_SIZE[2])
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    return any(raw[at : at + 2] in (b"ni", b"n+") and raw[at + 2 : at + 4] in (b"1\0", b"2\0") for at in (344, 4))
+
+
 def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if _is_compressed(path) else open(path, "rb")  # type: ignore[return-value]
 
@@ -106,9 +135,11 @@ def _parse_header(raw: bytes, path: Path) -> Tuple[Any, str, int]:
         for order in "<>":
             if len(raw) >= size and np.frombuffer(raw[:4], order + "i4")[0] == size:
                 header = np.frombuffer(raw[:size], _header_type(version, order))[0]
-                if header["magic"].startswith(b"ni"):
-                    raise InputError(f"{path} is the header of a two-part NIfTI.", "Convert it to one .nii.gz file.")
-                if header["magic"].startswith(b"n+"):
+                if header["magic"].startswith(b"ni") and _parts(path)[0] == _parts(path)[1]:
+                    raise InputError(
+                        f"{path} is the header of a two-part NIfTI.", "Name its files .hdr and .img, or convert it."
+                    )
+                if header["magic"].startswith((b"n+", b"ni")):
                     return header, order, size
     raise InputError(
         f"{path} is not a NIfTI file (its content does not start with a NIfTI header).",
@@ -144,11 +175,11 @@ def _scalar_type(header: Any, order: str, path: Path) -> np.dtype:
     return np.dtype(order + _TYPES[code])
 
 
-def _offset(header: Any, header_size: int, path: Path) -> int:
+def _offset(header: Any, least: int, path: Path) -> int:
     offset = float(header["vox_offset"])
     if not np.isfinite(offset):
         raise InputError(f"{path} is damaged (no offset of its voxels in its header).", "Copy or export it again.")
-    return max(int(offset), header_size)
+    return max(int(offset), least)
 
 
 def _read_voxels(stream: IO[bytes], count: int, dtype: np.dtype, path: Path) -> np.ndarray:
@@ -164,14 +195,26 @@ def _read_voxels(stream: IO[bytes], count: int, dtype: np.dtype, path: Path) -> 
                 "Copy or export it again.",
             )
         done += got
-    stream.read(1)  # lets gzip check length and checksum of what was read
+    try:
+        stream.read(1)  # lets gzip check length and checksum of what was read
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):  # what follows the end is none of ours
+            raise
     return array
 
 
-def _scaled(array: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """Apply slope and intercept; integers stay integers when the result is whole and fits."""
+def _scaled(array: np.ndarray, header: Any, path: Path, warnings: List[str]) -> np.ndarray:
+    """Apply slope and intercept as ITK does; integers stay integers when the result is whole and fits."""
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     inter = inter if np.isfinite(inter) else 0.0
-    if not np.isfinite(slope) or slope == 0 or (slope == 1 and inter == 0):
+    if not np.isfinite(slope) or slope == 0:
+        slope = 1.0
+        if inter:
+            warnings.append(
+                f"{path.name} has no slope but an intercept of {inter:g}; it is added, as in ITK and 3D Slicer (other "
+                "programs leave it out)."
+            )
+    if slope == 1 and inter == 0:
         return array
     if array.dtype.kind in "iu" and slope == int(slope) and inter == int(inter):
         ends = np.array([float(array.min()), float(array.max())]) * slope + inter
@@ -289,14 +332,18 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is truncated or damaged ({error}).", "Copy or export it again.") from error
 
 
-def _checked_header(stream: IO[bytes], path: Path) -> Tuple[Any, Tuple[int, int, int], np.dtype, int]:
-    """Header, shape (z, y, x), type of the voxels and where they begin."""
-    header, order, header_size = _parse_header(stream.read(_HEADER_SIZE[2]), path)
+def _checked_header(path: Path) -> Tuple[Any, Tuple[int, int, int], np.dtype, int, Path]:
+    """Header, shape (z, y, x), type of the voxels, where they begin, and in which file."""
+    head, data = _parts(path)
+    if not (head.is_file() and data.is_file()):
+        raise InputError(f"{path}: {(data if head.is_file() else head).name} is not there.", "Copy both files.")
+    with _open(head) as stream:
+        header, order, header_size = _parse_header(stream.read(_HEADER_SIZE[2]), head)
     shape = _shape_zyx(header, path)
     dtype = _scalar_type(header, order, path)
-    offset = _offset(header, header_size, path)
-    _check_length(path, offset + shape[0] * shape[1] * shape[2] * dtype.itemsize, shape)
-    return header, shape, dtype, offset
+    offset = _offset(header, header_size if head == data else 0, path)
+    _check_length(data, offset + shape[0] * shape[1] * shape[2] * dtype.itemsize, shape)
+    return header, shape, dtype, offset, data
 
 
 def check_nifti_header(path: PathLike) -> None:
@@ -305,14 +352,13 @@ def check_nifti_header(path: PathLike) -> None:
     :raises InputError: as :func:`read_nifti`, as far as the header tells.
     """
     path = Path(path)
-    with _damage_told(path), _open(path) as stream:
-        header, shape, _, _ = _checked_header(stream, path)
+    with _damage_told(path):
+        header, shape, *_ = _checked_header(path)
     _geometry(header, shape, path, [])
 
 
 def read_nifti(path: PathLike) -> NiftiContent:
-    """Read a ``.nii`` or ``.nii.gz`` file of one scalar 3-D volume (trailing dimensions of size 1 are
-    dropped).
+    """Read a NIfTI file, or pair of files, of one scalar 3-D volume (trailing dimensions of size 1 are dropped).
 
     Memory: nothing is reserved before the size named by the header has been found possible for the file's
     length.
@@ -321,12 +367,13 @@ def read_nifti(path: PathLike) -> NiftiContent:
     """
     path = Path(path)
     warnings: List[str] = []
-    with _damage_told(path), _open(path) as stream:
-        header, shape, dtype, offset = _checked_header(stream, path)
-        stream.seek(offset)
-        array = _read_voxels(stream, shape[0] * shape[1] * shape[2], dtype, path).reshape(shape)
+    with _damage_told(path):
+        header, shape, dtype, offset, data = _checked_header(path)
+        with _open(data) as stream:
+            stream.seek(offset)
+            array = _read_voxels(stream, shape[0] * shape[1] * shape[2], dtype, path).reshape(shape)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    array = _scaled(array, float(header["scl_slope"]), float(header["scl_inter"]))
+    array = _scaled(array, header, path, warnings)
     return NiftiContent(array, _geometry(header, shape, path, warnings), warnings)
 
 

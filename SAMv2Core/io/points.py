@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
@@ -22,7 +23,7 @@ import numpy as np
 
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.io.files import PathLike, suffix_of, write_json, write_text
-from SAMv2Core.io.tables import number_of, read_table, read_text, rows_of, table_text
+from SAMv2Core.io.tables import delimiter_of, number_of, read_table, read_text, rows_of, table_text
 
 SUFFIXES = (".mrk.json", ".fcsv", ".csv")
 
@@ -139,7 +140,8 @@ def _parse_mrk_json(path: Path, text: str) -> PointList:
         position = None
         if control.get("positionStatus", "defined") == "defined" and control.get("position") is not None:
             position = _position_from(control["position"], [factor * scale for factor in sign], where)
-        points.append(Point(str(control.get("label", "")), position, str(control.get("description", ""))))
+        label, description = (str(control.get(name) or "") for name in ("label", "description"))
+        points.append(Point(label, position, description))
     return PointList(tuple(points), str(markup.get("name") or path.name[: -len(suffix_of(path))]))
 
 
@@ -198,21 +200,24 @@ def _parse_fcsv(path: Path, text: str) -> PointList:
     sign, columns = _sign_of_system("RAS", path), list(_FCSV_COLUMNS)
     lines = text.splitlines(keepends=True)
     n_comments = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    body = "".join(lines[n_comments:])
+    delimiter = delimiter_of(body)
     for line in lines[:n_comments]:
-        key, _, value = line.lstrip("#").partition("=")
+        # A spreadsheet fills all lines up to the same number of cells.
+        key, _, value = line.strip().rstrip(delimiter).lstrip("#").partition("=")
         if key.strip().lower() == "coordinatesystem":
             sign = _sign_of_system(value.strip(), path)
         elif key.strip().lower() == "columns":
-            columns = [name.strip() for name in value.split(",")]
+            columns = [name.strip() for name in re.split(f"[,{delimiter}]", value)]
     points = []
-    for number, cells in rows_of("".join(lines[n_comments:]), path):
+    for number, cells in rows_of(body, path, delimiter):
         if cells[0].startswith("#"):
             continue
         where = f"{path}, line {n_comments + number}"
         row = dict(zip(columns, cells))
         status = cells[len(columns)].strip() if len(cells) > len(columns) else _FCSV_DEFINED
         position = None
-        if not all(axis in row for axis in "xyz"):
+        if not all(name in row for name in (*"xyz", *({"label"} & set(columns)))):
             raise InputError(f"{where}: {len(cells)} cells under {len(columns)} columns.", "Complete the row.")
         if status == _FCSV_DEFINED:
             position = _position_from([row[axis] for axis in "xyz"], sign, where)

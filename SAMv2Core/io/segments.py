@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.dicom import dicom_files
 from SAMv2Core.io.dicom_header import (
-    DEFLATED,
     SEGMENTATIONS,
     Frame,
-    inflated,
+    opened,
     quiet_pydicom,
     read_dataset,
     read_headers,
+    starts_like_dicom,
 )
 from SAMv2Core.io.dicom_pixels import stored_values
 from SAMv2Core.io.dicom_volumes import check_places, depths_of
@@ -30,6 +30,7 @@ from SAMv2Core.io.files import PathLike, suffix_of
 from SAMv2Core.io.volume import nrrd_pairs, read_layers
 
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+_BACKGROUND = "125040"  # DCM code of a label map's segment that is none
 _OFF_LATTICE = 0.1  # of the slice distance
 
 
@@ -47,20 +48,23 @@ def read_segments(path: PathLike) -> Optional[List[Segment]]:
     :raises InputError: a segmentation that cannot be read, or a folder with several.
     """
     path = Path(path)
-    if path.is_dir() or suffix_of(path) in (".dcm", ""):
-        return _of_dicom(path) if path.exists() else None
-    if suffix_of(path) == ".nrrd" and path.is_file() and any(key.startswith("Segment0_") for key in nrrd_pairs(path)):
-        return _of_slicer(path)
-    return None
+    if path.is_dir() or (path.is_file() and (suffix_of(path) == ".dcm" or starts_like_dicom(path))):
+        return _of_dicom(path)
+    return _of_slicer(path) if path.is_file() and _segment_numbers(nrrd_pairs(path)) else None
+
+
+def _segment_numbers(pairs: Dict[str, str]) -> List[int]:
+    return sorted({int(found.group(1)) for key in pairs if (found := re.match(r"Segment(\d+)_", key))})
 
 
 def _of_slicer(path: Path) -> List[Segment]:
     layers, pairs = read_layers(path)
     found = []
-    for number in sorted(int(key[7:-3]) for key in pairs if re.fullmatch(r"Segment\d+_ID", key)):
+    for n, number in enumerate(_segment_numbers(pairs)):
         name = pairs.get(f"Segment{number}_Name") or f"Segment {number + 1}"
-        layer, value = (_whole(pairs.get(f"Segment{number}_{key}"), default) for key, default in
-                        (("Layer", 0), ("LabelValue", number + 1 if len(layers) == 1 else 1)))  # fmt: skip
+        # Before Slicer 4.11 neither was written: a layer per segment, in order.
+        defaults = {"Layer": n, "LabelValue": 1} if len(layers) > 1 else {"Layer": 0, "LabelValue": n + 1}
+        layer, value = (_whole(pairs.get(f"Segment{number}_{key}"), usual) for key, usual in defaults.items())
         if not 0 <= layer < len(layers):
             raise InputError(f"{path}: segment {name!r} is in layer {layer} of {len(layers)}.", "Save it again.")
         ijk = np.argwhere(layers[layer].array == value)[:, ::-1]
@@ -94,14 +98,19 @@ def _of_dicom_files(path: Path) -> Optional[List[Segment]]:
     if len(files) > 1:
         listed = ", ".join(sorted(file.name for file in files)[:5])
         raise InputError(f"{path} holds {len(files)} DICOM segmentations: {listed}.", "Choose the file of one of them.")
-    frames = check_places(found[0], path)
+    left_out: List[str] = []
+    frames = check_places(found[0], path, left_out)
+    if left_out:
+        raise InputError(f"{left_out[0]}", "Export it again.")
     if frames[0].pixels.fault:
         raise InputError(f"{frames[0].path} cannot be read: {frames[0].pixels.fault}.", "Export it again.")
-    names = _segment_names(frames[0].path, frames[0].pixels.syntax)
+    with opened(frames[0].path, frames[0].pixels.syntax) as stream:
+        dataset = read_dataset(stream)
+    names, none = _segment_names(dataset)
     grid, slices = _lattice(frames)
     voxels: Dict[int, List[np.ndarray]] = {number: [] for number in names}
-    for frame, k, mask in zip(frames, slices, _masks(frames)):
-        for number in np.unique(mask[mask > 0]).tolist():
+    for frame, k, mask in zip(frames, slices, _masks(frames, dataset)):
+        for number in sorted(set(np.unique(mask).tolist()) - none):
             ji = np.argwhere(mask == number)
             ijk = np.column_stack([ji[:, 1], ji[:, 0], np.full(len(ji), k)])
             voxels.setdefault(frame.segment or int(number), []).append(ijk)
@@ -112,10 +121,18 @@ def _of_dicom_files(path: Path) -> Optional[List[Segment]]:
     ]
 
 
-def _segment_names(path: Path, syntax: str) -> Dict[int, str]:
-    with open(path, "rb") as stream:
-        dataset = read_dataset(inflated(path) if syntax == DEFLATED else stream)
-    return {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence") or []}
+def _segment_names(dataset: Any) -> Tuple[Dict[int, str], Set[int]]:
+    """Names by number, and the numbers that stand for no segment (background)."""
+    none = {0}
+    if dataset.get("SOPClassUID") == _LABEL_MAP:
+        none.add(int(dataset.get("PixelPaddingValue", 0) or 0))
+    names = {}
+    for item in dataset.get("SegmentSequence") or []:
+        kinds = item.get("SegmentedPropertyTypeCodeSequence") or []
+        if any(kind.get("CodeValue") == _BACKGROUND for kind in kinds):
+            none.add(int(item.SegmentNumber))
+        names[int(item.SegmentNumber)] = str(item.get("SegmentLabel", ""))
+    return names, none
 
 
 def _lattice(frames: Sequence[Frame]) -> Tuple[Grid, List[int]]:
@@ -140,19 +157,16 @@ def _lattice(frames: Sequence[Frame]) -> Tuple[Grid, List[int]]:
     return Grid(shape, matrix), [round(float(number)) for number in numbers]
 
 
-def _masks(frames: Sequence[Frame]) -> Iterator[np.ndarray]:
+def _masks(frames: Sequence[Frame], dataset: Any) -> Iterator[np.ndarray]:
     """(rows, columns) of each frame: 1 inside its segment; the segments' numbers in a label map."""
     pixels = frames[0].pixels
     if pixels.bits_allocated != 1:
-        highest = 0
-        if frames[0].sop_class != _LABEL_MAP:
-            with open(frames[0].path, "rb") as stream:
-                highest = int(getattr(read_dataset(stream), "MaximumFractionalValue", 1) or 1)
+        half = int(dataset.get("MaximumFractionalValue", 1) or 1) / 2
         for values in stored_values(frames):
-            yield values if not highest else (values * 2 >= highest).astype(np.uint8)
+            yield values if frames[0].sop_class == _LABEL_MAP else (values >= half).astype(np.uint8)
         return
     count = pixels.rows * pixels.columns
-    with open(frames[0].path, "rb") as stream:
+    with opened(frames[0].path, pixels.syntax) as stream:
         for frame in frames:
             # Frames follow each other bit by bit, without padding.
             first, last = frame.index * count, (frame.index + 1) * count

@@ -143,8 +143,7 @@ def open_table(path: PathLike, needed: Sequence[str] = (), max_bytes: int = _MAX
     if re.match(r"^sep=.$", first, re.IGNORECASE):  # a spreadsheet's note on its separator
         delimiter, text = first[-1], text.lstrip().partition("\n")[2]
     else:
-        header = re.sub(r'"[^"]*"', "", _first_line(text))
-        delimiter = max(_DELIMITERS, key=header.count)
+        delimiter = delimiter_of(text)
     head = next(_iterate(text, path, delimiter), None)
     if head is None:
         raise InputError(f"{path} has no column names: it is empty.", "Save it again as CSV with a header.")
@@ -154,6 +153,12 @@ def open_table(path: PathLike, needed: Sequence[str] = (), max_bytes: int = _MAX
     if twice:
         raise InputError(f"{path} has two columns {' '.join(', '.join(twice).split())}.", "Rename one of them.")
     return TableText(names, path, text, delimiter, tuple(needed))
+
+
+def delimiter_of(text: str) -> str:
+    """What parts the cells of the first line."""
+    unquoted = re.sub(r'"[^"]*"', "", _first_line(text))
+    return max(_DELIMITERS, key=unquoted.count)
 
 
 def _first_line(text: str) -> str:

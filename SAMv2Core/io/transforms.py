@@ -152,10 +152,12 @@ def read_transform(path: PathLike) -> np.ndarray:
     See :func:`write_transform`.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist.", "Check the path.")
+    if not path.is_file():
+        raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}.", "Check the path.")
     try:
         moved = _moved_in_child(path) if suffix_of(path) in (".h5", ".hdf5", ".hdf") else _moved(path)
+    except KeyError as error:
+        raise InputError(f"{path} is of a type that SimpleITK does not know.", "Save it as an affine one.") from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read as an ITK transform.", "Check that the file is complete.") from error
     if not moved:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Tuple
@@ -25,7 +26,7 @@ from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.geometry.grid import ORTHOGONAL_TOLERANCE, Grid, shear_of, without_rounding
 from SAMv2Core.io.files import PathLike, atomic_path, suffix_of
 from SAMv2Core.io.itk import image_of, matrix_of, quiet_itk
-from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, check_nifti_header, read_nifti, write_nifti
+from SAMv2Core.io.nifti import MAX_DEFLATE_RATIO, check_nifti_header, is_nifti, read_nifti, write_nifti
 
 if TYPE_CHECKING:
     from SAMv2Core.io.dicom import DicomTags
@@ -57,6 +58,9 @@ _METAIMAGE_BYTES = {
     b"MET_SHORT": 2, b"MET_USHORT": 2, b"MET_INT": 4, b"MET_UINT": 4, b"MET_FLOAT": 4, b"MET_DOUBLE": 8,
     b"MET_LONG_LONG": 8, b"MET_ULONG_LONG": 8,
 }  # fmt: skip
+
+_NOT_OBLIQUE = 0.9  # the cosine of an axis with the anatomical one that it is named after
+_NO_REASON = frozenset(("Reason: No such file or directory", "Reason: Success"))
 
 _MODALITY_OF_TAG = {"CT": "ct", "MR": "mr"}
 
@@ -141,17 +145,24 @@ class Volume:
 
 
 def _detached_size(path: Path) -> int:
-    """Bytes of the data files that a text header (.mhd, .nhdr, .hdr) refers to; 0 for other files."""
+    """Bytes of the data files that a text header (.mhd, .nhdr, .hdr) refers to; 0 for other files.
+
+    :raises InputError: the data file is not there.
+    """
     if path.suffix.lower() in (".hdr", ".img"):
         return sum(os.path.getsize(other) for other in path.parent.glob(path.stem + ".*") if other != path)
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return 0
     text = path.read_bytes()[:20000].decode("latin-1")
     found = re.search(r"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(\S.*?)\s*$", text, re.MULTILINE | re.IGNORECASE)
-    data = path.parent / found.group(1) if found else path
-    if data.is_file():
-        return os.path.getsize(data)
-    return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
+    name = found.group(1) if found else path.name
+    if name == "LIST" and found and found.end() < len(text) and not text.endswith("\n"):
+        raise InputError(f"{path}: its last line has no end, and ITK reads no slice for it.", "Add a line break.")
+    if name.startswith("LIST") or "%" in name:  # one file per slice
+        return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
+    if not (path.parent / name).is_file():
+        raise InputError(f"{path}: its data file, {name}, is not there.", "Copy both files, under their own names.")
+    return os.path.getsize(path.parent / name)
 
 
 def _nrrd_lines(path: Path) -> Iterator[Tuple[str, str]]:
@@ -183,6 +194,15 @@ def _metaimage_fields(path: Path) -> Dict[bytes, bytes]:
     with open(path, "rb") as stream:
         head = stream.read(20000)
     return dict(re.findall(rb"^(\w+)\s*=\s*(.*?)\s*$", head.partition(b"ElementDataFile")[0], re.MULTILINE))
+
+
+def _letters_from(matrix: np.ndarray) -> str:
+    """Where the axes come from, as MetaImage writes it: RAI for axes that run along left, posterior, superior; "" for
+    oblique ones."""
+    main = np.argmax(np.abs(matrix[:3, :3]), axis=0)
+    if np.any(np.abs(matrix[main, range(3)]) < _NOT_OBLIQUE * np.linalg.norm(matrix[:3, :3], axis=0)):
+        return ""
+    return "".join("RAI"[row] if matrix[row, axis] > 0 else "LPS"[row] for axis, row in enumerate(main))
 
 
 def _max_ratio(path: Path) -> float:
@@ -217,7 +237,14 @@ def _understood(path: Path, matrix: np.ndarray) -> Tuple[np.ndarray, List[str]]:
             "superior, as 3D Slicer's NRRD reader does (ITK takes them as left, posterior, superior): check one side."
         )
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
-    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', fields.get("space units", ""))}
+    told = metaimage.get(b"AnatomicalOrientation", b"").decode("latin-1")
+    if re.fullmatch("[RLAPIS]{3}", told) and told != (_letters_from(matrix) or told):
+        warnings.append(
+            f"{path.name}: its AnatomicalOrientation ({told}) contradicts its TransformMatrix "
+            f"({_letters_from(matrix)}); the matrix is used, as in ITK and 3D Slicer."
+        )
+    quoted = re.findall(r'"([^"]*)"', f"{fields.get('space units', '')} {fields.get('units', '')}")
+    units = {unit.strip().lower() for unit in (*quoted, metaimage.get(b"DistanceUnits", b"").decode("latin-1"))}
     if units - _MILLIMETERS:
         spacing = " x ".join(f"{value:g}" for value in np.linalg.norm(matrix[:3, :3], axis=0))
         warnings.append(
@@ -227,16 +254,17 @@ def _understood(path: Path, matrix: np.ndarray) -> Tuple[np.ndarray, List[str]]:
     return matrix, warnings
 
 
-def _bytes_per_voxel(reader: sitk.ImageFileReader) -> int:
+def _n_bytes(reader: sitk.ImageFileReader) -> int:
+    """Of all voxels, as the header has them."""
     bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-    return int(bits.group(1)) // 8 if bits else 1
+    n_values = int(np.prod([float(n) for n in reader.GetSize()])) * reader.GetNumberOfComponents()
+    return n_values * (int(bits.group(1)) // 8 if bits else 1)
 
 
 def _check_itk_header(reader: sitk.ImageFileReader, path: Path, has_layers: bool = False) -> None:
     """Refuse what is no scalar volume, or larger than its file can hold, before it is read."""
     size = list(reader.GetSize())
     n_components = reader.GetNumberOfComponents()
-    n_pixels = int(np.prod([float(n) for n in size])) * n_components
     if n_components != 1 and not has_layers:
         raise InputError(
             f"{path} holds colors or vectors, not gray values.", "Choose a volume of one scalar per voxel."
@@ -249,12 +277,47 @@ def _check_itk_header(reader: sitk.ImageFileReader, path: Path, has_layers: bool
             "Extract one 3-D volume first.",
         )
     n_bytes = os.path.getsize(path) + _detached_size(path)
-    if n_pixels * _bytes_per_voxel(reader) > n_bytes * _max_ratio(path):
+    if _n_bytes(reader) > n_bytes * _max_ratio(path):
         raise InputError(
             f"{path} is truncated or damaged: its header names {' x '.join(map(str, size))} voxels, "
             f"more than {n_bytes} bytes can hold.",
             "Copy or export it again.",
         )
+
+
+def _check_compressed(path: Path, n_bytes: int) -> None:
+    """Refuse compressed voxels that are damaged: MetaIO leaves memory as it was then, NrrdIO compares no checksum.
+
+    :param n_bytes: of the voxels.
+    """
+    metaimage, nrrd = _metaimage_fields(path), _nrrd_fields(path)
+    if metaimage.get(b"CompressedData", b"").lower() == b"true":
+        end, name, bits = rb"^ElementDataFile\s*=\s*(\S.*?)\s*?\n", "LOCAL", zlib.MAX_WBITS
+    elif nrrd.get("encoding", "").lower() in ("gzip", "gz") and not {"line skip", "byte skip"} & set(nrrd):
+        end, name, bits = rb"\r?\n\r?\n", nrrd.get("data file", nrrd.get("datafile", "LOCAL")), 16 + zlib.MAX_WBITS
+    else:
+        return
+    with open(path, "rb") as stream:
+        found = re.search(end, stream.read(_MAX_NRRD_HEADER), re.MULTILINE)
+    if found is None:
+        return
+    name = found.group(1).decode("latin-1") if found.groups() else name
+    data = path if name == "LOCAL" else path.parent / name
+    if not data.is_file():
+        return
+    inflater, n_inflated = zlib.decompressobj(bits), 0
+    with open(data, "rb") as stream:
+        stream.seek(found.end() if data == path else 0)
+        while n_inflated < n_bytes or not inflater.eof:
+            piece = inflater.unconsumed_tail or stream.read(1 << 18)
+            try:
+                n_inflated += len(inflater.decompress(piece, 1 << 22))
+            except zlib.error as error:
+                raise InputError(f"{path} is damaged ({error}).", "Copy or export it again.") from error
+            if not piece or inflater.eof:
+                break
+    if n_inflated < n_bytes or not inflater.eof:
+        raise InputError(f"{path} is truncated: {n_inflated} of {n_bytes} bytes are there.", "Copy it again.")
 
 
 def _check_metaimage_length(path: Path) -> None:
@@ -265,6 +328,11 @@ def _check_metaimage_length(path: Path) -> None:
     start = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
     if start is None:
         return
+    if fields.get(b"CompressedData", b"").lower() == b"true" and b"CompressedDataSize" not in fields:
+        raise InputError(
+            f"{path} does not say how long its compressed voxels are (CompressedDataSize); ITK reads none then.",
+            "Write it again, or without compression.",
+        )
     voxels = np.prod([float(n) for n in fields.get(b"DimSize", b"0").split()])
     width = _METAIMAGE_BYTES.get(fields.get(b"ElementType", b""), 1)
     n_bytes = float(fields.get(b"CompressedDataSize", voxels * width))
@@ -277,8 +345,10 @@ def _image_in(path: Path, has_layers: bool = False) -> sitk.Image:
 
     :param has_layers: several values per voxel are meant (a segmentation with layers).
     """
+    reader = _reader_of(path, has_layers)
+    _check_compressed(path, _n_bytes(reader))
     with _itk_failures(path), quiet_itk():
-        return _reader_of(path, has_layers).Execute()
+        return reader.Execute()
 
 
 def _reader_of(path: Path, has_layers: bool = False) -> sitk.ImageFileReader:
@@ -300,7 +370,10 @@ def _itk_failures(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, MemoryError) as error:
-        reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else "unknown reason"
+        lines = [line.strip() for line in str(error).splitlines()]
+        # ITK ends with what went wrong, or with a matrix, or with what the system said last.
+        reason = next((line for line in reversed(lines) if re.search("[A-Za-z]{3}", line) and line not in _NO_REASON),
+                      "unknown reason")  # fmt: skip
         raise InputError(
             f"{path} cannot be read as a volume ({reason[:160]}).",
             "Check that the file is complete and of a format that its suffix names.",
@@ -326,6 +399,13 @@ def read_layers(path: PathLike) -> Tuple[List[Volume], Dict[str, str]]:
     array = sitk.GetArrayFromImage(image)
     layers = [array] if array.ndim == 3 else [array[..., n] for n in range(array.shape[3])]
     return [Volume(layer, matrix, str(path), None, tuple(warnings)) for layer in layers], nrrd_pairs(path)
+
+
+def is_dicom(path: Path) -> bool:
+    """A folder, a zip file, or DICOM by its content or name."""
+    from SAMv2Core.io.dicom_header import starts_like_dicom
+
+    return path.is_dir() or suffix_of(path) in (".zip", ".dcm") or starts_like_dicom(path)
 
 
 def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
@@ -359,7 +439,7 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path.")
     try:
-        if path.is_dir() or suffix_of(path) in (".zip", ".dcm"):
+        if is_dicom(path):
             from SAMv2Core.io.dicom import read_series
 
             content = read_series(path, series)
@@ -370,7 +450,7 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
             return Volume(content.array, content.ijk_to_lps, str(path), modality, tuple(content.warnings), content.tags)
         if not os.path.getsize(path):
             raise InputError(f"{path} is an empty file.", "Copy or export it again.")
-        if suffix_of(path) in (".nii", ".nii.gz"):
+        if is_nifti(path):
             array, ijk_to_lps, warnings = read_nifti(path)
             return Volume(array, ijk_to_lps, str(path), None, tuple(warnings))
         return _read_itk(path)
@@ -394,9 +474,9 @@ def check_header(path: PathLike) -> None:
             raise InputError(f"{path} is an empty folder.", "Check the path.")
     elif not os.path.getsize(path):
         raise InputError(f"{path} is an empty file.", "Copy or export it again.")
-    elif suffix_of(path) in (".nii", ".nii.gz"):
+    elif is_nifti(path):
         check_nifti_header(path)
-    elif suffix_of(path) not in (".zip", ".dcm"):
+    elif not is_dicom(path):
         _reader_of(path)
 
 

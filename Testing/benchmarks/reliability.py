@@ -27,8 +27,8 @@ from SAMv2Core.io.points import read_points
 from SAMv2Core.io.transforms import read_transform
 from SAMv2Core.io.volume import read_volume
 from Testing.benchmarks import mutations, reexpressions, soak
-from Testing.files import dicom, nifti, nrrd, tables
-from Testing.files.scan import SCAN, same_anatomy
+from Testing.files import dicom, metaimage, nifti, nrrd, tables
+from Testing.files.scan import SCAN, same_anatomy, two_lesions
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "Resources" / "Reliability.md"
@@ -44,7 +44,9 @@ class Kind(NamedTuple):
     name: str
     before: str
     make: Callable[[Path], Path]
-    expected: str  # "same": the scan where it lies; "told": the same, with a warning; "refused": by this word; "read"
+    # "same": the scan where it lies; "told": the same, with a warning; "refused": by this word; "read": the same but
+    # for what was interpolated, or what it is if that is not the scan; "points", "lesions": those of Testing.files
+    expected: str
     word: str = ""
 
 
@@ -52,6 +54,20 @@ KINDS = (
     Kind(1, "DICOM SEG beside its CT", "refused: truncated", dicom.segmentation_beside, "same"),
     Kind(1, "damaged file of another series", "refused: truncated", dicom.damaged_beside, "told", "other.dcm"),
     Kind(1, "JPEG XL", "refused: damaged", dicom.jpeg_xl, "refused", "JPEG XL"),
+    Kind(1, "structures and doses of a plan beside the CT", "refused: 2 series", dicom.objects_beside, "same"),
+    Kind(1, "structures of a plan alone", "refused: no DICOM", dicom.structures_alone, "refused", "RT Structure Set"),
+    Kind(1, "a page without a place in the series", "refused", dicom.page_of_doses, "told", "page.dcm"),
+    Kind(1, "a file cut off in its header", "silently left out", dicom.cut_header, "read", "IM0004.dcm cannot be read"),
+    Kind(1, "multi-frame file without a suffix", "1 x 1 x 1 mm, in file order", dicom.without_suffix, "same"),
+    Kind(2, "DICOM SEG of fractions", "refused: empty", dicom.fractional_segmentation, "lesions"),
+    Kind(2, "DICOM SEG, deflated", "refused: truncated", dicom.deflated_segmentation, "lesions"),
+    Kind(2, "DICOM label map on 255", "a lesion more, of all the rest", dicom.label_map_on_255, "lesions"),
+    Kind(2, "segments in layers", "refused: colors", nrrd.layers, "lesions"),
+    Kind(2, "segments of Slicer 4.10", "both of the first layer",
+         lambda f: nrrd.layers(f, without=("Layer", "LabelValue")), "lesions"),
+    Kind(2, "segments counted from 1, without ID", "refused: colors",
+         lambda f: nrrd.layers(f, first=1, without=("ID",)), "lesions"),
+    Kind(2, "segments in two files", "refused: colors", lambda f: nrrd.layers(f, name="l.seg.nhdr"), "lesions"),
     Kind(2, "DICOM SEG as lesions", "garbage, or refused: truncated", dicom.segmentation_beside, "lesions"),
     Kind(3, "multi-frame, frames in any order", "1 x 1 x 1 mm, in file order", dicom.frames_in_any_order, "same"),
     Kind(3, "multi-frame, frames missing", "1 x 1 x 1 mm, in file order", dicom.frames_missing, "read", "missing"),
@@ -64,6 +80,14 @@ KINDS = (
     Kind(3, "no PixelSpacing", "1 mm, silently", lambda f: dicom.without(f, "PixelSpacing"), "refused", "PixelSpacing"),
     Kind(3, "no orientation", "axial, silently", lambda f: dicom.without(f, "ImageOrientationPatient"), "refused",
          "ImageOrientationPatient"),
+    Kind(3, "PALETTE COLOR", "places in it as values", dicom.palette, "refused", "color"),
+    Kind(3, "a slope of 0", "one single value", dicom.slope_of_zero, "told", "RescaleSlope of 0"),
+    Kind(3, "an intercept in some", "others 1024 HU off", dicom.intercept_in_some, "refused", "RescaleIntercept"),
+    Kind(3, "values through a table", "as stored, silently", dicom.values_through_a_table, "refused", "Modality LUT"),
+    Kind(3, "phases of unequal length", "mixed into one volume", dicom.phases_of_unequal_length, "refused",
+         "nothing in their headers"),
+    Kind(3, "part of a concatenation", "silently a part", dicom.part_of_a_concatenation, "read", "1 of the 2 files"),
+    Kind(4, "slices turned by up to 0.0008 rad", "3 of 12 slices dropped", dicom.turned_by, "read"),
     Kind(4, "orientation around a rounding edge", "13 of 35 slices dropped", dicom.jittered_orientation, "read"),
     Kind(5, "sform of unit length against pixdim", "1 mm voxels, silently", nifti.sform_of_unit_length, "told",
          "pixdim"),
@@ -79,12 +103,41 @@ KINDS = (
          "where left is"),
     Kind(5, "NRRD in centimeters", "silently as mm", nrrd.centimeters, "read", "in cm"),
     Kind(5, "NRRD without orientation", "no warning", nrrd.spacings_only, "read", "no orientation"),
+    Kind(5, "NIfTI intercept without slope", "100 off against ITK", nifti.intercept_without_slope, "told", "intercept"),
+    Kind(5, "NIfTI in two files", "warned: no orientation", nifti.two_files, "same"),
+    Kind(5, "NIfTI under another name", "refused", nifti.another_name, "same"),
+    Kind(5, "bytes behind a compressed NIfTI", "refused: damaged", nifti.something_behind, "same"),
+    Kind(5, "NRRD in centimeters by axis", "silently as mm", nrrd.centimeters_by_axis, "read", "in cm"),
+    Kind(5, "MetaImage in centimeters", "silently as mm", metaimage.centimeters, "told", "in cm"),
+    Kind(5, "MetaImage letters against its matrix", "silently the matrix", metaimage.orientation_against_matrix, "told",
+         "contradicts"),
+    Kind(5, "MetaImage, damaged compressed voxels", "memory never written", metaimage.damaged_voxels, "refused",
+         "damaged"),
+    Kind(5, "MetaImage, compressed voxels of no size", "refused: truncated", metaimage.compressed_of_unknown_size,
+         "refused", "CompressedDataSize"),
+    Kind(5, "MetaImage, a list without its last line end", "last slice never written", metaimage.slices_listed,
+         "refused", "last line"),
+    Kind(5, "NRRD, a wrong checksum", "read with a wrong value", nrrd.damaged_checksum, "refused", "damaged"),
+    Kind(6, "the same compressed too", "refused: phases", dicom.compressed_copies, "told", "copies"),
+    Kind(6, "the same images under other UIDs", "refused: phases", dicom.renamed_copies, "told", "copies"),
+    Kind(6, "phases that share blank slices", "refused", dicom.phases_with_blank_slices, "refused", "2 volumes"),
+    Kind(6, "a series per slice, twice", "refused: 12 series", dicom.series_per_slice_twice, "told", "copies"),
+    Kind(6, "interleaved, told by the series' time", "mixed into one volume",
+         lambda f: dicom.interleaved(f, SeriesTime=("101500", "101900")), "refused", "2 volumes"),
+    Kind(6, "interleaved, told by the protocol", "mixed into one volume",
+         lambda f: dicom.interleaved(f, ProtocolName=("native", "venous")), "refused", "2 volumes"),
     Kind(6, "every file twice", "refused: phases", dicom.every_file_twice, "told", "copies"),
     Kind(6, "a series per slice", "refused: 12 series", dicom.one_series_per_slice, "told", "series of its own"),
     Kind(6, "native and contrast interleaved", "mixed into one volume",
          lambda f: dicom.interleaved(f, ContrastBolusAgent=(None, "Iohexol")), "refused", "2 volumes"),
     Kind(11, "one picture 400 mm away", "50 of 86 slices invented", dicom.stray_picture, "told", "left out"),
     Kind(11, "increments of 1 to 7 mm", "called 13 missing slices", dicom.uneven, "read", "unevenly spaced"),
+    Kind(11, "all images at one position", "12 volumes of one image", dicom.one_position, "refused", "one position"),
+    Kind(11, "mosaics", "12 volumes of one image", lambda f: dicom.one_position(f, "MOSAIC"), "refused", "mosaics"),
+    Kind(11, "thick slices farther apart", "3 slices missing", dicom.thicker_farther_apart, "read",
+         "unevenly spaced"),
+    Kind(11, "MetaImage without its voxels", "truncated", metaimage.voxels_missing, "refused", "is not there"),
+    Kind(8, "fcsv saved by a spreadsheet", "refused: LPS;;;;", tables.fcsv_of_a_spreadsheet, "points"),
     Kind(8, "Slicer's CSV, a point not placed", "its stale position", tables.slicers_csv, "points"),
     Kind(8, "Slicer's CSV in RAS", "refused", lambda f: tables.slicers_csv(f, "r,a,s"), "points"),
     Kind(8, "fcsv with a description of two lines", "a point (9, 9, 9) more", tables.fcsv_with_lines, "points"),
@@ -102,8 +155,12 @@ def judge(kind: Kind, folder: Path) -> Tuple[bool, str]:
             found = {point.label: point.position_lps for point in read_points(path)}
             return found == tables.POINTS, "the right points"
         if kind.expected == "lesions":
-            labels = [lesion.label for lesion in read_lesions(path)]
-            return labels == list(dicom.two_lesions()), "lesions with their names"
+            voxel_ml = float(np.prod(SCAN.grid.spacing_ijk_mm)) / 1000
+            voxels = {lesion.label: round((lesion.volume_ml or 0) / voxel_ml) for lesion in read_lesions(path)}
+            right = {name: int(mask.sum()) for name, mask in two_lesions().items()}
+            if kind.make is dicom.label_map_on_255:  # a voxel has one label
+                right["Läsion 2"] -= int(np.logical_and(*two_lesions().values()).sum())
+            return voxels == right, "lesions with their names"
         volume = read_volume(path)
     except SAMv2Error as error:
         is_right = kind.expected == "refused" and kind.word in error.cause

@@ -11,9 +11,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from SAMv2Core.io.dicom_write import write_dataset
-from Testing.files.scan import N_SLICES, SCAN, SPACING_MM
+from Testing.files.scan import N_SLICES, SCAN, SPACING_MM, two_lesions
 
-CT_IMAGE, ENHANCED_CT, SEGMENTATION = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "66.4"))
+_STORAGE = "1.2.840.10008.5.1.4.1.1"
+CT_IMAGE, ENHANCED_CT, SEGMENTATION = (f"{_STORAGE}.{n}" for n in ("2", "2.1", "66.4"))
 ROOT = "1.2.826.0.1.3680043.8.498.22"
 SERIES, OTHER_SERIES = f"{ROOT}.8.1", f"{ROOT}.8.2"
 FIRST = SCAN.ijk_to_lps[:3, 3]
@@ -206,13 +207,6 @@ def segmentation_beside(folder: Path) -> Path:
     return folder / "both"
 
 
-def two_lesions() -> Dict[str, np.ndarray]:
-    masks = {name: np.zeros(SCAN.array.shape, bool) for name in ("Liver met", "Läsion 2")}
-    masks["Liver met"][2:5, 2:5, 1:4] = True
-    masks["Läsion 2"][4:9, 3:7, 3:6] = True  # overlaps the first one
-    return masks
-
-
 def jittered_orientation(folder: Path) -> Path:
     """Cosines around a rounding edge: 0.0125 +- 2e-6."""
     noise = np.random.default_rng(3).uniform(-2e-6, 2e-6, N_SLICES)
@@ -316,3 +310,192 @@ def uneven(folder: Path) -> Path:
 
 def monochrome1(folder: Path) -> Path:
     return write_slices(folder / "mono", lambda image, k: setattr(image, "PhotometricInterpretation", "MONOCHROME1"))
+
+
+def objects_beside(folder: Path) -> Path:
+    """A plan's structures and doses with the CT; the doses have frames, of which only the first says where it lies."""
+    write_slices(folder / "plan")
+    save(structures(), folder / "plan" / "structures.dcm")
+    doses = dataset(f"{_STORAGE}.481.2", f"{ROOT}.21")
+    doses.Modality, doses.SeriesInstanceUID = "RTDOSE", f"{ROOT}.8.21"
+    set_pixels(doses, SCAN.array, 0)
+    doses.NumberOfFrames, doses.GridFrameOffsetVector = N_SLICES, [SPACING_MM[2] * k for k in range(N_SLICES)]
+    doses.ImagePositionPatient, doses.ImageOrientationPatient = [float(v) for v in FIRST], [1, 0, 0, 0, 1, 0]
+    doses.PixelSpacing = [SPACING_MM[1], SPACING_MM[0]]
+    save(doses, folder / "plan" / "doses.dcm")
+    return folder / "plan"
+
+
+def structures() -> FileDataset:
+    image = dataset(f"{_STORAGE}.481.3", f"{ROOT}.20")
+    image.Modality, image.SeriesInstanceUID = "RTSTRUCT", f"{ROOT}.8.20"
+    return image
+
+
+def structures_alone(folder: Path) -> Path:
+    return save(structures(), folder / "structures.dcm")
+
+
+def without_suffix(folder: Path) -> Path:
+    """A multi-frame file named by its UID."""
+    return frames_in_any_order(folder).rename(folder / "1.2.840.113619.2.55")
+
+
+def page_of_doses(folder: Path) -> Path:
+    """A gray page without a place in the series of the CT."""
+    page = dataset(f"{_STORAGE}.7", f"{ROOT}.22")
+    page.InstanceNumber = 999
+    set_pixels(page, np.zeros((4, 4)), 0)
+    save(page, write_slices(folder / "page") / "page.dcm")
+    return folder / "page"
+
+
+def cut_header(folder: Path) -> Path:
+    path = write_slices(folder / "cut") / "IM0004.dcm"
+    path.write_bytes(path.read_bytes()[:300])
+    return folder / "cut"
+
+
+def one_position(folder: Path, kind: str = "") -> Path:
+    """What an anonymizer left of the positions; or, as ``kind``, mosaics: pictures of many slices each."""
+
+    def change(image: Any, k: int) -> None:
+        image.ImagePositionPatient = [0, 0, 0]
+        image.ImageType = ["ORIGINAL", "PRIMARY", *([kind] if kind else [])]
+
+    return write_slices(folder / "still", change)
+
+
+def slope_of_zero(folder: Path) -> Path:
+    return write_slices(folder / "zero", lambda image, k: setattr(image, "RescaleSlope", 0))
+
+
+def intercept_in_some(folder: Path) -> Path:
+    return write_slices(folder / "some", lambda image, k: delattr(image, "RescaleIntercept") if k % 2 else None)
+
+
+def values_through_a_table(folder: Path) -> Path:
+    def change(image: Any, k: int) -> None:
+        image.ModalityLUTSequence = [item(LUTDescriptor=[2, 0, 16], ModalityLUTType="HU", LUTData=bytes(4))]
+        image.ModalityLUTSequence[0]["LUTData"].VR = "OW"
+
+    return write_slices(folder / "table", change)
+
+
+def palette(folder: Path) -> Path:
+    return write_slices(
+        folder / "palette", lambda image, k: setattr(image, "PhotometricInterpretation", "PALETTE COLOR")
+    )
+
+
+def turned_by(folder: Path, radians: float = 8e-4) -> Path:
+    """Slices turned about their first pixel by up to so much."""
+    angles = np.random.default_rng(5).uniform(-radians, radians, N_SLICES)
+
+    def change(image: Any, k: int) -> None:
+        sine, cosine = np.sin(angles[k]), np.cos(angles[k])
+        image.ImageOrientationPatient = [f"{v:.8f}" for v in (cosine, sine, 0, -sine, cosine, 0)]
+
+    return write_slices(folder / "turned", change)
+
+
+def compressed_copies(folder: Path) -> Path:
+    """The same images, as they are and compressed."""
+    write_slices(folder / "both" / "plain")
+    for path in write_slices(folder / "both" / "compressed").iterdir():
+        image = pydicom.dcmread(path)
+        image.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        image.save_as(path)
+    return folder / "both"
+
+
+def renamed_copies(folder: Path) -> Path:
+    """The same bytes under other UIDs, as after two anonymizations."""
+    write_slices(folder / "renamed")
+    return write_slices(folder / "renamed", lambda image, k: setattr(image, "InstanceNumber", k + 1), offset=100)
+
+
+def phases_with_blank_slices(folder: Path) -> Path:
+    """Two phases that nothing tells apart; their ends are equal."""
+    first = SCAN.array.copy()
+    first[[0, -1]] = -1000
+    second = first + 100
+    second[[0, -1]] = -1000
+    write_slices(folder / "blank", array=first)
+    return write_slices(folder / "blank", offset=100, array=second)
+
+
+def phases_of_unequal_length(folder: Path) -> Path:
+    write_slices(folder / "unequal", slices=[k for k in range(N_SLICES) if k not in (3, 8)])
+    return write_slices(folder / "unequal", offset=100, array=SCAN.array + 100)
+
+
+def series_per_slice_twice(folder: Path) -> Path:
+    def change(image: Any, k: int) -> None:
+        image.SeriesInstanceUID = f"{ROOT}.80.{k + 1}"
+
+    for name in ("export 1", "export 2"):
+        write_slices(folder / "split twice" / name, change)
+    return folder / "split twice"
+
+
+def thicker_farther_apart(folder: Path) -> Path:
+    """Slices of 5 mm, and from the ninth on of 10 mm, 10 mm apart: none is missing."""
+
+    def change(image: Any, k: int) -> None:
+        image.ImagePositionPatient = [*FIRST[:2], FIRST[2] + (5 * k if k < 9 else 10 * k - 40)]
+        image.SliceThickness = 5 if k < 9 else 10
+
+    return write_slices(folder / "thicker", change)
+
+
+def part_of_a_concatenation(folder: Path) -> Path:
+    image = pydicom.dcmread(write_multiframe(folder / "part.dcm", range(7)))
+    image.InConcatenationNumber, image.InConcatenationTotalNumber = 1, 2
+    return save(image, folder / "part.dcm")
+
+
+def _segmentation_with(folder: Path, change: Callable[[Any, np.ndarray], None]) -> Path:
+    """A DICOM SEG with other pixels; ``change(image, masks)`` gets (frames, rows, columns) of 0 and 1."""
+    path = write_segmentation(folder / "seg.dcm", two_lesions())
+    image = pydicom.dcmread(path)
+    shape = (int(image.NumberOfFrames), *SCAN.array.shape[1:])
+    bits = np.unpackbits(np.frombuffer(image.PixelData, np.uint8), bitorder="little")
+    change(image, bits[: np.prod(shape)].reshape(shape))
+    return save(image, path)
+
+
+def fractional_segmentation(folder: Path) -> Path:
+    def change(image: Any, masks: np.ndarray) -> None:
+        image.SegmentationType, image.MaximumFractionalValue = "FRACTIONAL", 255
+        image.BitsAllocated, image.BitsStored, image.HighBit = 8, 8, 7
+        image.PixelData = (masks * 255).astype(np.uint8).tobytes()
+
+    return _segmentation_with(folder, change)
+
+
+def deflated_segmentation(folder: Path) -> Path:
+    def change(image: Any, masks: np.ndarray) -> None:
+        image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+
+    return _segmentation_with(folder, change)
+
+
+def label_map_on_255(folder: Path) -> Path:
+    """A label map whose outside is 255 (Pixel Padding Value) and a segment of its own."""
+
+    def change(image: Any, masks: np.ndarray) -> None:
+        first, second = two_lesions().values()
+        labels = np.where(first, 1, np.where(second, 2, 255)).astype(np.uint8)
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = f"{_STORAGE}.66.7"
+        image.SegmentationType, image.NumberOfFrames = "LABELMAP", N_SLICES
+        image.BitsAllocated, image.BitsStored, image.HighBit = 8, 8, 7
+        image.add_new("PixelPaddingValue", "US", 255)
+        image.SegmentSequence.append(item(SegmentNumber=255, SegmentLabel="Background"))
+        image.PerFrameFunctionalGroupsSequence = [
+            item(**macro("PlanePositionSequence", ImagePositionPatient=[f"{v:.5f}" for v in position_of(k)]))
+            for k in range(N_SLICES)
+        ]
+        image.PixelData = labels.tobytes()
+
+    return _segmentation_with(folder, change)

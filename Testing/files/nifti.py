@@ -80,3 +80,31 @@ def no_codes(folder: Path) -> Path:
 def lost_voxel_size(folder: Path, pixdim: Sequence[float] = (4, 4, 0)) -> Path:
     """pixdim lost its slice distance; ITK and Slicer show 1 mm."""
     return patched(folder, "pixdim.nii", (PIXDIM + 4, pixdim, "<f4"))
+
+
+def intercept_without_slope(folder: Path) -> Path:
+    """Values 100 higher, a slope of 0 and an intercept of -100: ITK adds it, others do not."""
+    path = patched(folder, "inter.nii", (112, [0, -100], "<f4"))
+    raw = path.read_bytes()
+    path.write_bytes(raw[:352] + (SCAN.array + 100).astype("<i2").tobytes())
+    return path
+
+
+def two_files(folder: Path) -> Path:
+    """Header and voxels apart: NIfTI, with its orientation, not Analyze."""
+    raw = bytearray(patched(folder, "a.nii", (344, list(b"ni1\0"), "u1"), (108, [0], "<f4")).read_bytes())
+    (folder / "a.hdr").write_bytes(raw[:348])
+    (folder / "a.img").write_bytes(raw[352:])
+    return folder / "a.hdr"
+
+
+def something_behind(folder: Path) -> Path:
+    """Bytes behind the end of the compressed file, as some archives leave them."""
+    write_nifti(SCAN.array, SCAN.ijk_to_lps, folder / "tail.nii.gz")
+    with open(folder / "tail.nii.gz", "ab") as stream:
+        stream.write(b"rest")
+    return folder / "tail.nii.gz"
+
+
+def another_name(folder: Path) -> Path:
+    return patched(folder, "a.nii").rename(folder / "scan.nrrd")

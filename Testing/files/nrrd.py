@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
-from Testing.files.scan import SCAN
+from Testing.files.scan import SCAN, two_lesions
 
 
 def write(
@@ -43,3 +44,44 @@ def centimeters(folder: Path) -> Path:
     matrix = SCAN.ijk_to_lps.copy()
     matrix[:3] /= 10
     return write(folder / "cm.nrrd", ["space: LPS", 'space units: "cm" "cm" "cm"'], matrix)
+
+
+def centimeters_by_axis(folder: Path) -> Path:
+    return write(folder / "axes.nrrd", ["spacings: .4 .4 .5", 'units: "cm" "cm" "cm"'], geometry=False)
+
+
+def damaged_checksum(folder: Path) -> Path:
+    """Compressed voxels with one bit turned around that still inflate; NrrdIO stops before the checksum."""
+    path = write(folder / "crc.nrrd", ["space: LPS"])
+    head, _, body = path.read_bytes().partition(b"\n\n")
+    packed = bytearray(gzip.compress(body))
+    packed[-14] ^= 4
+    path.write_bytes(head.replace(b"encoding: raw", b"encoding: gzip") + b"\n\n" + packed)
+    return path
+
+
+def layers(folder: Path, *, first: int = 0, without: Sequence[str] = (), name: str = "lesions.seg.nrrd") -> Path:
+    """Two overlapping segments in two layers, as Slicer saves them.
+
+    :param first: number of the first segment.
+    :param without: keys that the file does not have; Slicer 4.10 wrote neither Layer nor LabelValue.
+    :param name: ``.seg.nhdr`` for voxels in a file of their own.
+    """
+    masks = two_lesions()
+    pairs = []
+    for n, label in enumerate(masks):
+        keys = {"ID": f"Segment_{n}", "Name": label, "Layer": n, "LabelValue": 1}
+        pairs += [f"Segment{first + n}_{key}:={value}" for key, value in keys.items() if key not in without]
+    sizes = " ".join(str(n) for n in SCAN.array.shape[::-1])
+    columns = [f"({','.join(repr(float(v)) for v in SCAN.ijk_to_lps[:3, axis])})" for axis in range(4)]
+    header = [
+        "NRRD0004", "type: unsigned char", "dimension: 4", "space: left-posterior-superior", f"sizes: 2 {sizes}",
+        f"space directions: none {' '.join(columns[:3])}", "kinds: list domain domain domain", "encoding: gzip",
+        f"space origin: {columns[3]}", *pairs,
+    ]  # fmt: skip
+    body = gzip.compress(np.stack(list(masks.values()), axis=-1).astype(np.uint8).tobytes())
+    if name.endswith(".nhdr"):
+        (folder / "voxels.raw.gz").write_bytes(body)
+        header, body = [*header, "data file: voxels.raw.gz"], b""
+    (folder / name).write_bytes("\n".join([*header, "", ""]).encode("utf-8") + body)
+    return folder / name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Dict
+
 import numpy as np
 from scipy import ndimage
 
@@ -22,6 +24,14 @@ def _scan() -> Volume:
 
 SCAN = _scan()
 """(z, y, x) = (12, 10, 8) voxels of 4 x 4 x 5 mm, HU from -900 to 900; no symmetry that could hide a flip."""
+
+
+def two_lesions() -> Dict[str, np.ndarray]:
+    """(z, y, x) masks by name; they overlap."""
+    masks = {name: np.zeros(SCAN.array.shape, bool) for name in ("Liver met", "Läsion 2")}
+    masks["Liver met"][2:5, 2:5, 1:4] = True
+    masks["Läsion 2"][4:9, 3:7, 3:6] = True  # overlaps the first one
+    return masks
 
 
 def same_anatomy(volume: Volume, tolerance_hu: float = 1.0, margin_voxels: int = 0) -> bool:

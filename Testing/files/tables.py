@@ -50,3 +50,16 @@ def spreadsheet(folder: Path, *, delimiter: str = ";", decimal: str = ",", encod
     path = folder / "spreadsheet.csv"
     path.write_bytes("\r\n".join([*lines, ""]).encode(encoding))
     return path
+
+
+def fcsv_of_a_spreadsheet(folder: Path, delimiter: str = ";") -> Path:
+    """Slicer's list, opened in a spreadsheet and saved: lines are filled up, the decimal sign is the country's."""
+    path = fcsv_with_lines(folder)
+    lines = (
+        path.read_text(encoding="utf-8").replace('"line one\n9,9,9,9,0,0,0,1,1,1,0,no point,,,2,0"', "").splitlines()
+    )
+    if delimiter == ";":
+        lines = [line if line.startswith("#") else line.replace(",", ";").replace(".", ",") for line in lines]
+    filled = [line + delimiter * 12 if line.startswith("#") else line for line in lines]
+    path.write_text("\r\n".join([*filled, ""]), encoding="utf-8")
+    return path

@@ -144,10 +144,11 @@ def test_a_scout_within_the_series_is_left_out(tmp_path):
 
 def test_phases_in_one_series_are_refused(tmp_path):
     folder = write_series(tmp_path / "s")
-    write_series(folder / "phase2")
+    write_series(folder / "phase2", intercept=-1124)
     with pytest.raises(InputError, match=r"2 volumes: :1 \(first image at each position"):
         read_volume(folder)
-    assert np.array_equal(read_volume(folder, ":2").array, HU)
+    volumes = [read_volume(folder, f":{n}").array for n in (1, 2)]
+    assert all(np.array_equal(volume, HU) for volume in volumes)
 
 
 def test_a_doubled_slice_is_dropped(tmp_path):
@@ -155,7 +156,7 @@ def test_a_doubled_slice_is_dropped(tmp_path):
     write_slice(folder / "again", HU[0], (-50, 20, 300))
     volume = read_volume(folder)
     assert np.array_equal(volume.array, HU)
-    assert any("repeat" in warning for warning in volume.warnings)
+    assert any("copies" in warning for warning in volume.warnings)
 
 
 def test_rescale_may_differ_between_slices(tmp_path):

@@ -137,7 +137,10 @@ def test_scaling_keeps_whole_numbers_whole(tmp_path, slope, inter, dtype):
     raw[352:] = VOXELS.astype("<i2").tobytes(order="F")
     (tmp_path / "a.nii").write_bytes(bytes(raw))
     content = read_nifti(tmp_path / "a.nii")
-    expected = VOXELS.T.astype(float) * slope + inter if slope else VOXELS.T
+    # A slope of 0 means no scaling, and ITK adds the intercept all the same.
+    expected = VOXELS.T.astype(float) * (slope or 1) + inter
+    np.testing.assert_allclose(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii"))), expected)
+    assert [("intercept of 7" in warning) for warning in content.warnings] == ([] if slope else [True])
     assert content.array.dtype == dtype
     np.testing.assert_allclose(content.array, expected)
 
