@@ -4,8 +4,9 @@ One exemplar is a weak witness: between two patients the most similar place is r
 exemplar's landmark names its most similar places (:data:`CANDIDATES`, apart from each other); each exemplar's landmarks
 together, as one body, are laid over the scan by a robust affine map and a smooth rest, which tells where each name is
 to be expected; the candidates are chosen again with that in mind, and the geometric median of all exemplars' choices
-is the answer. Three rounds of this suffice (measured, see Resources/Benchmarks.md). Not in the paper, whose one-shot
-detection (arXiv 2311.15111, sec. 3.2) has one exemplar.
+is the answer. Three rounds of this suffice (measured, see Resources/Benchmarks.md). Vertebrae are read together first
+(:mod:`SAMv2Core.landmarks.spine`). Not in the paper, whose one-shot detection (arXiv 2311.15111, sec. 3.2) has one
+exemplar.
 
 A landmark that the scan does not show is *not found*: the rest of the body expects it outside, or the exemplars do not
 agree. World LPS mm.
@@ -24,6 +25,7 @@ from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError, ModelError, UsageError
 from SAMv2Core.landmarks.atlas import Atlas, atlas_for
 from SAMv2Core.landmarks.landmark import Landmark, Witnesses
+from SAMv2Core.landmarks.spine import Level, read_spine
 from SAMv2Core.matching.body_map import robust_affine
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN, logistic
 from SAMv2Core.matching.robust import geometric_median, redescending
@@ -47,6 +49,8 @@ CROWDED = 0.5
 """Two landmarks nearer to each other than this share of their distance in the exemplars cannot both be right: vertebrae
 look alike, and one that the scan does not show is found at the next."""
 LITTLE_TRUST = 0.1
+"""Of what lies at the edge or crowds another, and of vertebrae: the organs of one patient lie a level higher than those
+of another, so where the levels are right they say little of the organs, and many of them agree."""
 LEVELS = "vertebra_"
 OUTSIDE_MM = 20.0
 """A place that the rest of the body expects this far outside the scan is not looked for."""
@@ -59,7 +63,8 @@ class Coefficients:
     ``bias``, ``agreement * share of exemplars within AGREE_MM``, ``similarity * s``, ``spread * log(1 + mm / 4)`` of
     the exemplars' choices about their median, ``departure * min(d, 5)`` from the expected place in units of its spread,
     ``witnesses * log(number of exemplars)``, ``beyond * mm / 10`` that the expected place lies outside the scan,
-    ``reliability * r`` of the landmark in other patients, and ``edge`` and ``crowded`` where they apply.
+    ``reliability * r`` of the landmark in other patients, ``edge`` and ``crowded`` where they apply, and of a vertebra
+    ``level * log(p / (1 - p))``, p being the probability of its level.
     Fitted by ``python -m Training.landmark_atlas`` on patients left out one at a time.
     """
 
@@ -73,14 +78,15 @@ class Coefficients:
     reliability: float = 2.0
     edge: float = -1.0
     crowded: float = -1.0
+    level: float = 0.5
     matched_above: float = 0.8
     not_found_below: float = 0.25
     level_matched_above: float = 0.95
     level_not_found_below: float = 0.5
 
     def status(self, name: str, confidence: float) -> str:
-        """``matched``, ``uncertain`` or ``not_found``; levels of the spine have cuts of their own: the exemplars can
-        agree on the wrong one, since patients' organs lie a level higher or lower."""
+        """``matched``, ``uncertain`` or ``not_found``; levels of the spine have cuts of their own, since a spine is
+        counted wrongly as a whole."""
         is_level = name.startswith(LEVELS)
         if confidence < (self.level_not_found_below if is_level else self.not_found_below):
             return NOT_FOUND
@@ -147,7 +153,7 @@ def find_landmarks(
     tell(0.0, "Searching landmarks")
     places, similarity = candidates(emb, torch.from_numpy(atlas.vectors.astype(np.float32)), tell)
     tell(0.9, "Weighing landmarks")
-    found = _consensus(emb, atlas, places, similarity)
+    found = _consensus(emb, atlas, places, similarity, read_spine(emb, atlas, places, similarity))
     tell(1.0, "Landmarks found")
     return [found[name] for name in (only or sorted(found))]
 
@@ -196,8 +202,28 @@ def candidates(emb: Embedding, vectors: torch.Tensor, tell: Progress) -> Tuple[n
     return places, values
 
 
-def _consensus(emb: Embedding, atlas: Atlas, places: np.ndarray, similarity: np.ndarray) -> Dict[str, Landmark]:
+def _consensus(
+    emb: Embedding,
+    atlas: Atlas,
+    places: np.ndarray,
+    similarity: np.ndarray,
+    spine: Mapping[str, Optional[Level]],
+) -> Dict[str, Landmark]:
+    """The answer for every name.
+
+    :param places: (N, CANDIDATES, 3) LPS mm and ``similarity`` (N, CANDIDATES) of the atlas's rows.
+    :param spine: vertebrae, whose places are settled already (:func:`SAMv2Core.landmarks.spine.read_spine`).
+    """
     names = sorted(set(atlas.names))
+    places, similarity = places.copy(), similarity.copy()
+    level, neighbor = np.full(len(names), math.nan), [""] * len(names)
+    for name, told in spine.items():
+        number = names.index(name)
+        level[number] = 0.0 if told is None else told.probability
+        if told is not None:
+            neighbor[number] = told.neighbor
+            places[told.rows, 0], similarity[told.rows, 0] = told.places_lps, told.similarity
+            similarity[told.rows, 1:] = -1
     of_name = [np.flatnonzero(np.array(atlas.names) == name) for name in names]
     name_of = np.empty(len(atlas.names), dtype=np.int64)
     for number, rows in enumerate(of_name):
@@ -229,7 +255,7 @@ def _consensus(emb: Embedding, atlas: Atlas, places: np.ndarray, similarity: np.
             weight_of_name[number] = agreement[number] ** 2 * few * np.clip(cosine[rows].mean(), 0.05, 1) + 1e-3
         at_edge = emb.volume_grid.depth_mm(medians) < EDGE_MM
         is_crowded = _crowded(medians, weight_of_name, typical)
-        weight_of_name[at_edge | is_crowded] *= LITTLE_TRUST
+        weight_of_name[at_edge | is_crowded | np.isfinite(level)] *= LITTLE_TRUST
         answer, trust = medians[name_of], weight_of_name[name_of]
     coefficients = Coefficients.of(atlas.calibration)
     found = {}
@@ -247,6 +273,8 @@ def _consensus(emb: Embedding, atlas: Atlas, places: np.ndarray, similarity: np.
             reliability=atlas.reliability.get(name, Witnesses.reliability),
             at_edge=bool(at_edge[number]),
             is_crowded=bool(is_crowded[number]),
+            level=float(level[number]),
+            neighbor=neighbor[number],
         )
         found[name] = judge(name, place, witnesses, coefficients)
     return found
@@ -312,16 +340,18 @@ def judge(name: str, place: np.ndarray, witnesses: Witnesses, c: Coefficients) -
 def _doubt(name: str, w: Witnesses) -> str:
     if w.beyond_mm > OUTSIDE_MM:
         return f"The rest of the body expects it {w.beyond_mm:.0f} mm outside the scan."
+    if w.level == 0:
+        return "The spine in the scan ends before it."
     if w.is_crowded:
         return "Another landmark fits this place better."
     if w.at_edge:
         return "It lies at the edge of the scan."
     if w.exemplars < 3:
         return f"Only {w.exemplars} of the exemplars show it."
+    if w.neighbor:
+        return f"The level may be one off: {name} or {w.neighbor}."
     if w.agreement < 0.5:
         return f"Only {w.agreement:.0%} of the exemplars agree on the place."
-    if name.startswith(LEVELS):
-        return "The level may be one off."
     if w.departure > 1.5:
         return "The other landmarks point elsewhere."
     return f"The exemplars' places lie {w.spread_mm:.0f} mm apart on average."

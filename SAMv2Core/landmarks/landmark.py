@@ -25,6 +25,9 @@ class Witnesses:
     :param reliability: of this landmark in other patients; that of an average one where nobody knows.
     :param at_edge: the answer lies within :data:`EDGE_MM` of the scan's faces, where what is missing collects.
     :param is_crowded: a landmark with better witnesses was found where this one should not be beside it.
+    :param level: of a vertebra, the probability that the chain of all levels gives it, 0 when it ends before; NaN of
+        what is none.
+    :param neighbor: the vertebra that it else might be.
     """
 
     agreement: float
@@ -36,6 +39,8 @@ class Witnesses:
     reliability: float = 0.6
     at_edge: bool = False
     is_crowded: bool = False
+    level: float = math.nan
+    neighbor: str = ""
 
     def terms(self, c: Coefficients) -> Dict[str, float]:
         """Summands of the confidence, by name."""
@@ -50,7 +55,14 @@ class Witnesses:
             "reliability": c.reliability * self.reliability,
             "edge": c.edge * self.at_edge,
             "crowded": c.crowded * self.is_crowded,
+            "level": c.level * _log_odds(self.level) if math.isfinite(self.level) else 0.0,
         }
+
+
+def _log_odds(probability: float) -> float:
+    """Bounded: the chain's probability is that of a model."""
+    bounded = min(max(probability, 0.01), 0.99)
+    return math.log(bounded / (1 - bounded))
 
 
 @dataclass(frozen=True, eq=False)
