@@ -163,12 +163,27 @@ def file_info(path: Path) -> ModelInfo:
     )
     if path.suffix == ".safetensors":
         try:
-            info = _with_metadata(info, read_metadata(path, ModelError))
+            info = _with_metadata(info, _metadata(path, _stamp(path)))
         except ModelError as error:
             info = replace(info, warnings=(*info.warnings, error.cause))
     # Fitted to this very file after it was made, so it goes before what the file says of itself.
     calibration = record.get("calibration")
     return replace(info, calibration=calibration) if isinstance(calibration, dict) else info
+
+
+def _stamp(path: Path) -> Tuple[int, int]:
+    """Time of the last change and size of a file, zeros when it is gone."""
+    try:
+        state = path.stat()
+    except OSError:
+        return 0, 0
+    return state.st_mtime_ns, state.st_size
+
+
+@functools.lru_cache(maxsize=64)
+def _metadata(path: Path, stamp: Tuple[int, int]) -> Mapping[str, str]:
+    """Of a file as it was then: a panel asks at every turn, and the header of a weights file is long."""
+    return read_metadata(path, ModelError)
 
 
 def _with_metadata(info: ModelInfo, metadata: Mapping[str, str]) -> ModelInfo:

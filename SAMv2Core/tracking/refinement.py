@@ -18,7 +18,6 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import ndimage
-from scipy.signal import fftconvolve
 
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.lesions import Lesion
@@ -96,6 +95,8 @@ def correlation(template: np.ndarray, mask: np.ndarray, scene: np.ndarray) -> np
 
     :returns: (m - n + 1,) * 3, -1..1; 0 where either is uniform.
     """
+    from scipy.signal import fftconvolve  # half a second, and whoever only cuts out parts needs none of it
+
     count = mask.sum()
     centered = np.where(mask, template - template[mask].mean(), 0.0)
     scene = scene - scene.mean()  # cancellation below is of the order of the squared mean

@@ -103,10 +103,11 @@ class LandmarksTab(Tab):
         if self._isOffering or not 1 <= n <= len(self._offered):
             return
         name, count = self._offered[n - 1], 0
-        for listNode, volume in landmarks.landmarkLists():
-            place = dict(landmarks.positions(listNode)).get(name)
-            if place is not None and slice_views.jump(volume, place):
-                count += 1
+        with slice_views.drawnOnce():
+            for listNode, volume in landmarks.landmarkLists():
+                place = dict(landmarks.positions(listNode)).get(name)
+                if place is not None and slice_views.jump(volume, place):
+                    count += 1
         self.panel.say(texts.jumpedTo(name, count))
 
     def showViews(self) -> None:

@@ -302,12 +302,13 @@ class MatchTab(Tab):
         listNode, index, result = found
         pointsNode = listNode.GetNodeReference(match_list.ROLE_POINTS)
         templateIndex = pointsNode.GetNthControlPointIndexByID(result.templatePoint) if pointsNode is not None else -1
-        if result is not None and templateIndex >= 0:
-            template = listNode.GetNodeReference(match_list.ROLE_TEMPLATE)
-            slice_views.jump(template, node_geometry.pointWorld(pointsNode, templateIndex))
-        if index in node_geometry.definedPointIndices(listNode):
-            query = listNode.GetNodeReference(match_list.ROLE_QUERY)
-            slice_views.jump(query, node_geometry.pointWorld(listNode, index))
+        with slice_views.drawnOnce():
+            if result is not None and templateIndex >= 0:
+                template = listNode.GetNodeReference(match_list.ROLE_TEMPLATE)
+                slice_views.jump(template, node_geometry.pointWorld(pointsNode, templateIndex))
+            if index in node_geometry.definedPointIndices(listNode):
+                query = listNode.GetNodeReference(match_list.ROLE_QUERY)
+                slice_views.jump(query, node_geometry.pointWorld(listNode, index))
 
     def toggleFollow(self) -> None:
         self.ui.followCursorButton.checked = not self.ui.followCursorButton.checked

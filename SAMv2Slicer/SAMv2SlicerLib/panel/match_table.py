@@ -56,10 +56,12 @@ class MatchTable:
         self._isShowing = True
         try:
             shown, self._rows = self._rows, list(rows)
-            if self._rows != shown:
+            if [row[3] is None for row in self._rows] != [row[3] is None for row in shown]:  # where headings are
                 self._widget.clearSpans()
                 self._widget.rowCount = len(self._rows)
-                for n, row in enumerate(self._rows):
+                shown = []
+            for n, row in enumerate(self._rows):
+                if row != (shown[n] if n < len(shown) else None):
                     self._showRow(n, row)
             keys = [row[:2] for row in self._rows]
             if key in keys:

@@ -33,7 +33,7 @@ from SAMv2SlicerLib.panel.saving import Saving
 from SAMv2SlicerLib.panel.shortcuts import Shortcuts
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.panel.track_tab import TrackTab
-from SAMv2SlicerLib.scene import hierarchy
+from SAMv2SlicerLib.scene import hierarchy, slice_views
 from SAMv2SlicerLib.scene.layouts import LayoutSwitch
 from SAMv2SlicerLib.scene.line_labels import LineLabels
 from SAMv2SlicerLib.scene.own_views import OwnViews, scanOf
@@ -208,7 +208,8 @@ class Panel(VTKObservationMixin):
         self._hold(False)
         self.layout.forget()
         if self.parameters is not None:
-            self.connectParameters()
+            with slice_views.drawnOnce():
+                self.connectParameters()
 
     def _hold(self, isHeld: bool) -> None:
         self._isImporting = isHeld
@@ -240,6 +241,10 @@ class Panel(VTKObservationMixin):
     def onParametersChanged(self, caller=None, event=None) -> None:
         if self.parameters is None or self._isImporting:  # selectors take no node before they have settled
             return
+        with slice_views.drawnOnce():
+            self._takeParameters()
+
+    def _takeParameters(self) -> None:
         for tab in self.tabs:
             tab.parametersChanged()
         self._followLayout()
@@ -361,12 +366,14 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def onUndo(self, checked=False) -> None:
-        name = self.logic.undoStack.undo()
+        with slice_views.drawnOnce():
+            name = self.logic.undoStack.undo()
         if name is not None:
             self.say(texts.stateUndone(name))
 
     def onRedo(self, checked=False) -> None:
-        name = self.logic.undoStack.redo()
+        with slice_views.drawnOnce():
+            name = self.logic.undoStack.redo()
         if name is not None:
             self.say(texts.stateRedone(name))
 

@@ -13,6 +13,8 @@ import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
+from SAMv2SlicerLib.scene import slice_views
+
 DIALOGS = ("qSlicerSaveDataDialog", "qSlicerSaveDataDialogPrivate")
 """The second is the dialog that is on the screen, by the first."""
 
@@ -79,5 +81,6 @@ class Saving(VTKObservationMixin):
     def _resume(self) -> None:
         if self._isPaused:
             self._isPaused = False
-            for holder in self._holders:
-                holder.resume()
+            with slice_views.drawnOnce():
+                for holder in self._holders:
+                    holder.resume()

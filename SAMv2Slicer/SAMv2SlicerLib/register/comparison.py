@@ -268,32 +268,35 @@ class Comparison:
 
     def show(self, fixedNode, movingNode, opacity: float = 0.5) -> None:
         """Fixed as background, moving as foreground, faded by ``opacity``; views that do not cut it go there."""
-        for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-            shown = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
-            self._former.setdefault(node.GetID(), shown)
-            node.SetBackgroundVolumeID(fixedNode.GetID())
-            node.SetForegroundVolumeID(movingNode.GetID() if movingNode is not None else None)
-            node.SetForegroundOpacity(opacity)
-        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-            if not slice_views.cuts(node, fixedNode):
-                self._planes.setdefault(node.GetID(), slice_views.planeOf(node))
-                slice_views.fit(node)
+        with slice_views.drawnOnce():
+            for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                shown = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
+                self._former.setdefault(node.GetID(), shown)
+                node.SetBackgroundVolumeID(fixedNode.GetID())
+                node.SetForegroundVolumeID(movingNode.GetID() if movingNode is not None else None)
+                node.SetForegroundOpacity(opacity)
+            for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+                if not slice_views.cuts(node, fixedNode):
+                    self._planes.setdefault(node.GetID(), slice_views.planeOf(node))
+                    slice_views.fit(node)
 
     def fade(self, opacity: float) -> None:
         """Change the weight of the moving volume."""
-        for node in _present(self._former):
-            node.SetForegroundOpacity(opacity)
+        with slice_views.drawnOnce():
+            for node in _present(self._former):
+                node.SetForegroundOpacity(opacity)
 
     def restore(self) -> None:
         """What the views showed before, as far as it still is there."""
         scene = slicer.mrmlScene
-        for node in _present(self._former):
-            background, foreground, opacity = self._former[node.GetID()]
-            node.SetBackgroundVolumeID(background if background and scene.GetNodeByID(background) else None)
-            node.SetForegroundVolumeID(foreground if foreground and scene.GetNodeByID(foreground) else None)
-            node.SetForegroundOpacity(opacity)
-        for node in _present(self._planes):
-            slice_views.setPlane(node, self._planes[node.GetID()])
+        with slice_views.drawnOnce():
+            for node in _present(self._former):
+                background, foreground, opacity = self._former[node.GetID()]
+                node.SetBackgroundVolumeID(background if background and scene.GetNodeByID(background) else None)
+                node.SetForegroundVolumeID(foreground if foreground and scene.GetNodeByID(foreground) else None)
+                node.SetForegroundOpacity(opacity)
+            for node in _present(self._planes):
+                slice_views.setPlane(node, self._planes[node.GetID()])
         self._former, self._planes = {}, {}
 
 

@@ -19,7 +19,7 @@ import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
-from SAMv2SlicerLib.scene.slice_views import fit, layoutNode
+from SAMv2SlicerLib.scene.slice_views import drawnOnce, fit, layoutNode
 from SAMv2SlicerLib.work.waiting import keepApplicationAlive
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,8 @@ class LayoutSwitch(VTKObservationMixin):
             names, nodeID = tuple(views), volume.GetID() if volume is not None else None
             isLoaded = names not in self._shown and _areShowing(names, nodeID)  # with a scene that had them so
             if anew or (not isLoaded and self._shown.get(names, "") != nodeID):
-                _showInViews(views, volume, isLinked=self.isSideBySide())
+                with drawnOnce():
+                    _showInViews(views, volume, isLinked=self.isSideBySide())
             self._shown[names] = nodeID
         return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Optional, Tuple
 
 MATCHED, UNCERTAIN, NOT_FOUND = "matched", "uncertain", "not_found"
@@ -93,6 +94,7 @@ class PointResult:
         return "; ".join(f"{key}={value}" for key, value in facts.items() if value != "")
 
     @staticmethod
+    @lru_cache(maxsize=4096)  # each point of a list is read many times over while others are written
     def fromDescription(description: str) -> Optional[PointResult]:
         """The facts in a description, or None when it is not one of ours (a point the user added to the list)."""
         facts = factsOf(description)

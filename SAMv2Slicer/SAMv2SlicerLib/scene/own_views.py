@@ -77,7 +77,7 @@ class OwnViews(WhileShown):
                 self.addObserver(composite, vtk.vtkCommand.ModifiedEvent, self._onChanged)
 
     def _onChanged(self, caller=None, event=None) -> None:
-        self.update()
+        slice_views.beforeDrawing(self.update)
 
 
 def release() -> None:

@@ -7,7 +7,7 @@ does nothing. Window and level are never touched.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import slicer
@@ -17,18 +17,38 @@ PARALLEL = 0.7
 """Cosine between the normals of two views that show the same plane: the planes of a scan are at right angles."""
 
 
+_held: List[Callable[[], None]] = []
+"""What waits for the end of :func:`drawnOnce`."""
+_depth = 0
+
+
 @contextmanager
 def drawnOnce() -> Iterator[None]:
     """While active no view is drawn, then all that was asked for once: with each of a dozen changes of nodes Slicer may
     draw all views, before it goes on."""
+    global _depth
     pause = getattr(slicer.app, "pauseRender", None)
     if pause is not None:
         pause()
+    _depth += 1
     try:
         yield
     finally:
-        if pause is not None:
-            slicer.app.resumeRender()
+        _depth -= 1
+        try:
+            while _held and not _depth:
+                _held.pop(0)()
+        finally:
+            if pause is not None:
+                slicer.app.resumeRender()
+
+
+def beforeDrawing(follow: Callable[[], None]) -> None:
+    """Follow what has changed: now, or once before the views are drawn again when more is about to change."""
+    if not _depth:
+        follow()
+    elif follow not in _held:
+        _held.append(follow)
 
 
 def compositesShowing(volumeNode) -> List[Any]:
@@ -125,11 +145,12 @@ def jump(volumeNode, positionWorld: Optional[np.ndarray], centered: bool = True,
     if positionWorld is None:
         return 0
     nodes = [node for node in sliceNodesShowing(volumeNode) if like is None or areParallel(node, like)]
-    for node in nodes:
-        if centered:
-            node.JumpSliceByCentering(*(float(x) for x in positionWorld))
-        else:
-            node.JumpSliceByOffsetting(*(float(x) for x in positionWorld))
+    with drawnOnce():
+        for node in nodes:
+            if centered:
+                node.JumpSliceByCentering(*(float(x) for x in positionWorld))
+            else:
+                node.JumpSliceByOffsetting(*(float(x) for x in positionWorld))
     return len(nodes)
 
 

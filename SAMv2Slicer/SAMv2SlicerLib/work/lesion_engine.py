@@ -65,7 +65,7 @@ def trackedStudy(
 
 
 def coreVerified(item: VerifiedInput) -> Any:
-    from SAMv2Core.tracking.track import Verified
+    from SAMv2Core.tracking.finding import Verified
 
     return Verified(item.label, item.followUp + 1, item.lps)  # SAMv2Core counts the baseline as study 0
 

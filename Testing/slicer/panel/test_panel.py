@@ -17,6 +17,7 @@ from panel_tools import cells, settle
 from phantoms import SHIFT_LPS, addPair, addPoints, addVolume
 from scene_tools import addSliceViews, centerOf
 
+from SAMv2SlicerLib.panel import panel as panel_module
 from SAMv2SlicerLib.scene import match_list, node_geometry
 
 PLACES_RAS = np.array([[11.0, 13, 141], [-13, -7, 133], [3, 21, 149]])
@@ -72,17 +73,19 @@ def test_dragging_updates_the_match_and_is_one_undo_step(ready):
 def test_a_match_is_shown_quickly_and_refined_at_rest(ready):
     """The nearest neighbor first, the chosen method when nothing moves; a move in between starts over."""
     widget, _, query, points = ready
-    methods = []
+    methods, expected = [], []
     real = widget.logic.engine.match
 
     def match(template, query, pointsLPS, method, *others, **options):
         methods.append((method, len(pointsLPS)))
+        expected.append(options["expect"])
         return real(template, query, pointsLPS, method, *others, **options)
 
     widget.logic.engine.match = match
     points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[0]), "p")
     settle(widget)
     assert methods == [("nearest", 1), ("fixed-point", 1)]
+    assert expected == [True, None], "the first look is where the whole bodies' matches expect it"
     matched = match_list.findMatchList(points, query)
     assert matched.GetAttribute("SAMv2.method") == "fixed-point"
     points.AddControlPointWorld(vtk.vtkVector3d(*PLACES_RAS[1]), "q")
@@ -94,7 +97,22 @@ def test_a_match_is_shown_quickly_and_refined_at_rest(ready):
     widget.panel.parameters.method = type(widget.panel.parameters.method).NEAREST
     points.SetNthControlPointPositionWorld(1, *PLACES_RAS[1])
     settle(widget)
-    assert methods == [("nearest", 1)]
+    assert methods == [("nearest", 1)] and expected[-1] is None, "who chose the nearest neighbor gets it"
+
+
+def test_the_panel_is_drawn_anew_after_a_quick_match_and_not_before(ready, monkeypatch):
+    """Each drawing of the window holds the match up; but it never waits for long."""
+    widget, _, _, points = ready
+    panel, refreshed = widget.panel, []
+    monkeypatch.setattr(panel, "refresh", lambda results=True: refreshed.append(results))
+    monkeypatch.setattr(panel, "visibleJob", lambda: None)
+    monkeypatch.setattr(widget.logic.worker, "isBusy", lambda: True)
+    panel.refreshSoon()
+    panel.onRefreshTimer()
+    assert not refreshed and panel.refreshTimer.active
+    monkeypatch.setattr(panel_module, "SHOW_LIVE_AFTER_SECONDS", 0.0)
+    panel.onRefreshTimer()
+    assert refreshed == [True] and not panel.refreshTimer.active
 
 
 def test_labels_and_removal_follow_the_template(ready):

@@ -53,6 +53,14 @@ def test_each_list_is_shown_on_its_own_scan(matched):
     assert placesOf(points)[0] == set(layouts.rowNames("A"))
 
 
+def test_lists_follow_once_however_many_views_get_another_scan(windows, matched, monkeypatch):
+    widget, changes = matched[0], []
+    change = widget.panel.ownViews.change
+    monkeypatch.setattr(widget.panel.ownViews, "change", lambda: changes.append(1) or change())
+    widget.panel.layout.follow(matched[2], matched[1], ())  # swapped: three views each
+    assert len(changes) == 2
+
+
 def test_lists_follow_what_views_show(windows, matched):
     widget, template, query, points, listNode = matched
     composite = windows.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 import slicer
 
 from SAMv2Core.errors import InputError
+from SAMv2SlicerLib.scene import slice_views
 from SAMv2SlicerLib.work.waiting import waitFor
 
 
@@ -26,3 +27,24 @@ def test_nothing_is_drawn_while_a_result_is_written(logic, monkeypatch):
     with pytest.raises(InputError):
         waitFor(logic.worker, job, None)
     assert told == ["pause", "result", "resume"]
+
+
+def test_what_follows_the_views_does_so_once_before_they_are_drawn(monkeypatch):
+    told = []
+    monkeypatch.setattr(slicer.app, "pauseRender", lambda: None, raising=False)
+    monkeypatch.setattr(slicer.app, "resumeRender", lambda: told.append("drawn"), raising=False)
+
+    def follow():
+        told.append("followed")
+
+    slice_views.beforeDrawing(follow)
+    assert told == ["followed"]
+    with slice_views.drawnOnce():
+        slice_views.beforeDrawing(follow)
+        with slice_views.drawnOnce():
+            slice_views.beforeDrawing(follow)
+        assert told == ["followed", "drawn"], "the inner one ends nothing"
+    assert told == ["followed", "drawn", "followed", "drawn"]
+    with pytest.raises(ZeroDivisionError), slice_views.drawnOnce():
+        slice_views.beforeDrawing(lambda: 1 / 0)
+    assert told[-1] == "drawn" and len(told) == 5, "a view that is never drawn again"
