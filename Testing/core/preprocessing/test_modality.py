@@ -120,3 +120,30 @@ def test_all_real_scans(shared):
             if (ct_scale(with_array(volume, raw)) or (0, 0))[:2] != (1.0, -CT_OFFSET):
                 wrong.append(f"{path.name} shifted")
     assert wrong == []
+
+
+@pytest.mark.parametrize("top", [255, 1])
+def test_a_window_of_a_ct_is_asked_about_and_rescaled_when_it_is_said_to_be_one(top):
+    volume = make_body_volume()
+    rng = np.random.default_rng(0)
+    hu = volume.array + rng.normal(0, 10, volume.array.shape)
+    inside = np.abs(volume.array) < 200
+    hu[inside & (rng.random(hu.shape) < 0.3)] = -100  # fat
+    hu[inside & (rng.random(hu.shape) < 0.05)] = 600  # bone
+    window = (np.clip((hu + 160) / 400, 0, 1) * top).astype(np.float32)
+    other = with_array(volume, window)
+    assert detect_modality(other)[0] == "mr" and "looks like a window of a CT" in doubt(other, "mr")
+    scale = ct_scale(other)
+    for value in (0.15, 0.5):  # fat and soft tissue
+        assert scale.slope * value * top + scale.intercept == pytest.approx(400 * value - 160, abs=40)
+    assert any("taken as HU" in warning for warning in prepare(other, "ct").warnings)
+
+
+def test_a_ct_on_a_scale_that_an_mr_could_have_is_asked_about():
+    volume = make_body_volume()
+    noise = np.random.default_rng(0).normal(0, 20, volume.array.shape)
+    attenuation = with_array(
+        volume, (0.02 * (1 + np.clip(volume.array + noise, -1000, None) / 1000)).astype(np.float32)
+    )
+    assert detect_modality(attenuation)[0] == "mr"
+    assert "peaks of air and soft tissue of a CT; say ct" in doubt(attenuation, "mr")
