@@ -20,6 +20,7 @@ Needs the package highdicom, which Slicer has since 5.12 only: imported when a r
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
+# By code: pydicom renamed the second one.
+_PROCEDURES = {
+    True: ("25045-6", "LN", "CT unspecified body region"),
+    False: ("25056-3", "LN", "MRI unspecified body region"),
+}
 STATE_WORDS = {
     "present": "Present", "vanished": "Vanished", "too_small": "Too small", "merged": "Merged",
     "progressed": "Progressed", "not_evaluable": "Not evaluable", "absent": "Not there yet",
@@ -205,10 +211,25 @@ def _read_evidence(files: Sequence[str]) -> List[Any]:
 
 
 def _completed(header: Any) -> Any:
-    """A header with the attributes that a report copies from it: empty where de-identification took them away."""
+    """A header with the attributes that a report copies from it: empty where de-identification took them away or left
+    what the standard does not allow, in a character set for all languages.
+
+    :raises AttributeError: it does not say which instance it is.
+    """
+    from pydicom.valuerep import DA, TM
+
+    header.decode()
+    header.SpecificCharacterSet = "ISO_IR 192"
+    kinds: Dict[str, Any] = {"Date": DA, "Time": TM}
     for keyword in _MAY_BE_EMPTY:
-        if keyword not in header:
-            setattr(header, keyword, "")
+        value = str(header.get(keyword) or "")
+        is_allowed = keyword != "PatientSex" or value in ("M", "F", "O")
+        with contextlib.suppress(ValueError):
+            kinds.get(keyword[-4:], str)(value)
+            if is_allowed and keyword in header:
+                continue
+        setattr(header, keyword, "")
+    _ = header.SOPInstanceUID
     return header
 
 
@@ -235,9 +256,7 @@ def _document(evidence: List[Any], study: Study, lesions: Sequence[ReportedLesio
     groups += [_past_group(lesion, past) for lesion in lesions for past in lesion.history]
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
-        procedure_reported=codes.LN.CTUnspecifiedBodyRegion
-        if str(evidence[0].get("Modality", "")) == "CT"
-        else codes.LN.MRUnspecifiedBodyRegion,
+        procedure_reported=sr.CodedConcept(*_PROCEDURES[str(evidence[0].get("Modality", "")) == "CT"]),
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )

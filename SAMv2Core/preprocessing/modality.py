@@ -9,10 +9,10 @@ A CT on another scale (cone beam, shifted, divided by 1000) keeps its histogram:
 tissue (fat and muscle lie within 15 % of the distance to air), little between them (in MR fat and muscle lie far
 apart and much lies between); the two peaks then tell the scale. On train and val together it is found for 139 of 141
 CT shifted by 300, 137 divided by 1000, 140 made like cone beam (slope 0.8, +150, noise of 60 HU), and for 0 of 61 MR,
-as they are, between 0 and 1, or normalized to mean 0. What shows too little for a decision stays MR, and is told when it
-has the peaks of a CT all the same (0 of 61 MR), or piles up at both ends of its values as a CT does in a window of soft
-tissue; the command line asks, too, when the other scan is a CT. Said to be a CT, a window's fat and soft tissue tell its
-scale (see :func:`_window_peaks`).
+as they are, between 0 and 1, or normalized to mean 0. What shows too little for a decision stays MR, and is told when
+it has the peaks of a CT all the same (0 of 61 MR), or piles up at both ends of its values as a CT does in a window of
+soft tissue; the command line asks, too, when the other scan is a CT. Said to be a CT, a window's fat and soft tissue
+tell its scale (see :func:`_window_peaks`).
 """
 
 from __future__ import annotations

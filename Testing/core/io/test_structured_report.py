@@ -175,6 +175,40 @@ def test_a_report_of_a_de_identified_series_with_labels_of_any_language(tmp_path
     assert report.PatientName == "" and report.StudyID == ""
 
 
+def oddly_de_identified(image, k):
+    image.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    image.PatientName = "Yamada^Tarou=山田^太郎"
+    for keyword, value in (("PatientBirthDate", "1950"), ("StudyDate", "UNKNOWN"), ("StudyTime", "noon")):
+        image[keyword] = pydicom.DataElement(keyword, "LO", value)  # what the standard does not allow
+    image.PatientSex = "unknown"
+
+
+def test_what_the_standard_does_not_allow_is_left_empty_in_a_report(tmp_path):
+    files = tuple(str(path) for path in sorted(dicom.write_slices(tmp_path / "ct", oddly_de_identified).iterdir()))
+    lesions = [ReportedLesion("L1", new_tracking_uid(), (0.0, 1.0, 2.0), "matched")]
+    write_report(str(tmp_path / "r.dcm"), Study(files, "Baseline", 0), lesions, "lite-ct", "0.1.0")
+    report = pydicom.dcmread(tmp_path / "r.dcm")
+    assert str(report.PatientName) == "Yamada^Tarou=山田^太郎" and report.SpecificCharacterSet == "ISO_IR 192"
+    assert (report.PatientBirthDate, report.PatientSex, report.StudyDate, report.StudyTime) == ("", "", "", "")
+
+
+@pytest.mark.parametrize(("modality", "code"), [("CT", "25045-6"), ("MR", "25056-3")])
+def test_the_procedure_is_that_of_the_modality(tmp_path, modality, code):
+    folder = dicom.write_slices(tmp_path / "scan", lambda image, k: setattr(image, "Modality", modality))
+    study = Study(tuple(map(str, folder.iterdir())), "Baseline", 0)
+    write_report(str(tmp_path / "r.dcm"), study, [ReportedLesion("L", "1.2", (0.0, 1.0, 2.0), "matched")], "m", "1")
+    report = pydicom.dcmread(tmp_path / "r.dcm")
+    told = [item.ConceptCodeSequence[0] for item in report.ContentSequence if item.ValueType == "CODE"]
+    assert code in [concept.CodeValue for concept in told]
+
+
+def test_images_that_do_not_say_which_they_are_make_no_report(tmp_path):
+    folder = dicom.write_slices(tmp_path / "ct", lambda image, k: delattr(image, "SOPInstanceUID"))
+    study = Study(tuple(map(str, folder.iterdir())), "Baseline", 0)
+    with pytest.raises(InputError, match="SOPInstanceUID"):
+        write_report(str(tmp_path / "r.dcm"), study, [ReportedLesion("L", "1.2", (0.0, 1.0, 2.0), "matched")], "m", "1")
+
+
 def test_two_scans_of_one_frame_of_reference_are_not_registered_to_each_other(tmp_path):
     fixed, moving = (
         read_volume(dicom.write_slices(tmp_path / name, series=series))
