@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -18,6 +20,40 @@ N_SCANS, POINTS_PER_SCAN = 50, 10
 WARM_AFTER = 10  # scans, by when every library has what it keeps
 MAX_GROWTH_MIB = 40.0
 """Of the resident memory from the tenth scan to the last; one embedding of these scans kept per scan would be 60."""
+
+
+SLICES = 200  # of 512 x 512 voxels, 100 MiB
+_READ = """
+import sys
+import pydicom, SimpleITK
+from SAMv2Core.io.volume import read_volume
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+before = peak()
+array = read_volume(sys.argv[1]).array
+print(peak() - before, array.nbytes / 2**20)
+"""
+
+
+def memory_table() -> List[str]:
+    """What reading one scan takes at most, by format, each in a process of its own (Linux)."""
+    from SAMv2Core.io.volume import Volume, write_volume
+    from Testing.files import dicom
+    from Testing.files.scan import SCAN
+
+    array = np.random.default_rng(0).integers(-1000, 1000, (SLICES, 512, 512), dtype=np.int16)
+    lines = ["| format | voxels | memory at most |", "|---|---|---|"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = {"DICOM, a file per slice": dicom.write_slices(folder / "d", slices=range(SLICES), array=array)}
+        for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
+            write_volume(Volume(array, SCAN.ijk_to_lps), folder / f"a{suffix}")
+            paths[suffix] = folder / f"a{suffix}"
+        for what, path in paths.items():
+            done = subprocess.run([sys.executable, "-c", _READ, str(path)], capture_output=True, text=True, check=True)
+            taken, size = map(float, done.stdout.split())
+            lines.append(f"| {what} | {size:.0f} MiB | {taken:.0f} MiB |")
+    return lines
 
 
 def held() -> Dict[str, float]:
