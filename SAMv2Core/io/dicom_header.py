@@ -433,7 +433,7 @@ def _frames(path: Path, dataset: Any, tags: DicomTags, pixels: Pixels) -> Iterat
             axes=_axes(_numbers(layers, "ImageOrientationPatient", 6)),
             spacing=_spacing(_numbers(layers, "PixelSpacing", 2)),
             slope=_number(layers, "RescaleSlope", 1.0), intercept=_number(layers, "RescaleIntercept", 0.0),
-            is_rescaled=any("RescaleIntercept" in layer for layer in layers),
+            is_rescaled=bool(np.isfinite(_number(layers, "RescaleIntercept", np.nan))),
             photometric=_text(dataset, "PhotometricInterpretation"),
             thickness=_number(layers, "SliceThickness", 0.0), distance=_number(layers, "SpacingBetweenSlices", 0.0),
             pixels=pixels, marks=marks,

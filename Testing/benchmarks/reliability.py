@@ -82,6 +82,7 @@ KINDS = (
     Kind(3, "PALETTE COLOR", "places in it as values", dicom.palette, "refused", "color"),
     Kind(3, "a slope of 0", "one single value", dicom.slope_of_zero, "told", "RescaleSlope of 0"),
     Kind(3, "an intercept in some", "others 1024 HU off", dicom.intercept_in_some, "refused", "RescaleIntercept"),
+    Kind(3, "an intercept with a comma", "1024 HU off", dicom.intercept_with_a_comma, "read", "RescaleIntercept"),
     Kind(3, "values through a table", "as stored, silently", dicom.values_through_a_table, "refused", "Modality LUT"),
     Kind(3, "phases of unequal length", "mixed into one volume", dicom.phases_of_unequal_length, "refused",
          "nothing in their headers"),

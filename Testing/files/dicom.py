@@ -374,6 +374,13 @@ def intercept_in_some(folder: Path) -> Path:
     return write_slices(folder / "some", lambda image, k: delattr(image, "RescaleIntercept") if k % 2 else None)
 
 
+def intercept_with_a_comma(folder: Path) -> Path:
+    """A decimal comma, which DICOM does not know."""
+    for path in write_slices(folder / "comma").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"-1024.0", b"-1024,0"))
+    return folder / "comma"
+
+
 def values_through_a_table(folder: Path) -> Path:
     def change(image: Any, k: int) -> None:
         image.ModalityLUTSequence = [item(LUTDescriptor=[2, 0, 16], ModalityLUTType="HU", LUTData=bytes(4))]
