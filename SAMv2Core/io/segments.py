@@ -27,7 +27,8 @@ from SAMv2Core.io.dicom_header import (
 from SAMv2Core.io.dicom_pixels import stored_values
 from SAMv2Core.io.dicom_volumes import check_places, depths_of
 from SAMv2Core.io.files import PathLike, suffix_of
-from SAMv2Core.io.volume import nrrd_pairs, read_layers
+from SAMv2Core.io.itk_files import nrrd_pairs
+from SAMv2Core.io.volume import read_layers
 
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 _BACKGROUND = "125040"  # DCM code of a label map's segment that is none
