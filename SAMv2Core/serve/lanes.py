@@ -85,10 +85,11 @@ class Lane:
 
 
 def rise() -> None:
-    """Leave the lowest priority again, where that is allowed: before any thread is started, since they inherit it."""
+    """Leave the lowest priority again, where that is allowed, with the threads that libraries have started already."""
     if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, 0) == LOWEST_NICE:
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, 0)
+            for thread in os.listdir("/proc/self/task"):
+                os.setpriority(os.PRIO_PROCESS, int(thread), 0)
 
 
 def _yield() -> None:

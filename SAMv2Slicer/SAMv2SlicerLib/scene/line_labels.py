@@ -1,4 +1,4 @@
-"""A short label beside each lesion's line, such as "L2? 16.6 mm".
+"""A short label beside each lesion's line, such as "L2 16.6 mm"; beside a finding, which has its name, only the size.
 
 Slicer writes the name of a line, a colon and its length in the format of the application's unit of length ("L2?:
 16.60mm"), and computes that format anew with each length. So while the module is shown, the label stands at the line's
@@ -18,7 +18,7 @@ import slicer.util
 import vtk
 
 from SAMv2SlicerLib import texts
-from SAMv2SlicerLib.scene import node_geometry
+from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.scene.while_shown import WhileShown
 
 ATTRIBUTE = "SAMv2.usersLabel"
@@ -77,7 +77,8 @@ def _label(node) -> None:
         }
         node.SetAttribute(ATTRIBUTE, json.dumps(before))
     ends = node_geometry.pointsWorld(node, (0, 1))
-    _put(node, [texts.lineLabel(node.GetName(), float(np.linalg.norm(ends[1] - ends[0]))), ""], [False, True])
+    write = texts.findingLineLabel if match_list.isLesionLine(node) else texts.lineLabel
+    _put(node, [write(node.GetName(), float(np.linalg.norm(ends[1] - ends[0]))), ""], [False, True])
 
 
 def _giveBack(node) -> None:

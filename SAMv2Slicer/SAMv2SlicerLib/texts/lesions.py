@@ -43,6 +43,12 @@ def lineLabel(name: str, mm: float) -> str:
     return _("{name} {mm:.1f} mm").format(name=name, mm=mm)
 
 
+def findingLineLabel(name: str, mm: float) -> str:
+    """The same beside a finding whose own label says the name: the place of that is left free."""
+    label = name.rstrip("?")
+    return lineLabel("   " * len(label) + name[len(label) :], mm)
+
+
 def cellProposed(glyph: str, size: str) -> str:
     """A cell of the matrix with a diameter that is only proposed."""
     return _("{glyph}  {size} mm?").format(glyph=glyph, size=size)

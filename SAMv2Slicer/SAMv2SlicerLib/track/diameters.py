@@ -68,7 +68,6 @@ def add(lesionListNode, volumeNode, uid: str, label: str, ends: np.ndarray, isPr
     node.SetNodeReferenceID(match_list.ROLE_QUERY, volumeNode.GetID())
     node.SetAttribute(ATTRIBUTE_LESION, uid)
     node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().GetTextProperty().SetBackgroundOpacity(0.5)  # readable over bone, too
     for end in ends:
         node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in end)))
     _describe(node, label, volumeNode, ends if isProposal else None)

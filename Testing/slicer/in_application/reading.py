@@ -167,8 +167,10 @@ def _firstMonth(tour, baseline, followUp, volume, truth):
         errors.append(float(np.linalg.norm(node_geometry.flipRASAndLPS(row[1].world) - true[0])))
     tour.report["facts"]["lesion_errors_mm"] = [round(error, 2) for error in errors]
     for node in slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode"):
-        label = f"{node.GetName()} {node.GetLineLengthWorld():.1f} mm"
-        assert node.GetNthControlPointLabel(0) == label and not node.GetDisplayNode().GetPropertiesLabelVisibility()
+        size = f" {node.GetLineLengthWorld():.1f} mm"
+        label = node.GetNthControlPointLabel(0)
+        assert label.endswith(size) and label.strip() in (node.GetName() + size, size.strip()), label
+        assert not node.GetDisplayNode().GetPropertiesLabelVisibility()
     ui.findingsTable.setCurrentCell(0, 1)
     d.settle(tour.widget)
     d.scrollToTop(ui.tabWidget)
