@@ -35,6 +35,7 @@ POINTS_PER_TILE = 512
 class Places:
     """Some places of a body, ready to be compared.
 
+    :param index: of the body.
     :param rows: (n,) int64, their rows in the index.
     :param vectors: (n, K) float32.
     """

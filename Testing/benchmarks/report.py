@@ -20,7 +20,18 @@ from typing import Any, Dict, List, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).with_name("reports")
 # Options that say where files are, not what was measured.
-PLACES = ("--data", "--report", "--trials", "--cases", "--samples", "--plot", "--picture", "--cache", "--publish")
+PLACES = (
+    "--data",
+    "--report",
+    "--trials",
+    "--cases",
+    "--samples",
+    "--plot",
+    "--picture",
+    "--cache",
+    "--publish",
+    "--tours",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ def lineLabel(name: str, mm: float) -> str:
 def findingLineLabel(name: str, mm: float) -> str:
     """The same beside a finding whose own label says the name: the place of that is left free."""
     label = name.rstrip("?")
-    return lineLabel("   " * len(label) + name[len(label) :], mm)
+    return lineLabel("  " * len(label) + name[len(label) :], mm)
 
 
 def cellProposed(glyph: str, size: str) -> str:

@@ -726,6 +726,7 @@ class Tour:
         again = [node_geometry.pointWorld(matched, n) for n in node_geometry.definedPointIndices(matched)]
         assert np.allclose(places, again, atol=1e-3)
         assert match_list.resultAt(matched, 0).decision == match_list.ACCEPTED
+        assert "was moved" not in self.ui.statusLabel.text, self.ui.statusLabel.text
         node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
         assert node.GetViewArrangement() == layouts.SIDE_BY_SIDE_ID and self.ui.sideBySideButton.checked
         assert _isVisible(layouts.viewName("A", "Axial")) and _isVisible(layouts.viewName("B", "Axial"))

@@ -48,7 +48,7 @@ def tracked(windows, widget, scene):
 def test_labels_are_short_and_follow_the_line(tracked):
     widget, line, proposed, free = tracked
     length = diameters.lengthOf(proposed)
-    assert labelOf(line) == ("", "L1 16.6 mm", "") and labelOf(proposed) == ("", f"      ? {length:.1f} mm", "")
+    assert labelOf(line) == ("", "L1 16.6 mm", "") and labelOf(proposed) == ("", f"    ? {length:.1f} mm", "")
     assert labelOf(free)[0].startswith("free: 10")
     for mm in (20.04, 7.5):
         start = node_geometry.pointWorld(line, 0)
@@ -56,7 +56,7 @@ def test_labels_are_short_and_follow_the_line(tracked):
         assert labelOf(line) == ("", f"L1 {mm:.1f} mm", "")
     taken = measuring.measure(widget.logic, findingAt(widget.logic, 0, 1))
     settle(widget)
-    assert labelOf(taken) == ("", f"       {length:.1f} mm", ""), "the finding beside it has the name"
+    assert labelOf(taken) == ("", f"     {length:.1f} mm", ""), "the finding beside it has the name"
     widget.panel.parameters.lesionSources = []
     settle(widget)
     assert labelOf(line)[0].startswith("L1: 7.5")
