@@ -45,6 +45,22 @@ def test_what_is_called_matched_is_right_and_what_is_absent_is_lost():
     assert np.mean(lost) >= la.ABSENT_NOT_FOUND or c.not_found_below == c.matched_above
 
 
+def test_one_wrong_spine_among_few_patients_forbids_sure_levels():
+    """Twenty patients with 12 levels each, all sure: all are right, or one patient's are wrong (5 % of the levels)."""
+
+    def levels(patient, is_right):
+        witnesses = Witnesses(0.9, 0.9, 3.0, 0.5, 9, 0.0, level=0.99)
+        names = [f"vertebra_T{n}" for n in range(1, 13)]
+        error = 2.0 if is_right else 25.0
+        return [la.Trial(patient, patient, "train", 0, name, error, name, witnesses) for name in names]
+
+    one_wrong = [trial for n in range(20) for trial in levels(f"p{n}", n > 0)]
+    all_right = [trial for n in range(20) for trial in levels(f"p{n}", True)]
+    for others, is_sure in ((one_wrong, False), (all_right, True)):
+        c = la.fit([*trials(), *others])
+        assert (la.confidence_of(others[0], c) >= c.level_matched_above) == is_sure
+
+
 def test_a_patient_does_not_judge_himself():
     """One patient's landmarks are all right and look it; his own answers must not learn that from himself."""
     others = trials(400)

@@ -7,7 +7,8 @@ import pytest
 
 from SAMv2Core.landmarks import spine
 from SAMv2Core.landmarks.atlas import exemplar, join
-from SAMv2Core.landmarks.find import find_landmarks
+from SAMv2Core.landmarks.find import Coefficients, find_landmarks, judge
+from SAMv2Core.landmarks.landmark import Witnesses
 from Testing.samples.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding
 
 GAP_MM = 26.0
@@ -97,6 +98,18 @@ def test_a_piece_without_ends_is_less_sure_and_says_what_else_it_may_be(atlas):
     assert name in truth
     assert sure[name].witnesses.level > 0.99 > 0.9 > unsure[name].witnesses.level
     assert unsure[name].witnesses.neighbor in {"vertebra_T6", "vertebra_T8"}
+
+
+def test_what_is_said_of_an_unsure_level():
+    def reason(level, neighbor):
+        witnesses = Witnesses(0.9, 0.9, 3.0, 0.5, 9, 0.0, level=level, neighbor=neighbor)
+        one = judge("vertebra_T7", np.zeros(3), witnesses, Coefficients(level_matched_above=0.99))
+        return one.confidence, one.status, one.reason
+
+    half, nearly, never = reason(0.5, "vertebra_T8"), reason(0.9, "vertebra_T8"), reason(0.0, "")
+    assert half[1:] == ("uncertain", "The level may be one off: vertebra_T7 or vertebra_T8.")
+    assert nearly[0] > half[0] > never[0]
+    assert never[2] == "The spine in the scan ends before it."
 
 
 def test_order_and_what_is_no_vertebra():
