@@ -26,6 +26,7 @@ from SAMv2Core.matching.robust import redescending, reweighted
 from SAMv2Core.matching.similarity import lattice_vectors
 
 VERTEBRA = re.compile(r"vertebra_([CTLS])(\d+)$")
+ABOVE = {"C": 0, "T": 7, "L": 19, "S": 24}  # vertebrae above the first of a part
 MIN_LEVELS = 3  # fewer are no chain
 DEGREE = 4  # of the line's x and y in z; it lies 2 mm from the vertebrae's centers on average, 6 at most
 STRAIGHTEN = 0.01
@@ -62,8 +63,13 @@ class Level:
 
 def vertebrae(names: Sequence[str]) -> List[str]:
     """The names of vertebrae among some, each once, from head to feet."""
-    found = {name: VERTEBRA.match(name) for name in names}
-    return sorted((n for n, m in found.items() if m), key=lambda n: ("CTLS".index(n[9]), int(n[10:])))
+    return sorted({name for name in names if VERTEBRA.match(name)}, key=_number)
+
+
+def _number(name: str) -> int:
+    """Of a vertebra, counted from the head."""
+    part, number = VERTEBRA.match(name).groups()  # type: ignore[union-attr]
+    return ABOVE[part] + int(number)
 
 
 def read_spine(emb: Embedding, atlas: Atlas, places: np.ndarray, similarity: np.ndarray) -> Dict[str, Optional[Level]]:
@@ -104,16 +110,20 @@ def read_spine(emb: Embedding, atlas: Atlas, places: np.ndarray, similarity: np.
 
 
 def _gaps(atlas: Atlas, names: Sequence[str]) -> Optional[np.ndarray]:
-    """(n - 1,) mm, mean distances of neighbors in the exemplars, between known ones where no exemplar shows both."""
+    """(n - 1,) mm, mean distances of neighbors in the exemplars; where none shows both, by what is known nearest."""
     if len(names) < MIN_LEVELS:
         return None
     place = dict(zip(zip(atlas.exemplars, atlas.names), atlas.positions_lps))
-    exemplars, known = sorted(set(atlas.exemplars)), {}
+    exemplars, steps = sorted(set(atlas.exemplars)), np.diff([_number(name) for name in names])
+    one_level = {}  # mm from one level to the next, which neighbors in the atlas need not be
     for number, (one, other) in enumerate(zip(names, names[1:])):
         both = [exemplar for exemplar in exemplars if {(exemplar, one), (exemplar, other)} <= set(place)]
         if both:
-            known[number] = np.mean([np.linalg.norm(place[e, one] - place[e, other]) for e in both])
-    return np.interp(np.arange(len(names) - 1), list(known), list(known.values())) if known else None
+            gap = np.mean([np.linalg.norm(place[e, one] - place[e, other]) for e in both])
+            one_level[number] = gap / steps[number]
+    if not one_level:
+        return None
+    return steps * np.interp(np.arange(len(steps)), list(one_level), list(one_level.values()))
 
 
 def _tube(emb: Embedding, places: np.ndarray, similarity: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

@@ -127,6 +127,17 @@ def test_distances_that_no_exemplar_shows_lie_between_known_ones(atlas):
     some = atlas.part(~np.isin(atlas.names, NAMES[4:5]))
     gaps = spine._gaps(some, NAMES[:4] + NAMES[5:])
     assert gaps[3] == pytest.approx(2 * GAP_MM, rel=0.1) and gaps[2] == pytest.approx(GAP_MM, rel=0.1)
-    alone = atlas.part(np.isin(atlas.names, NAMES[1:4]) & (np.array(atlas.exemplars) == "person 1"))
-    strange = join([alone, atlas.part((np.array(atlas.names) == NAMES[0]) & (np.array(atlas.exemplars) == "person 2"))])
-    assert spine._gaps(strange, NAMES[:4])[0] == pytest.approx(GAP_MM, rel=0.1)
+    upper = atlas.part(np.isin(atlas.names, NAMES[:3]) & (np.array(atlas.exemplars) == "person 1"))
+    lower = atlas.part(np.isin(atlas.names, NAMES[6:]) & (np.array(atlas.exemplars) == "person 2"))
+    gaps = spine._gaps(join([upper, lower]), NAMES[:3] + NAMES[6:])
+    assert gaps[2] == pytest.approx(4 * GAP_MM, rel=0.1) and gaps[0] == pytest.approx(GAP_MM, rel=0.1)
+
+
+def test_exemplars_of_both_ends_tell_what_lies_apart(atlas):
+    """One exemplar shows the upper levels, one the lower; the scan shows all, and some that nobody names."""
+    upper = atlas.part(np.isin(atlas.names, NAMES[:3]) & (np.array(atlas.exemplars) == "person 1"))
+    lower = atlas.part(np.isin(atlas.names, NAMES[6:]) & (np.array(atlas.exemplars) == "person 2"))
+    emb, truth = scan(23, 0.0)
+    found = find_landmarks(emb, join([upper, lower]))
+    assert len(found) == 7
+    assert max(np.linalg.norm(one.candidate_lps - truth[one.name]) for one in found) < 8.0
