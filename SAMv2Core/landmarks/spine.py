@@ -40,8 +40,8 @@ GAP_SPREAD = 0.07
 """Of the logarithm of a distance between neighbors, over the exemplars' mean, between patients."""
 GAPS = (0.6, 1.5)
 NAMED, UNNAMED = 0.1, 0.2
-"""Below the similarity of most vertebrae of the scan: where a name gains nothing, and where its lack costs nothing. With
-0.05 to 0.15 and 0.1 to 0.3 the training patients' levels are as right within two in a hundred."""
+"""Below the similarity of most vertebrae of the scan: where a name gains nothing, and where its lack costs nothing.
+With 0.05 to 0.15 and 0.1 to 0.3 the training patients' levels are as right within two in a hundred."""
 NEVER = -1e9
 
 
