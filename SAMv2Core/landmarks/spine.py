@@ -104,6 +104,8 @@ def read_spine(emb: Embedding, atlas: Atlas, places: np.ndarray, similarity: np.
         other = max(others, key=lambda one: probable[one])
         mine = np.flatnonzero(level_of == level)
         inside = np.flatnonzero(np.abs(arc_of_voxel - arc[at]) < reach[level])
+        if not len(inside):  # the body has a gap there
+            continue
         best = inside[cosine[np.ix_(mine, inside)].argmax(axis=1)]
         probability = float(min(probable[level], 1.0))
         found[names[level]] = Level(rows[mine], voxels[best], cosine[mine, best], probability, names[other])
@@ -115,7 +117,8 @@ def _gaps(atlas: Atlas, names: Sequence[str]) -> Optional[np.ndarray]:
     if len(names) < MIN_LEVELS:
         return None
     place = dict(zip(zip(atlas.exemplars, atlas.names), atlas.positions_lps))
-    exemplars, steps = sorted(set(atlas.exemplars)), np.diff([_number(name) for name in names])
+    steps = np.maximum(np.diff([_number(name) for name in names]), 1)  # T13 and L1 are one number
+    exemplars = sorted(set(atlas.exemplars))
     one_level = {}  # mm from one level to the next, which neighbors in the atlas need not be
     for number, (one, other) in enumerate(zip(names, names[1:])):
         both = [exemplar for exemplar in exemplars if {(exemplar, one), (exemplar, other)} <= set(place)]
@@ -140,7 +143,8 @@ def _tube(emb: Embedding, places: np.ndarray, similarity: np.ndarray) -> Tuple[n
     def weigh(size: np.ndarray) -> np.ndarray:
         return trust * redescending(size, max(LINE_REJECT_MM, float(np.median(size))))
 
-    straight = STRAIGHTEN * np.diag([1.0] * (DEGREE - 1) + [0.0, 0.0]) * len(points)
+    # The slope is drawn a little, too: in a single slice it is not known.
+    straight = STRAIGHTEN * np.diag([1.0] * (DEGREE - 1) + [1e-4, 0.0]) * len(points)
     middle = np.average(points[:, :2], axis=0, weights=trust)
     size = np.linalg.norm(points[:, :2] - middle, axis=1)
     line, _ = reweighted(design(points[:, 2]), points[:, :2], straight, size, weigh, n_iterations=15, is_share=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -141,3 +143,18 @@ def test_exemplars_of_both_ends_tell_what_lies_apart(atlas):
     found = find_landmarks(emb, join([upper, lower]))
     assert len(found) == 7
     assert max(np.linalg.norm(one.candidate_lps - truth[one.name]) for one in found) < 8.0
+
+
+def test_odd_scans_and_names_do_no_harm(atlas):
+    """A single slice; a body with a hole as long as three vertebrae; a thirteenth thoracic beside a first lumbar."""
+    thin, _ = scan(20, 0.0, (-2.0, 2.0))
+    assert len(find_landmarks(thin, atlas)) == len(NAMES)
+    emb, truth = scan(20, 0.0)
+    body = np.array(emb.body)
+    body[25:45] = False  # of 75 slices of 4 mm
+    found = {one.name: one for one in find_landmarks(dataclasses.replace(emb, body=body), atlas)}
+    assert np.linalg.norm(found[NAMES[-1]].candidate_lps - truth[NAMES[-1]]) < 8.0
+    renamed = {NAMES[-2]: "vertebra_T13", NAMES[-1]: "vertebra_L1"}
+    lumbar = dataclasses.replace(atlas, names=tuple(renamed.get(name, name) for name in atlas.names))
+    last = find_landmarks(emb, lumbar, ["vertebra_L1"])[0]
+    assert np.linalg.norm(last.candidate_lps - truth[NAMES[-1]]) < 8.0
