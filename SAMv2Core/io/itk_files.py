@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -46,24 +46,29 @@ _METAIMAGE_BYTES = {
 }  # fmt: skip
 
 _NOT_OBLIQUE = 0.9  # the cosine of an axis with the anatomical one that it is named after
+# A list, or a name with the number of the slice, first, last (and step). MetaIO prints any other % beyond its memory.
+_FILE_PER_SLICE = re.compile(
+    r"LIST( \d)?|[^%\x00-\x1f\x7f-\xff]*%0?\d?d[^%\x00-\x1f\x7f-\xff]* \d+ \d+( \d+)?", re.ASCII
+)
 _NO_REASON = frozenset(("Reason: No such file or directory", "Reason: Success"))
 
 
-def _detached_size(path: Path) -> int:
+def _detached_size(path: Path, head: Optional[bytes] = None) -> int:
     """Bytes of the data files that a text header (.mhd, .nhdr, .hdr) refers to; 0 for other files.
 
+    :param head: its beginning, where it is to be looked at whatever the suffix.
     :raises InputError: the data file is not there.
     """
     if path.suffix.lower() in (".hdr", ".img"):
         return sum(os.path.getsize(other) for other in path.parent.glob(path.stem + ".*") if other != path)
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
+    if head is None and path.suffix.lower() not in (".mhd", ".nhdr"):
         return 0
-    text = path.read_bytes()[:20000].decode("latin-1")
+    text = (path.read_bytes()[:20000] if head is None else head).decode("latin-1")
     found = re.search(r"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(\S.*?)\s*$", text, re.MULTILINE | re.IGNORECASE)
     name = found.group(1) if found else path.name
     if name == "LIST" and found and found.end() < len(text) and not text.endswith("\n"):
         raise InputError(f"{path}: its last line has no end, and ITK reads no slice for it.", "Add a line break.")
-    if name.startswith("LIST") or "%" in name:  # one file per slice
+    if _FILE_PER_SLICE.fullmatch(name):
         return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
     if not (path.parent / name).is_file():
         raise InputError(f"{path}: its data file, {name}, is not there.", "Copy both files, under their own names.")
@@ -226,12 +231,14 @@ def _check_compressed(path: Path, n_bytes: int) -> None:
 
 
 def _check_metaimage_length(path: Path) -> None:
-    """Refuse a truncated ``.mha`` before MetaIO does, which would write to stderr whatever it is told."""
+    """Refuse a truncated ``.mha``, or one whose voxels lie nowhere, before MetaIO reads it: it writes to stderr
+    whatever it is told, and ends the process at a name that is none."""
     with open(path, "rb") as stream:
         head = stream.read(20000)
     fields = _metaimage_fields(path)
     start = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
     if start is None:
+        _detached_size(path, head)
         return
     if fields.get(b"CompressedData", b"").lower() == b"true" and b"CompressedDataSize" not in fields:
         raise InputError(

@@ -137,6 +137,8 @@ KINDS = (
     Kind(11, "thick slices farther apart", "3 slices missing", dicom.thicker_farther_apart, "read",
          "unevenly spaced"),
     Kind(11, "MetaImage without its voxels", "truncated", metaimage.voxels_missing, "refused", "is not there"),
+    Kind(11, "MetaImage, voxels in a name with %", "the process ends", metaimage.name_with_a_percent_sign, "refused",
+         "is not there"),
     Kind(8, "fcsv saved by a spreadsheet", "refused: LPS;;;;", tables.fcsv_of_a_spreadsheet, "points"),
     Kind(8, "Slicer's CSV, a point not placed", "its stale position", tables.slicers_csv, "points"),
     Kind(8, "Slicer's CSV in RAS", "refused", lambda f: tables.slicers_csv(f, "r,a,s"), "points"),

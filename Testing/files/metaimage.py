@@ -49,3 +49,8 @@ def slices_listed(folder: Path, end: bytes = b"") -> Path:
     for k in range(N_SLICES):
         (folder / f"s{k}.raw").write_bytes(SCAN.array[k].tobytes())
     return write(folder / "list.mhd", data="\n".join(f"s{k}.raw" for k in range(N_SLICES)).encode() + end, where="LIST")
+
+
+def name_with_a_percent_sign(folder: Path) -> Path:
+    """A name that MetaIO takes for a pattern, and prints beyond its memory: the process ends."""
+    return write(folder / "percent.mha", data=b"", where="%9999s" + "x" * 40)
