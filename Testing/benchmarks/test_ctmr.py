@@ -8,7 +8,7 @@ import pytest
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.geometry.grid import Grid, transform_points
 from SAMv2Core.io.resample import crop_to
-from SAMv2Core.io.volume import read_volume
+from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.registration.deformable import Deformation
 from SAMv2Core.registration.tissue import tissue_image
 from Testing.benchmarks import ctmr, ctmr_deformable, ctmr_matching
@@ -33,6 +33,36 @@ def test_the_table_counts_errors_calls_and_other_patients():
     assert row["swapped_not_registered"] == 0.75
     assert "| whole | ours | 4 | 10.0 mm |" in ctmr.to_markdown([row])
     assert "| whole | ours | 10.0 mm |" in ctmr.pairs_to_markdown(trials)
+
+
+def test_errors_at_bone_are_those_of_points_that_the_mr_shows():
+    mr = Volume(np.zeros((20, 30, 30), np.int16), np.diag([2.0, 2.0, 4.0, 1.0]))
+    motion = np.eye(4)
+    motion[:3, 3] = (100.0, 0.0, -30.0)
+    moved = Volume(mr.array, motion @ mr.ijk_to_lps)
+    placed = np.array([[10.0, 20.0, 30.0], [40.0, 20.0, 50.0], [30.0, 50.0, 10.0], [10.0, 20.0, 200.0]])
+    ct = placed + [0.0, 4.0, 3.0]  # so the authors' alignment, the identity, is 5 mm off
+    ct[3] += 500.0  # beyond the MR: counts for nobody
+    off = np.eye(4)
+    off[:3, 3] = motion[:3, 3] - [0.0, 4.0, 3.0] + [7.0, 0.0, 0.0]
+    assert ctmr.bone_errors((ct, placed), moved, motion, off) == pytest.approx((7.0, 5.0))
+    assert ctmr.bone_errors((ct[1:], placed[1:]), moved, motion, off) == (None, None)  # only two are shown
+    assert ctmr.bone_errors(None, moved, motion, off) == (None, None)
+
+
+def test_the_table_at_bone_counts_what_is_right_by_the_points():
+    own = [
+        trial(draw=n, status=status)._replace(mr=mr, bone_mm=bone, authors_bone_mm=6.0)
+        for n, (mr, bone, status) in enumerate(
+            [("a", 2.0, "registered"), ("b", 4.0, "uncertain"), ("c", 30.0, "registered"), ("c", 8.0, "registered")]
+        )
+    ]
+    ours, authors = ctmr.at_bone([*own, trial(draw=9)])
+    assert (ours["n"], ours["pairs"], ours["median_mm"], ours["above_20"]) == (4, 3, 6.0, 0.25)
+    assert ours["registered_of_right"] == pytest.approx(2 / 3) and ours["right_of_registered"] == pytest.approx(2 / 3)
+    assert ours["bounds"][0] < 6.0 < ours["bounds"][1]
+    assert (authors["method"], authors["median_mm"], authors["registered_of_right"]) == (ctmr.AUTHORS, 6.0, None)
+    assert "| whole | ours | 3 | 4 | 6.0 (" in ctmr.at_bone_to_markdown([ours, authors])
 
 
 def test_finished_trials_are_read_and_a_cut_line_is_left_out(tmp_path):
