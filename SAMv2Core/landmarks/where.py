@@ -38,7 +38,8 @@ class Nearby:
 
     :param name: of the landmark.
     :param distance_mm: from it.
-    :param text: "12 mm left of vertebra_L2, 20 mm below": where the point lies as seen from it.
+    :param text: "12 mm left of celiac_origin, 20 mm below": where the point lies as seen from it; "30 mm before
+        vertebra_L2 or vertebra_L3" where the level may be one off.
     """
 
     name: str
@@ -71,11 +72,13 @@ def _group(name: str) -> Tuple[str, int]:
 def where(point_lps: Sequence[float], landmarks: Sequence[Landmark], n: int = 3) -> Tuple[str, List[Nearby]]:
     """The region of a point and its nearest landmarks, among those that were found and are sure.
 
+    A vertebra whose place is found but may be one level off counts as well, under both names.
+
     :param point_lps: (3,) LPS mm.
     :param landmarks: of the same scan (:func:`SAMv2Core.landmarks.find.find_landmarks`).
     :returns: the region (empty when nothing near was found) and up to ``n`` landmarks, nearest first.
     """
-    found = [landmark for landmark in landmarks if landmark.status == "matched" and landmark.position_lps is not None]
+    found = [one for one in landmarks if one.position_lps is not None and (one.status == "matched" or _or_else(one))]
     if not found:
         return "", []
     offsets = np.asarray(point_lps, dtype=np.float64) - np.array([landmark.position_lps for landmark in found])
@@ -83,7 +86,14 @@ def where(point_lps: Sequence[float], landmarks: Sequence[Landmark], n: int = 3)
     order = np.argsort(distance)
     votes = [region_of(found[i].name) for i in order[:5]]
     region = max(set(votes), key=lambda one: (votes.count(one), -votes.index(one)))
-    return region, [Nearby(found[i].name, float(distance[i]), _seen_from(found[i].name, offsets[i])) for i in order[:n]]
+    near = [(found[i].name, float(distance[i]), found[i].name + _or_else(found[i]), offsets[i]) for i in order[:n]]
+    return region, [Nearby(name, away, _seen_from(called, offset)) for name, away, called, offset in near]
+
+
+def _or_else(landmark: Landmark) -> str:
+    """The other name of a vertebra whose level is not sure, as words that follow the first one."""
+    other = landmark.witnesses.neighbor
+    return f" or {other}" if other and landmark.status == "uncertain" else ""
 
 
 def _seen_from(name: str, offset: np.ndarray) -> str:

@@ -28,6 +28,18 @@ def test_only_what_is_matched_counts():
     assert (region, near) == ("", [])
 
 
+def test_a_vertebra_that_may_be_one_off_is_named_by_both_names():
+    place = np.array([0.0, 30.0, 0.0])
+    witnesses = Witnesses(0.8, 0.9, 3.0, 0.2, 9, 0.0, level=0.8, neighbor="vertebra_L3")
+    unsure, sure, lost = (
+        Landmark("vertebra_L2", None if status == "not_found" else place, 0.8, status, "", place, witnesses)
+        for status in ("uncertain", "matched", "not_found")
+    )
+    assert [one.text for one in where((0, 0, 0), [unsure])[1]] == ["30 mm before vertebra_L2 or vertebra_L3"]
+    assert [one.text for one in where((0, 0, 0), [sure])[1]] == ["30 mm before vertebra_L2"]
+    assert where((0, 0, 0), [lost]) == ("", [])
+
+
 def test_regions_by_the_longest_beginning():
     found = {name: region_of(name) for name in ("vertebra_T1", "vertebra_T12", "vertebra_L5", "asis_left", "tail")}
     assert found == {
