@@ -52,7 +52,8 @@ _HOME = {
     "simulation.simulate": ("SimulatedFollowUp", "simulate_follow_up"),
     "landmarks.find": ("find_landmarks",),
     "landmarks.landmark": ("Landmark",),
-    "io.lesions": ("Lesion", "read_lesions"),
+    "io.lesion": ("Lesion",),
+    "io.lesions": ("read_lesions",),
     "tracking.finding": ("Finding", "Verified"),
     "tracking.track": ("track",),
 }
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
     from SAMv2Core.errors import UnreliableResultError as UnreliableResultError
     from SAMv2Core.errors import UsageError as UsageError
     from SAMv2Core.geometry.grid import Grid as Grid
-    from SAMv2Core.io.lesions import Lesion as Lesion
+    from SAMv2Core.io.lesion import Lesion as Lesion
     from SAMv2Core.io.lesions import read_lesions as read_lesions
     from SAMv2Core.io.points import Point as Point
     from SAMv2Core.io.points import PointList as PointList

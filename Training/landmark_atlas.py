@@ -29,7 +29,8 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.volume import read_volume
 from SAMv2Core.landmarks.atlas import Atlas, exemplar, join, save_atlas
-from SAMv2Core.landmarks.find import LEVELS, OUTSIDE_MM, Coefficients, Landmark, Witnesses, find_landmarks
+from SAMv2Core.landmarks.find import OUTSIDE_MM, find_landmarks
+from SAMv2Core.landmarks.landmark import LEVELS, Coefficients, Landmark, Witnesses
 from SAMv2Core.matching.body_map import robust_affine
 from Training.data.landmarks import MIN_SURE, landmark_file, read_landmarks
 from Training.engine.command import finish

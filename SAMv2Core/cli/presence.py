@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.io.files import write_text
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.tables import table_text
 
 if TYPE_CHECKING:

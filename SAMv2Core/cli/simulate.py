@@ -14,7 +14,8 @@ from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, OutputError
 from SAMv2Core.io.files import atomic_path, check_output, write_json
 from SAMv2Core.io.itk import image_of, quiet_itk
-from SAMv2Core.io.lesions import Lesion, read_lesions
+from SAMv2Core.io.lesion import Lesion
+from SAMv2Core.io.lesions import read_lesions
 from SAMv2Core.io.points import Point, PointList, write_points
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import SAMv2Core as s
 from SAMv2Core.cli import common
 from SAMv2Core.errors import InputError, SAMv2Error, UsageError
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.report_reader import LesionReport, is_report, read_report
 from SAMv2Core.io.structured_report import (
     REQUIREMENT,

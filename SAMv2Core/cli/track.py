@@ -14,7 +14,8 @@ import SAMv2Core as s
 from SAMv2Core.cli import common, dicomweb_files, longiseg, presence, reading, structured_report
 from SAMv2Core.errors import OutputError, UnreliableResultError, UsageError
 from SAMv2Core.io.files import write_text
-from SAMv2Core.io.lesions import Lesion, check_labels, read_lesions
+from SAMv2Core.io.lesion import Lesion, check_labels
+from SAMv2Core.io.lesions import read_lesions
 from SAMv2Core.io.points import Point, PointList, write_points
 from SAMv2Core.io.tables import table_text
 

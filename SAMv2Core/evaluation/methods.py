@@ -59,7 +59,7 @@ def find_points(
 
 
 def _track(template: Embedding, query: Embedding, points: np.ndarray, diameters: Sequence[float]) -> List[Answer]:
-    from SAMv2Core.io.lesions import lesion_at
+    from SAMv2Core.io.lesion import lesion_at
     from SAMv2Core.tracking.track import track
 
     sizes = [float(diameter) if math.isfinite(diameter) else None for diameter in diameters]

@@ -1,18 +1,10 @@
-"""Lesions of a baseline scan: where each lies, how large it is, and the places inside it that stand for it.
-
-Following one point of a lesion rests on one vector; a lesion has many. So each is carried as a few weighted
-places within its extent: the voxels of its segmentation, or a small ball where only a center (and perhaps a
-diameter) is known. They come from a point list, from a table with a diameter, or from a segmentation, of
-which each label, or each separate part of a binary one, is a lesion.
-
-Conventions: LPS mm. A diameter is a RECIST one, the longest in a slice, with the short axis across it
-(:mod:`SAMv2Core.geometry.diameters`): taken as given, or measured on a segmentation's axial slices; never guessed.
+"""Lesions of a baseline scan, read: from a point list, from a table with a diameter, from a report, or from a
+segmentation, of which each label, or each separate part of a binary one, is a lesion (:mod:`SAMv2Core.io.lesion`).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -23,22 +15,12 @@ from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.diameters import axes_in_slice
 from SAMv2Core.geometry.grid import Grid
 from SAMv2Core.io.files import PathLike, suffix_of
+from SAMv2Core.io.lesion import Lesion, lesion_at, lesion_of_samples
 from SAMv2Core.io.points import SUFFIXES, Point, PointList, read_points
+from SAMv2Core.io.report_reader import is_report, read_report
 from SAMv2Core.io.segments import Segment, read_segments
 from SAMv2Core.io.tables import number_of
 from SAMv2Core.io.volume import Volume, read_volume
-
-ROLES = ("target", "non_target", "new")
-"""What a reader may call a lesion; one that was new last month still is so when that month is the baseline."""
-
-N_SAMPLES = 7
-"""Places that stand for a lesion: its center and six others, each a vector to search for."""
-
-SAMPLE_RADIUS = 0.6
-"""Places of a lesion known by its diameter lie this share of its radius from the center: well inside."""
-
-UNKNOWN_RADIUS_MM, MAX_SAMPLE_RADIUS_MM = 5.0, 12.0
-"""Radius of a lesion of unknown size (half of all measured ones are smaller); farther out is other anatomy."""
 
 MAX_LESIONS = 2000
 """A segmentation with more separate parts is noise or an organ map, not lesions."""
@@ -49,97 +31,6 @@ _MAX_SHARE, _MANY, _SCATTERED = 0.5, 20, 0.02
 _ROUNDING = 1e-3
 _YES, _NO = ("yes", "true", "1", "node"), ("", "no", "false", "0")
 _LABELS_NEEDED = "Choose a label volume: 0 outside, a whole number per lesion."
-
-
-@dataclass(frozen=True, eq=False)
-class Lesion:
-    """One lesion of the baseline.
-
-    :param label: its name, unique among the lesions tracked together.
-    :param center_lps: (3,) LPS mm.
-    :param diameter_mm: longest diameter, or None when nobody measured it.
-    :param points_lps: (N, 3) LPS mm, places inside the lesion; the first one is the center.
-    :param weights: (N,) positive, how much each place counts; they sum to 1.
-    :param short_mm: short axis across the diameter, or None.
-    :param ends_lps: (2, 3) ends of the diameter, or None.
-    :param role: ``target``, ``non_target`` or ``new`` (:mod:`SAMv2Core.tracking.recist`), "" when nobody said.
-    :param organ: name of the organ, "" when nobody said.
-    :param is_node: a lymph node, which counts by its short axis.
-    :param volume_ml: of its segmentation, or None.
-    :param tracking_uid: DICOM's Tracking UID, when the lesion comes from a report; "" otherwise.
-    """
-
-    label: str
-    center_lps: np.ndarray
-    diameter_mm: Optional[float]
-    points_lps: np.ndarray
-    weights: np.ndarray
-    short_mm: Optional[float] = None
-    ends_lps: Optional[np.ndarray] = None
-    role: str = ""
-    organ: str = ""
-    is_node: bool = False
-    tracking_uid: str = ""
-    volume_ml: Optional[float] = None
-
-    def __post_init__(self) -> None:
-        center = np.array(self.center_lps, dtype=np.float64).reshape(-1)
-        points = np.array(self.points_lps, dtype=np.float64)
-        weights = np.array(self.weights, dtype=np.float64)
-        diameter, short = (None if mm is None else float(mm) for mm in (self.diameter_mm, self.short_mm))
-        if center.shape != (3,) or not np.all(np.isfinite(center)):
-            raise InputError(f"Lesion {self.label!r} has no position.", "Give it a center (mm, LPS).")
-        for mm in (diameter, short):
-            if mm is not None and not 0 < mm < math.inf:
-                raise InputError(f"Lesion {self.label!r}: a diameter of {mm:g} mm makes no sense.", "Correct it.")
-        if self.role not in ("", *ROLES):
-            raise InputError(f"Lesion {self.label!r}: there is no role {self.role!r}.", f"Use {' or '.join(ROLES)}.")
-        if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.all(np.isfinite(points)):
-            raise InputError(f"Lesion {self.label!r} has no places to look for.", "Give at least its center.")
-        if weights.shape != (len(points),) or not np.all(np.isfinite(weights)) or weights.min() <= 0:
-            raise InputError(f"Lesion {self.label!r}: its weights are not positive numbers.", "Give one per place.")
-        checked = {"center_lps": center, "diameter_mm": diameter, "points_lps": points, "short_mm": short}
-        for name, value in {**checked, "weights": weights / weights.sum()}.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def radius_mm(self) -> float:
-        """Half the diameter, or a usual radius when it is unknown."""
-        return UNKNOWN_RADIUS_MM if self.diameter_mm is None else self.diameter_mm / 2
-
-
-def lesion_at(label: str, center_lps: Sequence[float], diameter_mm: Optional[float] = None) -> Lesion:
-    """A lesion known by its center, and its diameter where there is one: a small ball of places around it.
-
-    :raises InputError: a center or a diameter that makes no sense.
-    """
-    center = np.array(center_lps, dtype=np.float64).reshape(-1)
-    radius = UNKNOWN_RADIUS_MM if diameter_mm is None else float(diameter_mm) / 2
-    reach = min(SAMPLE_RADIUS * radius, MAX_SAMPLE_RADIUS_MM)
-    offsets = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]) * reach
-    return Lesion(label, center, diameter_mm, center + offsets, _weights(offsets))
-
-
-def lesion_of_samples(
-    label: str, samples_lps: np.ndarray, diameter_mm: Optional[float] = None, center_lps: Optional[np.ndarray] = None
-) -> Lesion:
-    """A lesion known by places inside it, such as the voxels of its segmentation.
-
-    :param samples_lps: (M, 3) LPS mm, M >= 1; a few well-spread ones of them are kept.
-    :param center_lps: (3,), or None for their mean (the closest of them, when the mean lies outside: a crescent).
-    :raises InputError: no samples, or numbers that are none.
-    """
-    samples = np.array(samples_lps, dtype=np.float64)
-    if samples.ndim != 2 or samples.shape[1] != 3 or not len(samples) or not np.all(np.isfinite(samples)):
-        raise InputError(f"Lesion {label!r} has no places inside it.", "Give at least one (l, p, s) in mm.")
-    center = samples.mean(axis=0) if center_lps is None else np.array(center_lps, dtype=np.float64)
-    to_center = np.linalg.norm(samples - center, axis=1)
-    if center_lps is None and to_center.min() > _typical_gap_mm(samples):
-        center = samples[np.argmin(to_center)]
-    # The rim's vectors show what lies beside the lesion; its inner part moves with it.
-    reach = np.percentile(to_center, 60) if len(samples) > N_SAMPLES else math.inf
-    points = _spread_out(center, samples[to_center <= min(reach, MAX_SAMPLE_RADIUS_MM)], N_SAMPLES)
-    return Lesion(label, center, diameter_mm, points, _weights(points - center))
 
 
 def lesions_from_points(points: PointList) -> List[Lesion]:
@@ -235,8 +126,6 @@ def read_lesions(path: PathLike, scan: Optional[PathLike] = None) -> List[Lesion
     >>> [(lesion.label, lesion.diameter_mm) for lesion in s.read_lesions("lesions.csv")]
     [('L1', 12.0)]
     """
-    from SAMv2Core.io.report_reader import is_report, read_report
-
     if Path(path).suffix.lower() == ".json" or suffix_of(path) in SUFFIXES:
         return lesions_from_points(read_points(path))
     if is_report(path):
@@ -245,20 +134,6 @@ def read_lesions(path: PathLike, scan: Optional[PathLike] = None) -> List[Lesion
     if segments is not None:
         return lesions_from_segments(segments, path)
     return lesions_from_segmentation(read_volume(path))
-
-
-def check_labels(lesions: Sequence[Lesion]) -> None:
-    """Refuse what a result could not name.
-
-    :raises InputError: no lesions, or two of one label.
-    """
-    if not lesions:
-        raise InputError("There is no lesion to track.", "Mark at least one in the baseline.")
-    labels = [lesion.label for lesion in lesions]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        shown = ", ".join(repr(label) for label in twice[:5])
-        raise InputError(f"Several lesions bear the same label: {shown}.", "Give each lesion a label of its own.")
 
 
 def _facts_of(point: Point) -> Dict[str, Any]:
@@ -318,25 +193,3 @@ def _parts_of(volume: Volume) -> Iterator[Tuple[int, np.ndarray]]:
         box = boxes[int(label) - 1] if boxes is not None else (slice(None),) * 3
         zyx = np.argwhere(array[box] == label) + [part.start or 0 for part in box]
         yield int(label), zyx[:, ::-1]
-
-
-def _typical_gap_mm(samples: np.ndarray) -> float:
-    """Distance between neighbors of evenly spread samples in their bounding box, with some slack."""
-    size = np.maximum(np.ptp(samples, axis=0), 1.0)
-    return 2.0 * float(np.cbrt(size.prod() / len(samples)))
-
-
-def _spread_out(center: np.ndarray, samples: np.ndarray, count: int) -> np.ndarray:
-    """(n <= count, 3): the center, then always the sample farthest from those chosen."""
-    chosen = [center]
-    distance = np.linalg.norm(samples - center, axis=1)
-    while len(chosen) < count and len(samples) and distance.max() > 1e-6:
-        chosen.append(samples[np.argmax(distance)])
-        distance = np.minimum(distance, np.linalg.norm(samples - chosen[-1], axis=1))
-    return np.array(chosen)
-
-
-def _weights(offsets: np.ndarray) -> np.ndarray:
-    """The center counts twice as much as a place at the end of the reach."""
-    distance = np.linalg.norm(offsets, axis=1)
-    return 1 / (1 + distance / max(float(distance.max()), 1e-9))

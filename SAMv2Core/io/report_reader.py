@@ -22,7 +22,7 @@ from SAMv2Core.errors import InputError, SAMv2Error
 from SAMv2Core.io.dicom_header import files_of, quiet_pydicom
 from SAMv2Core.io.files import PathLike
 from SAMv2Core.io.finding_sites import organ_of
-from SAMv2Core.io.lesions import ROLES, Lesion, lesion_at
+from SAMv2Core.io.lesion import ROLES, Lesion, lesion_at
 from SAMv2Core.io.structured_report import ROLE, SCHEME, STATE, STATE_WORDS, PastReading
 
 REPORTS = tuple(f"1.2.840.10008.5.1.4.1.1.88.{n}" for n in (22, 33, 34))

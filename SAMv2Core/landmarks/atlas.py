@@ -44,7 +44,7 @@ class Atlas:
     :param vectors: (N, K) joint vectors of unit length.
     :param sure: (N,) 0..1, how sure whoever placed it was.
     :param model: that made the vectors, ``model_sha256`` the hash of its weights.
-    :param calibration: coefficients of the confidence, see :class:`SAMv2Core.landmarks.find.Coefficients`.
+    :param calibration: coefficients of the confidence, see :class:`SAMv2Core.landmarks.landmark.Coefficients`.
     :param reliability: by name, in how many other patients it was found within 10 mm, 0..1: a bifurcation is easy, a
         level of the spine or the top of a flat dome is not.
     :raises InputError: arrays that do not fit together, or numbers that are none.

@@ -3,13 +3,57 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, Optional
+from dataclasses import dataclass, fields
+from typing import Dict, Mapping, Optional
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from SAMv2Core.landmarks.find import Coefficients
+from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN
+
+LEVELS = "vertebra_"
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What each piece of evidence adds to the argument of the logistic function, and the cuts of the confidence.
+
+    ``bias``, ``agreement * share of exemplars within AGREE_MM``, ``similarity * s``, ``spread * log(1 + mm / 4)`` of
+    the exemplars' choices about their median, ``departure * min(d, 5)`` from the expected place in units of its spread,
+    ``witnesses * log(number of exemplars)``, ``beyond * mm / 10`` that the expected place lies outside the scan,
+    ``reliability * r`` of the landmark in other patients, ``edge`` and ``crowded`` where they apply, and of a vertebra
+    ``level * log(p / (1 - p))``, p being the probability of its level.
+    Fitted by ``python -m Training.landmark_atlas`` on patients left out one at a time.
+    """
+
+    bias: float = -4.0
+    agreement: float = 4.0
+    similarity: float = 3.0
+    spread: float = -0.8
+    departure: float = -0.4
+    witnesses: float = 0.3
+    beyond: float = -1.0
+    reliability: float = 2.0
+    edge: float = -1.0
+    crowded: float = -1.0
+    level: float = 0.5
+    matched_above: float = 0.8
+    not_found_below: float = 0.25
+    level_matched_above: float = 0.95
+    level_not_found_below: float = 0.5
+
+    def status(self, name: str, confidence: float) -> str:
+        """``matched``, ``uncertain`` or ``not_found``; levels of the spine have cuts of their own, since a spine is
+        counted wrongly as a whole."""
+        is_level = name.startswith(LEVELS)
+        if confidence < (self.level_not_found_below if is_level else self.not_found_below):
+            return NOT_FOUND
+        return MATCHED if confidence >= (self.level_matched_above if is_level else self.matched_above) else UNCERTAIN
+
+    @staticmethod
+    def of(values: Mapping[str, float]) -> Coefficients:
+        """Those of an atlas; what it does not name keeps its default, what is not known is no error."""
+        known = {part.name for part in fields(Coefficients)}
+        return Coefficients(**{name: float(value) for name, value in values.items() if name in known})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ TYPES: Dict[str, str] = {
     "Finding": "tracking.finding",
     "Grid": "geometry.grid",
     "Landmark": "landmarks.landmark",
-    "Lesion": "io.lesions",
+    "Lesion": "io.lesion",
     "Match": "matching.result",
     "Registration": "registration.verdict",
     "TrackEvidence": "tracking.confidence",

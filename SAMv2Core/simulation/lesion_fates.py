@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import Lesion, lesion_at
+from SAMv2Core.io.lesion import Lesion, lesion_at
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.simulation.acquisition import intensity_scale
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up

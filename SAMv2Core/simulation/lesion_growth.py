@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 
 REACH = 2.0
 """Tissue moves within this many of the larger of both radii."""

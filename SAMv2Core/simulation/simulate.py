@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.simulation import acquisition, posture
 from SAMv2Core.simulation.lesion_growth import LesionChange, LesionOptions, apply_changes, draw_changes

@@ -18,7 +18,8 @@ from scipy.optimize import linear_sum_assignment
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import Lesion, lesions_from_segmentation
+from SAMv2Core.io.lesion import Lesion
+from SAMv2Core.io.lesions import lesions_from_segmentation
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
 from SAMv2Core.tracking.finding import Finding

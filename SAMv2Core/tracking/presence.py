@@ -24,7 +24,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from scipy import ndimage
 
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.confidence import logistic

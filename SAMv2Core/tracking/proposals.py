@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from SAMv2Core.embedding.embedding import Embedding
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.matching.confidence import RIVAL_RADIUS_MM
 from SAMv2Core.matching.fixed_point import Balls, FixedPointOptions, vote_of_pairs
 from SAMv2Core.matching.match import Match, match

@@ -15,7 +15,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.files import PathLike
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.report_reader import LesionReport, PastLesion
 from SAMv2Core.io.tables import number_of, read_table
 from SAMv2Core.tracking.finding import Finding

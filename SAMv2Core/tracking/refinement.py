@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.tracking.finding import Finding
 

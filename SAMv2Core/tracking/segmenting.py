@@ -17,7 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from SAMv2Core.errors import InputError, UsageError
-from SAMv2Core.io.lesions import Lesion, measured
+from SAMv2Core.io.lesion import Lesion
+from SAMv2Core.io.lesions import measured
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.progress import Progress, silent
 from SAMv2Core.tracking.finding import Finding

@@ -21,7 +21,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.embedding.embedding import Embedding
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.matching.body_map import FLOOR_MM, BodyMap, body_map
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND, UNCERTAIN
 from SAMv2Core.matching.match import why_not_asked

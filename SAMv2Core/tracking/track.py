@@ -23,7 +23,7 @@ import numpy as np
 
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.lesions import Lesion, check_labels
+from SAMv2Core.io.lesion import Lesion, check_labels
 from SAMv2Core.matching.confidence import MATCHED, NOT_FOUND
 from SAMv2Core.matching.similarity import check_comparable
 from SAMv2Core.progress import Progress, part, silent

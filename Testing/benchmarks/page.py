@@ -120,7 +120,7 @@ def promises() -> str:
     sentence = (
         f"All places of another patient's torso together (bones too, domes apart): {_median(together)}, "
         f"{_percent(together['within_10mm'])} within 10 mm, {_percent(_lost(together))} not found "
-        f"({together['n']} places, {together['patients']} patients). {_matched(n_matched, together)}"
+        f"({together['n']} places, {together['patients']} patients). {_matched(n_matched, together)} {_landmarks()}"
     )
     older = "" if all(map(is_current, (source.kept, accuracy))) else f" {OLDER}"
     return f"{table(header, rows)}\n\n{sentence}{older}"
@@ -131,6 +131,16 @@ def _matched(n: int, row: Mapping[str, Any]) -> str:
         return "One exemplar of another patient is never called *matched*."
     right = _percent(row["matched_within_10mm"])
     return f"Of {n} matches between patients that were called *matched*, {right} were within 10 mm."
+
+
+def _landmarks() -> str:
+    row = report.load("landmarks").row(name="val patients")
+    median, within = row["median_mm"], row["within"]["value"]
+    low, high = median["interval"]
+    return (
+        f"Named landmarks, by many exemplars instead of a template: {_mm(median['value'])} ({low:.1f}–{high:.1f}), "
+        f"{_percent(within)} within 10 mm ({row['n']} places, {row['patients']} patients)."
+    )
 
 
 def _neck(source: Between) -> Mapping[str, Any]:

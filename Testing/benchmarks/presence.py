@@ -29,7 +29,7 @@ from scipy.optimize import minimize
 from SAMv2Core.embedding.cache import Cache
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.evaluation.extractor import Extractor
-from SAMv2Core.io.lesions import Lesion, lesion_at
+from SAMv2Core.io.lesion import Lesion, lesion_at
 from SAMv2Core.io.volume import read_volume
 from SAMv2Core.simulation.lesion_fates import FatePair, simulate_fates
 from SAMv2Core.tracking import presence

@@ -3,7 +3,7 @@
 import numpy as np
 
 from SAMv2Core.evaluation.sparse_sampling import SparseSampling
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from Testing.benchmarks.tracking import RIVAL, run_method, summarize
 from Testing.benchmarks.tracking_cases import FollowUp, Patient, embedded
 from Testing.samples.embedding_samples import torso

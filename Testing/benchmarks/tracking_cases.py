@@ -17,7 +17,7 @@ import numpy as np
 
 from SAMv2Core.embedding.embedding import Embedding
 from SAMv2Core.evaluation.extractor import Extractor
-from SAMv2Core.io.lesions import Lesion, lesion_at
+from SAMv2Core.io.lesion import Lesion, lesion_at
 from SAMv2Core.io.volume import Volume, read_volume
 from SAMv2Core.simulation.lesion_growth import LesionOptions
 from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up

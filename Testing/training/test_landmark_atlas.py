@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.landmarks.find import Witnesses
+from SAMv2Core.landmarks.landmark import Witnesses
 from Training import landmark_atlas as la
 
 

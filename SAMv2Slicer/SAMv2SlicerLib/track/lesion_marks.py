@@ -15,7 +15,8 @@ import slicer.util
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import Lesion, lesions_from_segmentation
+from SAMv2Core.io.lesion import Lesion
+from SAMv2Core.io.lesions import lesions_from_segmentation
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.scene.match_facts import factsOf, toFloat

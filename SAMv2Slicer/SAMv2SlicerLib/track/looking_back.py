@@ -43,7 +43,7 @@ def lookBack(logic, baselineNode, volumeNode, uid: str, model: str, device: str,
 
 
 def _commit(logic, computed: Any, ids, uid: str, asked: engine.LesionInput) -> str:
-    from SAMv2Core.io.lesions import lesion_at
+    from SAMv2Core.io.lesion import lesion_at
     from SAMv2Core.tracking.presence import presence_before
 
     logic.keepEmbeddings(computed)

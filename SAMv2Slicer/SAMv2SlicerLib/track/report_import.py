@@ -17,7 +17,7 @@ import slicer.util
 import vtk
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.lesions import Lesion
+from SAMv2Core.io.lesion import Lesion
 from SAMv2Core.io.report_reader import LesionReport, is_report, read_report
 from SAMv2Core.io.structured_report import new_tracking_uid
 from SAMv2SlicerLib import texts

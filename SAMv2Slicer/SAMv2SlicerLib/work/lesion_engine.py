@@ -72,7 +72,7 @@ def coreVerified(item: VerifiedInput) -> Any:
 
 def coreLesion(item: LesionInput) -> Any:
     """The lesion as SAMv2Core wants it; a diameter of nothing is one that is not known."""
-    from SAMv2Core.io.lesions import lesion_at, lesion_of_samples
+    from SAMv2Core.io.lesion import lesion_at, lesion_of_samples
 
     diameter = item.diameterMm if math.isfinite(item.diameterMm) and item.diameterMm > 0 else None
     if item.placesLPS is None:

@@ -6,15 +6,8 @@ from scipy.spatial.transform import Rotation
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import (
-    N_SAMPLES,
-    Lesion,
-    check_labels,
-    lesion_at,
-    lesion_of_samples,
-    lesions_from_segmentation,
-    read_lesions,
-)
+from SAMv2Core.io.lesion import N_SAMPLES, Lesion, check_labels, lesion_at, lesion_of_samples
+from SAMv2Core.io.lesions import lesions_from_segmentation, read_lesions
 from SAMv2Core.io.volume import Volume, write_volume
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from SAMv2Core.landmarks import spine
 from SAMv2Core.landmarks.atlas import exemplar, join
-from SAMv2Core.landmarks.find import Coefficients, find_landmarks, judge
-from SAMv2Core.landmarks.landmark import Witnesses
+from SAMv2Core.landmarks.find import find_landmarks, judge
+from SAMv2Core.landmarks.landmark import Coefficients, Witnesses
 from Testing.samples.synthetic_embeddings import AnatomyField, lattice, matrix_map, synthetic_embedding
 
 GAP_MM = 26.0

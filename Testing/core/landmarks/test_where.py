@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from SAMv2Core.landmarks.find import Landmark, Witnesses
+from SAMv2Core.landmarks.landmark import Landmark, Witnesses
 from SAMv2Core.landmarks.where import region_of, where
 
 

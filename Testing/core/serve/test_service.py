@@ -9,7 +9,7 @@ import torch
 import SAMv2Core as s
 from SAMv2Core.embedding.pca import embedding_pca
 from SAMv2Core.errors import Cancelled, InputError, MemoryLimitError, ServerError, UsageError
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.matching.search_mask import LastRestricted, SearchMask, match_inside
 from SAMv2Core.serve.client import Client, Mask, Scan, facts_of
 from SAMv2Core.serve.frames import Frame, FrameError

@@ -9,7 +9,7 @@ import pytest
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.landmarks.atlas import Atlas
 from SAMv2Core.landmarks.landmark import Landmark, Witnesses
 from SAMv2Core.matching.confidence import Evidence

@@ -5,7 +5,7 @@ import pytest
 
 from SAMv2Core.errors import UsageError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.simulation.lesion_growth import REACH, RIM_MM, LesionChange, LesionOptions, apply_changes, draw_changes
 from SAMv2Core.simulation.simulate import SimulationOptions, simulate_follow_up

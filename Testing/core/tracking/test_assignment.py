@@ -5,7 +5,7 @@ import pytest
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.geometry.grid import Grid
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.tracking.assignment import assign, parts_of, with_parts
 from SAMv2Core.tracking.track import Finding

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.simulation.lesion_fates import Ball, planted
 from SAMv2Core.tracking.finding import Finding

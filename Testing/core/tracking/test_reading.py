@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from SAMv2Core.errors import InputError
-from SAMv2Core.io.lesions import lesion_at, read_lesions
+from SAMv2Core.io.lesion import lesion_at
+from SAMv2Core.io.lesions import read_lesions
 from SAMv2Core.tracking.assignment import assign, with_parts
 from SAMv2Core.tracking.finding import Finding
 from SAMv2Core.tracking.reading import courses_of, read_readings

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.io.volume import Volume
 from SAMv2Core.tracking.confidence import TrackEvidence
 from SAMv2Core.tracking.refinement import SEARCH_MM, correlation, refine_findings, refined_place

@@ -10,7 +10,7 @@ import SAMv2Core as s
 from SAMv2Core.embedding.embedding import FeatureMap
 from SAMv2Core.errors import Cancelled, InputError, ModelError
 from SAMv2Core.geometry.grid import transform_points
-from SAMv2Core.io.lesions import lesion_at
+from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.tracking import study as track_study
 from SAMv2Core.tracking.confidence import NOT_FOUND_BELOW
 from SAMv2Core.tracking.field import study_field

@@ -112,7 +112,7 @@ def test_lesions_are_found_in_every_study(tracked):
 def test_the_same_numbers_as_samv2core(tracked):
     from tiny_model import tinyModel
 
-    from SAMv2Core.io.lesions import lesion_at
+    from SAMv2Core.io.lesion import lesion_at
     from SAMv2Core.tracking.track import track
 
     logic, volumes, _, table = tracked
