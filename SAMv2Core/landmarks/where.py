@@ -8,6 +8,7 @@ from typing import List, Sequence, Tuple
 import numpy as np
 
 from SAMv2Core.landmarks.landmark import Landmark
+from SAMv2Core.matching.confidence import MATCHED, UNCERTAIN
 
 REGIONS = {
     "neck": ("vertebra_C7", "vertebra_T1", "apex_", "clavicle_"),
@@ -30,6 +31,7 @@ REGIONS = {
 
 DIRECTIONS = (("left", "right"), ("behind", "before"), ("above", "below"))  # of +x/-x, +y/-y, +z/-z in LPS
 NEAR_MM = 2.0  # less is no direction worth a word
+N_VOTES = 5  # nearest landmarks that say which region it is
 
 
 @dataclass(frozen=True)
@@ -72,28 +74,29 @@ def _group(name: str) -> Tuple[str, int]:
 def where(point_lps: Sequence[float], landmarks: Sequence[Landmark], n: int = 3) -> Tuple[str, List[Nearby]]:
     """The region of a point and its nearest landmarks, among those that were found and are sure.
 
-    A vertebra whose place is found but may be one level off counts as well, under both names.
+    A vertebra whose place is found but may be one level off is named as well, by both names; the region is that of the
+    sure ones.
 
     :param point_lps: (3,) LPS mm.
     :param landmarks: of the same scan (:func:`SAMv2Core.landmarks.find.find_landmarks`).
     :returns: the region (empty when nothing near was found) and up to ``n`` landmarks, nearest first.
     """
-    found = [one for one in landmarks if one.position_lps is not None and (one.status == "matched" or _or_else(one))]
+    found = [one for one in landmarks if one.position_lps is not None and (one.status == MATCHED or _or_else(one))]
     if not found:
         return "", []
     offsets = np.asarray(point_lps, dtype=np.float64) - np.array([landmark.position_lps for landmark in found])
     distance = np.linalg.norm(offsets, axis=1)
     order = np.argsort(distance)
-    votes = [region_of(found[i].name) for i in order[:5]]
-    region = max(set(votes), key=lambda one: (votes.count(one), -votes.index(one)))
+    votes = [region_of(found[i].name) for i in order if found[i].status == MATCHED][:N_VOTES]
+    region = max(votes, key=lambda one: (votes.count(one), -votes.index(one)), default="")
     near = [(found[i].name, float(distance[i]), found[i].name + _or_else(found[i]), offsets[i]) for i in order[:n]]
     return region, [Nearby(name, away, _seen_from(called, offset)) for name, away, called, offset in near]
 
 
 def _or_else(landmark: Landmark) -> str:
     """The other name of a vertebra whose level is not sure, as words that follow the first one."""
-    other = landmark.witnesses.neighbor
-    return f" or {other}" if other and landmark.status == "uncertain" else ""
+    is_unsure = landmark.status == UNCERTAIN and landmark.witnesses.neighbor
+    return f" or {landmark.witnesses.neighbor}" if is_unsure else ""
 
 
 def _seen_from(name: str, offset: np.ndarray) -> str:

@@ -102,6 +102,7 @@ def _found(landmark, volumeNode):
         similarity=landmark.witnesses.similarity,
         confidence=landmark.confidence,
         reason=landmark.reason,
+        orElse=landmark.witnesses.neighbor,
     )
     if landmark.position_lps is None:
         return result, None
@@ -119,17 +120,24 @@ def positions(listNode) -> List[Tuple[str, np.ndarray]]:
 
 def whereIs(volumeNode, world: Optional[np.ndarray]) -> str:
     """The body region and the nearest landmarks of a world RAS position (3,), as far as landmarks of the volume were
-    found and are sure; else empty."""
+    found and are sure, or vertebrae that may be one off; else empty."""
     listNode = findLandmarkList(volumeNode)
     if listNode is None or world is None:
         return ""
     from SAMv2Core.landmarks.where import where
+    from SAMv2Core.matching.confidence import MATCHED, UNCERTAIN
 
-    sure = []
+    found = []
     for n in node_geometry.definedPointIndices(listNode):
         result = match_list.resultAt(listNode, n)
-        if result is not None and not result.needsALook:
-            place = node_geometry.flipRASAndLPS(node_geometry.pointWorld(listNode, n))
-            sure.append(SimpleNamespace(name=result.templatePoint, status="matched", position_lps=place))
-    region, near = where(node_geometry.flipRASAndLPS(world), sure, n=2)
+        if result is not None:
+            found.append(
+                SimpleNamespace(
+                    name=result.templatePoint,
+                    status=UNCERTAIN if result.needsALook else MATCHED,
+                    position_lps=node_geometry.flipRASAndLPS(node_geometry.pointWorld(listNode, n)),
+                    witnesses=SimpleNamespace(neighbor=result.orElse),
+                )
+            )
+    region, near = where(node_geometry.flipRASAndLPS(world), found, n=2)
     return texts.whereLine(region, "; ".join(one.text for one in near)) if near else ""

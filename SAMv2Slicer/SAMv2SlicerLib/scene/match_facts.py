@@ -38,6 +38,7 @@ class PointResult:
     :param state: what the user says of the lesion itself where it is not measured, as in SAMv2Core.tracking.recist:
         ``vanished``, ``too_small``, ``not_evaluable`` or ``progressed``; empty otherwise.
     :param templates: how many scans it was looked for from; 0 for the template alone.
+    :param orElse: of a vertebra among the landmarks, the other one that it may be.
     :param proposed: where the matcher put it, world LPS mm; None when nowhere. Stays when the point is moved.
     """
 
@@ -59,6 +60,7 @@ class PointResult:
     looksConfidence: float = math.nan
     looksReason: str = ""
     templates: int = 0
+    orElse: str = ""
 
     @property
     def edited(self) -> bool:
@@ -85,6 +87,7 @@ class PointResult:
             "looks_confidence": _number(self.looksConfidence, 3),
             "looks_reason": _plain(self.looksReason),
             "templates": str(self.templates) if self.templates else "",
+            "or_else": self.orElse,
             "template_point": self.templatePoint,
             "decision": self.decision,
             "state": self.state,
@@ -119,6 +122,7 @@ class PointResult:
             looksConfidence=toFloat(facts.get("looks_confidence")),
             looksReason=facts.get("looks_reason", ""),
             templates=int(toFloat(facts.get("templates", "0"))),
+            orElse=facts.get("or_else", ""),
             proposed=proposed if len(proposed) == 3 and all(map(math.isfinite, proposed)) else None,
         )
 

@@ -38,6 +38,7 @@ def test_a_vertebra_that_may_be_one_off_is_named_by_both_names():
     assert [one.text for one in where((0, 0, 0), [unsure])[1]] == ["30 mm before vertebra_L2 or vertebra_L3"]
     assert [one.text for one in where((0, 0, 0), [sure])[1]] == ["30 mm before vertebra_L2"]
     assert where((0, 0, 0), [lost]) == ("", [])
+    assert [where((0, 0, 0), [one])[0] for one in (unsure, sure)] == ["", "abdomen"]
 
 
 def test_regions_by_the_longest_beginning():

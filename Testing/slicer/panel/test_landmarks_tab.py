@@ -113,12 +113,18 @@ def test_jump_to_goes_there_in_every_scan_that_has_it(windows, found):
 
 
 def test_landmarks_tell_where_a_match_lies(found):
-    """Of the scan that the match is in; those that are sure only."""
+    """Of the scan that the match is in; those that are sure, and vertebrae by both names that they may have."""
     widget, template, _ = found
     place = np.array(PLACES_LPS["carina"]) * [-1, -1, 1] + [-10.0, 0.0, 0.0]  # to the patient's left
     said = landmarks.whereIs(template, place)
     assert "10 mm left of carina" in said and said.split(":")[0] in ("Chest", "Abdomen")
-    assert "T12" not in landmarks.whereIs(template, np.array(PLACES_LPS["vertebra_T12"]) * [-1, -1, 1])
+    there = np.array(PLACES_LPS["vertebra_T12"]) * [-1, -1, 1]
+    assert "T12" not in landmarks.whereIs(template, there)
+    node = landmarks.findLandmarkList(template)
+    (row,) = [n for n in range(node.GetNumberOfControlPoints()) if "T12" in node.GetNthControlPointLabel(n)]
+    unsure = dataclasses.replace(match_list.resultAt(node, row), orElse="vertebra_L1")
+    node.SetNthControlPointDescription(row, unsure.toDescription())
+    assert "at vertebra T12 or vertebra L1" in landmarks.whereIs(template, there)
 
 
 def test_undo_scene_and_the_list_of_points(found, scene):
