@@ -48,7 +48,8 @@ class Part(NamedTuple):
 def without_copies(frames: Sequence[Frame], path: Path, warnings: List[str]) -> List[Frame]:
     """Each image once: at one place, those of one UID or of the same bytes are the same one.
 
-    One UID for images of different values is a fault of their making, and phases share their blank slices: no copies.
+    One UID for images of different values is a fault of their making, phases share their blank slices, and frames of
+    one file at one place are phases of it, however alike: no copies.
     """
     at: Dict[Hashable, List[Frame]] = defaultdict(list)
     for frame in frames:
@@ -63,7 +64,7 @@ def without_copies(frames: Sequence[Frame], path: Path, warnings: List[str]) -> 
             if seen.setdefault((frame.sop_uid, frame.index, values_of[id(frame)]), frame) is not frame:
                 drop.add(id(frame))
     left = [[frame for frame in group if id(frame) not in drop] for group in repeated]
-    if all(len({bytes_of[id(frame)] for frame in group}) == 1 for group in left):
+    if all(len({bytes_of[id(f)] for f in group}) == 1 and len({f.path for f in group}) == len(group) for group in left):
         drop |= {id(frame) for group in left for frame in group[1:]}
     if drop:
         warnings.append(f"{path}: {len(drop)} images are copies of others and were left out.")

@@ -72,6 +72,7 @@ KINDS = (
     Kind(3, "multi-frame, frames missing", "1 x 1 x 1 mm, in file order", dicom.frames_missing, "read", "missing"),
     Kind(3, "multi-frame, a slope per frame", "521 HU off", dicom.frames_with_their_own_slope, "same"),
     Kind(3, "multi-frame of two phases", "one tall volume", dicom.frames_of_two_phases, "refused", "2 volumes"),
+    Kind(3, "multi-frame of two equal phases", "one tall volume", dicom.frames_of_equal_phases, "refused", "2 volumes"),
     Kind(3, "multi-frame, tilted gantry", "1 x 1 x 1 mm, not sheared", dicom.tilted_frames, "read", "tilted"),
     Kind(3, "multi-frame without positions", "1 x 1 x 1 mm", dicom.frames_without_positions, "refused", "Position"),
     Kind(3, "slices shifted in plane", "20 mm off, silently", dicom.shifted_in_plane, "read", "beside the others"),

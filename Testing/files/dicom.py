@@ -196,6 +196,15 @@ def frames_of_two_phases(folder: Path) -> Path:
     )
 
 
+def frames_of_equal_phases(folder: Path) -> Path:
+    """Both time points show the same: two volumes all the same."""
+    return write_multiframe(
+        folder / "equal phases.dcm",
+        [*range(N_SLICES), *range(N_SLICES)],
+        frame=lambda n, k: macro("FrameContentSequence", TemporalPositionIndex=1 + n // N_SLICES),
+    )
+
+
 def tilted_frames(folder: Path) -> Path:
     """Slices that move 1 mm to posterior each, as a tilted gantry makes them."""
     return write_multiframe(folder / "tilt.dcm", position=lambda k: position_of(k) + [0, k, 0])
