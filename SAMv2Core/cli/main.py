@@ -49,7 +49,10 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints look like every other error of samv2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.", f"`{self.prog} --help` lists the options.")
+        remedy = f"`{self.prog} --help` lists the options."
+        if "expected one argument" in message:  # argparse takes -21.4,174 for an option
+            remedy = f"A value that begins with a minus is written with =, as --point=-21.4,174,-494. {remedy}"
+        raise UsageError(f"{message}.", remedy)
 
 
 def build_parser() -> Parser:

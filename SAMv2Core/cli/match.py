@@ -237,4 +237,5 @@ def conclude(session: Session, points: PointList, results: Sequence[Optional[s.M
     for status, meaning in (("not_found", "not found"), ("uncertain", "uncertain; check them by eye")):
         labels = [point.label or "(no label)" for point, found in zip(points, statuses) if found == status]
         if labels:
-            session.warn(f"{len(labels)} of {len(points)} points {meaning}: {', '.join(labels[:10])}")
+            more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
+            session.warn(f"{len(labels)} of {len(points)} points {meaning}: {', '.join(labels[:10])}{more}")

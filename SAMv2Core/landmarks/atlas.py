@@ -198,6 +198,10 @@ def atlas_for(emb: Embedding) -> Atlas:
     """
     path = bundled_path(emb.model)
     remedy = "Use --model lite-ct, or give an atlas of your own (--atlas)."
+    if not path.is_file() and emb.modality == "mr":
+        raise ModelError(
+            "There are landmarks of CT alone, and this scan is an MR.", "Give an atlas of your own (--atlas)."
+        )
     if not path.is_file():
         raise ModelError(f"There is no atlas of landmarks for the model {emb.model!r}.", remedy)
     atlas = load_atlas(path)

@@ -284,7 +284,7 @@ def _crowded(places: np.ndarray, trust: np.ndarray, typical: np.ndarray) -> np.n
 def judge(name: str, place: np.ndarray, witnesses: Witnesses, c: Coefficients) -> Landmark:
     """Confidence and status of a landmark, and in words what speaks against it."""
     confidence = logistic(witnesses.terms(c).values())
-    if witnesses.beyond_mm > OUTSIDE_MM:
+    if witnesses.beyond_mm > OUTSIDE_MM or witnesses.level == 0:
         confidence = min(confidence, c.not_found_below / 2)
     status = c.status(name, confidence)
     position = None if status == NOT_FOUND else place

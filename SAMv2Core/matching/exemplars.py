@@ -89,7 +89,8 @@ def combined(matches: Sequence[Match], query: Grid, model: UncertaintyModel) -> 
         confidence = min(confidence, model.several.not_found_below / 2)
         reason = f"The point would lie {math.ceil(beyond)} mm outside the other scan."
     else:
-        reason = f"Needs a look: {near} of {len(searched)} templates agree on the place."
+        sure = f"the probability is {confidence:.0%}, {model.several.matched_above:.0%} are wanted"
+        reason = f"Needs a look: {near} of {len(searched)} templates agree on the place; {sure}."
     if confidence < model.several.not_found_below:
         status = NOT_FOUND
         reason = reason if beyond > 0 else f"No reliable match: {near} of {len(searched)} templates agree on a place."

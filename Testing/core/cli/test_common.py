@@ -19,7 +19,7 @@ from SAMv2Core.cli import main as cli_main
 from SAMv2Core.cli.batch import _shared
 from SAMv2Core.cli.common import open_cache
 from SAMv2Core.cli.main import build_parser, main
-from SAMv2Core.cli.match import describe, gist_of, map_path
+from SAMv2Core.cli.match import conclude, describe, gist_of, map_path
 from SAMv2Core.cli.progress import ProgressBar
 from SAMv2Core.cli.session import Session, as_samv2_error
 from SAMv2Core.embedding.cache import DEFAULT_MAX_BYTES
@@ -32,6 +32,7 @@ from SAMv2Core.errors import (
     UnreliableResultError,
     UsageError,
 )
+from SAMv2Core.io.points import Point, PointList
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -376,3 +377,17 @@ def test_a_table_says_what_speaks_against_a_match():
     )
     assert gist_of("Needs a look.") == "Needs a look"
     assert gist_of("") == ""
+
+
+def test_a_value_with_a_minus_is_told_how_to_be_written(capsys):
+    assert main(["where", "--image", "a.nii.gz", "--point", "-21.4,174.2,-494.3"]) == 2
+    assert "--point=-21.4" in capsys.readouterr().err
+
+
+def test_a_warning_names_ten_points_and_says_how_many_more():
+    said = []
+    session = Namespace(args=Namespace(query="b.nii.gz"), warn=said.append)
+    points = PointList(tuple(Point(f"P{n}", (0.0, 0.0, 0.0)) for n in range(14)))
+    matched = Namespace(status="matched", reason="")
+    conclude(session, points, [None] * 13 + [matched])
+    assert said == ["13 of 14 points not found: P0, P1, P2, P3, P4, P5, P6, P7, P8, P9 and 3 more"]

@@ -111,7 +111,7 @@ def test_what_is_said_of_an_unsure_level():
     half, nearly, never = reason(0.5, "vertebra_T8"), reason(0.9, "vertebra_T8"), reason(0.0, "")
     assert half[1:] == ("uncertain", "The level may be one off: vertebra_T7 or vertebra_T8.")
     assert nearly[0] > half[0] > never[0]
-    assert never[2] == "The spine in the scan ends before it."
+    assert never[1:] == ("not_found", "The spine in the scan ends before it.")
 
 
 def test_order_and_what_is_no_vertebra():
