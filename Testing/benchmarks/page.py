@@ -118,7 +118,7 @@ def promises() -> str:
     ]
     header = ("two scans", "median error (95 % interval)", "≤ 10 mm", "not found", "measured on")
     sentence = (
-        f"All places of another patient's torso together (bones too, domes apart): {_median(together)}, "
+        f"All places of another patient's torso together (bones too, the tops of liver and lungs apart): {_median(together)}, "
         f"{_percent(together['within_10mm'])} within 10 mm, {_percent(_lost(together))} not found "
         f"({together['n']} places, {together['patients']} patients). {_matched(n_matched, together)} {_landmarks()}"
     )
