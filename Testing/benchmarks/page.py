@@ -118,11 +118,11 @@ def promises() -> str:
     ]
     header = ("two scans", "median error (95 % interval)", "≤ 10 mm", "not found", "measured on")
     sentence = (
-        f"All places of another patient's torso together (bones too, the tops of liver and lungs apart): {_median(together)}, "
-        f"{_percent(together['within_10mm'])} within 10 mm, {_percent(_lost(together))} not found "
+        "All places of another patient's torso together (bones too, the tops of liver and lungs apart): "
+        f"{_median(together)}, {_percent(together['within_10mm'])} within 10 mm, {_percent(_lost(together))} not found "
         f"({together['n']} places, {together['patients']} patients). {_matched(n_matched, together)} {_landmarks()}"
     )
-    older = "" if all(map(is_current, (source.kept, accuracy))) else f" {OLDER}"
+    older = "" if all(map(is_current, (source.kept, accuracy, report.load("landmarks")))) else f" {OLDER}"
     return f"{table(header, rows)}\n\n{sentence}{older}"
 
 

@@ -58,7 +58,7 @@ def test_reports_of_other_weights_are_told(name):
 def test_a_published_report_changes_the_documents(tmp_path, monkeypatch):
     original = report.load("accuracy")
     monkeypatch.setattr(report, "FOLDER", tmp_path)
-    for name in ("aside", "aside-ctmr"):
+    for name in ("aside", "aside-ctmr", "landmarks"):
         source = ROOT / "Testing" / "benchmarks" / "reports" / f"{name}.json"
         (tmp_path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     rows = [dict(row) for row in original.rows]
@@ -72,7 +72,7 @@ def test_a_published_report_changes_the_documents(tmp_path, monkeypatch):
 
 def test_older_weights_are_told_until_their_figures_are_measured_anew(tmp_path, monkeypatch):
     """New weights, new accuracy: the README takes regions from it, since what was kept aside met other weights."""
-    before = {name: report.load(name) for name in ("aside", "aside-ctmr", "accuracy")}
+    before = {name: report.load(name) for name in ("aside", "aside-ctmr", "accuracy", "landmarks")}
     monkeypatch.setattr(report, "FOLDER", tmp_path)
     monkeypatch.setattr(page, "model_info", lambda name: dataclasses.replace(model_info(name), sha256="f" * 64))
     for name, kept in before.items():
@@ -88,6 +88,8 @@ def test_older_weights_are_told_until_their_figures_are_measured_anew(tmp_path, 
         )
     ]  # fmt: skip
     report.save("accuracy", "| a |", rows, "lite-ct", "f" * 64)
+    assert page.OLDER in page.promises()
+    report.save("landmarks", "| a |", before["landmarks"].rows, "lite-ct", "f" * 64)
     shown = page.promises()
     assert page.OLDER not in shown and "kept aside |" not in shown.split("CT and T1 MR")[0]
     assert "2.2 mm (1.2–3.2) | 50 % | 10 % | 50 places, validation scans |" in shown
