@@ -149,3 +149,13 @@ def test_finished_scans_are_kept_and_a_torn_line_is_not(tmp_path):
     again.add("b", "nearest", [trial(case="b")], 1.0)
     assert Finished(path, facts).get("b", "nearest")[0].case == "b"
     assert Finished(path, {**facts, "sha256": "y"}).get("a", "nearest") is None
+
+
+def test_results_of_several_templates_weigh_the_same_each():
+    """30 of 40 and 0 of 10 right are 60 % of all, where experiments of equal weight would say 37.5 %."""
+    samples = [
+        Sample(experiment, "several", ("a", "b"), {"bias": 1.0}, n < right)
+        for experiment, right, count in (("torso, 2 templates", 30, 40), ("neck, 2 templates", 0, 10))
+        for n in range(count)
+    ]
+    assert calibration.fit(samples)["bias"] == pytest.approx(np.log(0.6 / 0.4), abs=0.01)
