@@ -63,6 +63,7 @@ from Testing.benchmarks.common import (
     reliability_plot,
     scan_paths,
 )
+from Testing.benchmarks.intervals import interval
 from Testing.benchmarks.tracking import GROUP, N_LESIONS, Finished, all_trials, is_beyond
 from Testing.benchmarks.tracking_cases import scans
 
@@ -375,16 +376,20 @@ def figures(
         inside = np.array([samples[n].is_inside for n in chosen])
         status = np.array([status_of(samples[n], sure[n]) for n in chosen])
         matched, lost = status == "matched", status == "not_found"
+        patients = np.array([patient_of(samples[n].scans[0]) for n in chosen])
+        of_matched = interval(right[matched], patients[matched].tolist()) if matched.any() else None
         rows.append(
             {
                 "experiment": title,
                 "method": method,
                 "n": len(chosen),
+                "patients": len(set(patients)),
                 "right": float(right.mean()),
                 "ece": expected_calibration_error(sure[chosen], right),
                 "brier": float(np.mean((sure[chosen] - right) ** 2)),
                 "matched": float(matched.mean()),
-                "matched_right": float(right[matched].mean()) if matched.any() else None,
+                "matched_right": None if of_matched is None else of_matched.value,
+                "matched_right_ci95": None if of_matched is None else of_matched.bounds,
                 "not_found_outside": float(lost[~inside].mean()) if not inside.all() else None,
                 "not_found_inside": float(lost[inside].mean()),
             }
@@ -399,12 +404,17 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         return "–" if value is None else f"{100 * value:.0f} %"
 
     lines = [
-        "| results | method | n | ≤ 10 mm | ECE | matched | of these ≤ 10 mm | outside: lost | inside: lost |",
+        "| results | method | n (patients) | ≤ 10 mm | ECE | matched | of these ≤ 10 mm | outside: lost | inside: lost |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         shares = [percent(r[key]) for key in ("matched", "matched_right", "not_found_outside", "not_found_inside")]
-        head = f"{r['experiment']} | {r['method']} | {r['n']} | {percent(r['right'])} | {r['ece']:.3f}"
+        if r["matched_right_ci95"]:
+            low, high = r["matched_right_ci95"]
+            shares[1] += f" ({100 * low:.0f}–{100 * high:.0f})"
+        head = (
+            f"{r['experiment']} | {r['method']} | {r['n']} ({r['patients']}) | {percent(r['right'])} | {r['ece']:.3f}"
+        )
         lines.append(f"| {head} | {' | '.join(shares)} |")
     return "\n".join(lines)
 

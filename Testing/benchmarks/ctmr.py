@@ -46,6 +46,7 @@ from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.errors import UnreliableResultError
 from SAMv2Core.evaluation.baselines import BASELINES, directed, prepare
+from SAMv2Core.evaluation.tables import number, table
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.resample import crop_to
 from SAMv2Core.io.volume import Volume, read_volume
@@ -312,19 +313,17 @@ def summarize(trials: Sequence[Trial]) -> List[Dict[str, Any]]:
 
 
 def to_markdown(rows: Sequence[Dict[str, Any]]) -> str:
-    lines = [
-        "| MR | method | n | median TRE | 90 % | > 20 mm | registered | of these ≤ 15 mm | swapped: not registered "
-        "| time | CPU time | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    header = (
+        *("MR", "method", "n", "median TRE", "90 %", "> 20 mm", "registered", "of these ≤ 15 mm"),
+        *("swapped: not registered", "time", "CPU time", "memory"),
+    )
+    shown = [
+        [row["MR"], row["method"], str(row["n"]), number(row["median_mm"], " mm"), number(row["p90_mm"], " mm")]
+        + [percent(row[name]) for name in ("above_20", "registered", "of_these_15", "swapped_not_registered")]
+        + [number(row["seconds"], " s"), number(row["cpu_s"], " s"), number(row["memory_gib"], " GiB")]
+        for row in rows
     ]
-    for row in rows:
-        shares = [row[n] for n in ("above_20", "registered", "of_these_15", "swapped_not_registered")]
-        shown = ["–" if share is None else f"{share:.0%}".replace("%", " %") for share in shares]
-        lengths = [f"{row['median_mm']:.1f} mm", f"{row['p90_mm']:.1f} mm"]
-        cpu = "–" if row["cpu_s"] is None else f"{row['cpu_s']:.1f} s"
-        costs = [f"{row['seconds']:.1f} s", cpu, f"{row['memory_gib']:.1f} GiB"]
-        lines.append(f"| {' | '.join([row['MR'], row['method'], str(row['n']), *lengths, *shown, *costs])} |")
-    return "\n".join(lines)
+    return table(header, shown)
 
 
 def at_bone(trials: Sequence[Trial]) -> List[Dict[str, Any]]:
@@ -350,18 +349,20 @@ def at_bone(trials: Sequence[Trial]) -> List[Dict[str, Any]]:
 
 
 def at_bone_to_markdown(rows: Sequence[Dict[str, Any]]) -> str:
-    lines = [
-        "| MR | method | pairs | draws | median at bone (95 % by patient) | 90 % | > 20 mm "
-        "| within 10 mm: registered | registered: within 10 mm |",
-        "|---|---|---|---|---|---|---|---|---|",
+    header = (
+        *("MR", "method", "pairs", "draws", "median at bone (95 % by patient)", "90 %", "> 20 mm"),
+        *("within 10 mm: registered", "registered: within 10 mm"),
+    )
+    shown = [
+        [row["MR"], row["method"], str(row["pairs"]), str(row["n"]), f"{row['shown']} mm", number(row["p90_mm"], " mm")]
+        + [percent(row[name]) for name in ("above_20", "registered_of_right", "right_of_registered")]
+        for row in rows
     ]
-    for row in rows:
-        shares = [row[n] for n in ("above_20", "registered_of_right", "right_of_registered")]
-        shown = ["–" if share is None else f"{share:.0%}".replace("%", " %") for share in shares]
-        p90 = f"{row['p90_mm']:.1f} mm"
-        head = [row["MR"], row["method"], str(row["pairs"]), str(row["n"]), f"{row['shown']} mm"]
-        lines.append(f"| {' | '.join([*head, p90, *shown])} |")
-    return "\n".join(lines)
+    return table(header, shown)
+
+
+def percent(share: Optional[float]) -> str:
+    return number(None if share is None else 100 * share, " %", 0)
 
 
 def pairs_to_markdown(trials: Sequence[Trial]) -> str:

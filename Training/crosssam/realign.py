@@ -22,6 +22,7 @@ import numpy as np
 
 from SAMv2Core.geometry.grid import transform_points
 from SAMv2Core.io.volume import Volume
+from SAMv2Core.registration.least_squares import residuals_mm
 from SAMv2Core.registration.pose_refinement import refine
 from SAMv2Core.registration.poses import APART_MM, BONE_LEVELS, LEVELS
 from SAMv2Core.registration.tissue import TissueImage, tissue_image
@@ -50,7 +51,7 @@ def moved_mm(image: TissueImage, before: np.ndarray, after: np.ndarray) -> float
     """Mean distance of the places of the body under two poses."""
     k, j, i = np.nonzero(image.at_spacing(8.0).body.numpy())
     points = image.at_spacing(8.0).grid.to_lps(np.stack([i, j, k], axis=-1))
-    return float(np.linalg.norm(transform_points(after, points) - transform_points(before, points), axis=1).mean())
+    return float(residuals_mm(after, points, transform_points(before, points)).mean())
 
 
 def realign(index: Index, out: Path) -> Index:
