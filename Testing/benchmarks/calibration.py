@@ -404,7 +404,8 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         return "–" if value is None else f"{100 * value:.0f} %"
 
     lines = [
-        "| results | method | n (patients) | ≤ 10 mm | ECE | matched | of these ≤ 10 mm | outside: lost | inside: lost |",
+        "| results | method | n (patients) | ≤ 10 mm | ECE | matched | of these ≤ 10 mm "
+        "| outside: lost | inside: lost |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
