@@ -1,8 +1,8 @@
 """Noticing that a scan was moved after matching: its matches then no longer lie on the anatomy that they were found at.
 
-A matched list remembers where the corners of its scans were in the world of its points. That holds for any transform,
-also through a saved scene, and is quiet when points and scan are moved together. Which corner is the first does not
-count: Slicer reverses the slices of a left-handed scan when it reads it again.
+A matched list remembers where corners of its scans were in the world of its points. That holds for any transform, also
+through a saved scene, and is quiet when points and scan are moved together. Whether the first slice or the last comes
+first does not count: Slicer reverses the slices of a left-handed scan when it reads it again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from SAMv2SlicerLib.scene import match_list, node_geometry
 ATTRIBUTE = "SAMv2.frames"
 MOVED_MM = 0.1
 """More than rounding, less than a voxel."""
-
-CORNERS = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
 
 
 def remember(listNode) -> None:
@@ -36,26 +34,21 @@ def movedVolume(listNode) -> Optional[Any]:
         return None
     for role, now in _corners(listNode).items():
         before = np.array(known.get(role, now), dtype=float)
-        if before.shape == (4, 3):  # the first corner and its neighbors, as lists remembered before
-            before = _box(before)
         if before.shape == now.shape and _apart(before, now) > MOVED_MM:
             return listNode.GetNodeReference(role)
     return None
 
 
-def _box(corners: np.ndarray) -> np.ndarray:
-    """(8, 3) corners of a box from one of them and its three neighbors (4, 3)."""
-    return corners[0] + CORNERS @ (corners[1:] - corners[0])
-
-
 def _apart(before: np.ndarray, now: np.ndarray) -> float:
-    """The longest way from a corner to the nearest corner of the other box, mm."""
-    distance = np.linalg.norm(before[:, None] - now[None], axis=2)
-    return float(max(distance.min(axis=0).max(), distance.min(axis=1).max()))
+    """The longest way of a corner, mm, in the order of the slices in which it is shorter."""
+    along = now[3] - now[0]
+    turned = np.array([now[3], now[1] + along, now[2] + along, now[0]])
+    return float(min(np.linalg.norm(before - corners, axis=1).max() for corners in (now, turned)))
 
 
 def _corners(listNode) -> dict:
-    """{role: (8, 3)} corners of template and query in the frames of the point lists that lie in them."""
+    """{role: (4, 3)} the first corner of template and query and its neighbors along i, j, k, in the frames of the point
+    lists that lie in them."""
     pairs = (
         (match_list.ROLE_TEMPLATE, listNode.GetNodeReference(match_list.ROLE_POINTS)),
         (match_list.ROLE_QUERY, listNode),
@@ -66,7 +59,7 @@ def _corners(listNode) -> dict:
         if volume is None or points is None or volume.GetImageData() is None:
             continue
         size = np.array(volume.GetImageData().GetDimensions(), dtype=float) - 1
-        ijk = CORNERS * size
+        ijk = np.vstack([np.zeros(3), np.diag(size)])
         toRAS = node_geometry.LPS_FROM_RAS @ node_geometry.ijkToLPS(volume)
         corners = ijk @ toRAS[:3, :3].T + toRAS[:3, 3]
         found[role] = node_geometry.carryPoints(

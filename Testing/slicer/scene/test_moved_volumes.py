@@ -40,6 +40,14 @@ def test_a_scan_whose_slices_are_reversed_when_it_is_read_again_was_not_moved(ma
     assert moved_volumes.movedVolume(listNode) is query
 
 
+def test_a_scan_turned_by_half_about_its_center_was_moved(matched):
+    """Its box lies where it lay."""
+    listNode, _, query = matched
+    across = [2 * (SHAPE[2] - 1), 2 * (SHAPE[1] - 1)]
+    put(query, [[2, 0, 0, 10 - across[0]], [0, 2, 0, 20 - across[1]], [0, 0, -3, 30], [0, 0, 0, 1]])
+    assert moved_volumes.movedVolume(listNode) is query
+
+
 @pytest.mark.parametrize("shift, isMoved", [(0.0, False), (0.5, True)])
 def test_lists_of_older_scenes_remember_four_corners(matched, shift, isMoved):
     listNode, template, _ = matched
