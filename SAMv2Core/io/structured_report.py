@@ -33,6 +33,7 @@ from SAMv2Core.io.dicom_write import MANUFACTURER, MODEL_NAME, PRODUCT, Device, 
 from SAMv2Core.io.files import atomic_path
 from SAMv2Core.io.finding_sites import CODE_LENGTH, SCHEME, site_of
 from SAMv2Core.io.uids import new_uid, uid_of
+from SAMv2Core.progress import Progress, silent
 
 if TYPE_CHECKING:
     from SAMv2Core.io.volume import Volume
@@ -181,23 +182,48 @@ def write_report(
     :raises InputError: no lesion, unreadable or mixed DICOM files, or highdicom is missing.
     :raises OutputError: the file cannot be written.
     """
+    report = make_report(study, lesions, algorithm, version, model_sha256)
+    save_report(path, report)
+    return str(report.SOPInstanceUID)
+
+
+def make_report(
+    study: Study,
+    lesions: Sequence[ReportedLesion],
+    algorithm: str,
+    version: str,
+    model_sha256: str = "",
+    progress: Progress = silent,
+) -> Any:
+    """What :func:`write_report` writes, a pydicom dataset: so that many can be made before the first is written.
+
+    :param progress: told with every file of the scan, whose headers take most of the time.
+    :raises InputError: no lesion, unreadable or mixed DICOM files, or highdicom is missing.
+    """
     if not is_available():
         raise InputError("The package highdicom is not installed.", f"Install it (pip install '{REQUIREMENT}').")
     if not lesions:
         raise InputError(f"{study.time_point} has no lesion with a position.", "Track or place lesions first.")
-    evidence = _read_evidence(study.files)
-    report = _document(evidence, study, lesions, Device(version, algorithm, model_sha256))
+    evidence = _read_evidence(study.files, progress)
+    return _document(evidence, study, lesions, Device(version, algorithm, model_sha256))
+
+
+def save_report(path: str, report: Any) -> None:
+    """Write what :func:`make_report` made, whole or not at all.
+
+    :raises OutputError: the file cannot be written.
+    """
     with atomic_path(path) as temporary:
         write_dataset(report, temporary)
-    return str(report.SOPInstanceUID)
 
 
-def _read_evidence(files: Sequence[str]) -> List[Any]:
+def _read_evidence(files: Sequence[str], progress: Progress) -> List[Any]:
     """Headers of the files, sorted by place; all of one series with one frame of reference."""
     import pydicom
 
     headers = []
-    for file in files:
+    for n, file in enumerate(files):
+        progress(n / len(files), Path(file).name)
         try:
             headers.append(_completed(pydicom.dcmread(file, stop_before_pixels=True)))
         except Exception as error:

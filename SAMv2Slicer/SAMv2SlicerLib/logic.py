@@ -367,7 +367,8 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def tick(self, waitSeconds: float = 0.0) -> bool:
         """Store what the worker finished; whether there still is work. The panel's timer calls this."""
-        self.worker.dispatch(0.0 if self.engine.isRemote else waitSeconds)
+        isElsewhere = self.engine.isRemote and not self.worker.isThreadBusy()
+        self.worker.dispatch(0.0 if isElsewhere else waitSeconds)
         return self.worker.isBusy()
 
     def cancel(self) -> None:
@@ -457,13 +458,17 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise ModelError(texts.noTorchCause(), texts.noTorchRemedy())
         if not self.engine.isRemote:
             return self.submitPlain(name, work, commit, onEnd, texts.progressStarting())
-        job = self.worker.submitSteps(name, work, _drawnOnce(commit), onEnd, texts.progressStarting())
+        return self.submitSteps(name, work, commit, onEnd, texts.progressStarting())
+
+    def submitSteps(self, name: str, work, commit, onEnd, text: str) -> Job:
+        """Begin work that others do, and that is looked at in steps; see :meth:`worker.Worker.submitSteps`."""
+        job = self.worker.submitSteps(name, work, _drawnOnce(commit), onEnd, text)
         if self.onWake is not None:
             self.onWake()
         return job
 
     def submitPlain(self, name: str, work, commit, onEnd, text: str) -> Job:
-        """Queue work that needs no PyTorch (downloads)."""
+        """Queue work of this process that needs no PyTorch (downloads, reports, checkerboards)."""
         job = self.worker.submit(name, work, _drawnOnce(commit), onEnd, text)
         if self.onWake is not None:
             self.onWake()

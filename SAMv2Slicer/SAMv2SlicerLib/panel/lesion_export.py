@@ -17,23 +17,21 @@ class LesionExport:
     """Binds the buttons for plot and export.
 
     :param panel: see panel.py.
+    :param tab: that of the lesions; what is written in the background is its job.
     """
 
-    def __init__(self, ui, panel) -> None:
-        self.ui, self.panel = ui, panel
+    def __init__(self, ui, panel, tab) -> None:
+        self.ui, self.panel, self.tab = ui, panel, tab
         ui.plotButton.clicked.connect(self.onPlot)
         ui.exportTableButton.clicked.connect(self.onTable)
         ui.exportReportButton.clicked.connect(self.onReports)
         ui.copyTableButton.clicked.connect(self.onCopy)
 
-    def enable(self, hasLesions: bool) -> None:
-        for button in (
-            self.ui.plotButton,
-            self.ui.exportTableButton,
-            self.ui.copyTableButton,
-            self.ui.exportReportButton,
-        ):
+    def enable(self, hasLesions: bool, isFree: bool = True) -> None:
+        """:param isFree: nothing is running that reports would have to wait for."""
+        for button in (self.ui.plotButton, self.ui.exportTableButton, self.ui.copyTableButton):
             button.enabled = hasLesions
+        self.ui.exportReportButton.enabled = hasLesions and isFree
 
     def onPlot(self, checked=False) -> None:
         listNode, order = self._lesions()
@@ -84,15 +82,36 @@ class LesionExport:
         button, where = self.ui.exportReportButton, 0
         if report_export.isDatabaseOpen():
             where = dialogs.choose(button, (texts.reportsToFolder(), texts.reportsToDatabase()))
+        logic = self.panel.logic
         if where == 1:
-            self.panel.say(texts.reportsInDatabase(report_export.exportToDatabase(listNode, order)))
+            self._begun(
+                report_export.startDatabaseExport(
+                    logic, listNode, order, self._begun, self._ended(texts.reportsInDatabase)
+                )
+            )
         elif where == 0:
             folder = dialogs.chooseFolder(button, texts.exportTitle())
             if folder:
-                count = len(report_export.exportReports(listNode, folder, order))
-                self.panel.say(texts.exportedReports(count, folder))
+                said = self._ended(lambda paths: texts.exportedReports(len(paths), folder))
+                self._begun(report_export.startExport(logic, listNode, folder, order, said))
+
+    def _begun(self, job) -> None:
+        self.panel.clearMessage()
+        self.tab.job = job
+        self.panel.refresh()
+
+    def _ended(self, said):
+        """What is called with a job that has ended: tells its error, or what ``said`` makes of its value."""
+
+        def onEnd(job) -> None:
+            self.tab.job = None
+            if job.error is not None:
+                self.panel.showError(job.error)
+            else:
+                self.panel.say(said(job.value))
+
+        return onEnd
 
     def _lesions(self):
         """(lesion list or None, follow-ups in order)."""
-        tab = self.panel.trackTab
-        return tab.lesionList(), tab.followUps() if self.panel.parameters is not None else []
+        return self.tab.lesionList(), self.tab.followUps() if self.panel.parameters is not None else []

@@ -59,7 +59,7 @@ class TrackTab(Tab):
         """What the matrix shows; read from the scene when results changed, not with every tick of a progress bar."""
         self.matrix = LesionMatrix(ui.findingsTable, self.onCellSelected)
         self.review = FindingReview(ui, panel, self.matrix)
-        self.export = LesionExport(ui, panel)
+        self.export = LesionExport(ui, panel, self)
         self.lesionFacts = LesionFacts(ui, panel, self.matrix, self.lesionList)
         self.studiesView = StudiesView(ui, panel)
         self.studiesTable = StudiesTable(ui.studiesTable, self.onDated, panel.showError)
@@ -289,12 +289,18 @@ class TrackTab(Tab):
         path = path or dialogs.openFile(self.ui.readReportButton, texts.readReportTitle(), "DICOM (*.dcm *)")
         if not path:
             return
-        try:
-            _, count = report_import.importReport(self.logic, p.baselineVolume, path, self.sources(), self._addSources)
-        except SAMv2Error as error:
-            self.panel.showError(error)
-            return
-        self.panel.say(texts.reportRead(count))
+        self.panel.clearMessage()
+        self.job = report_import.startImport(
+            self.logic, p.baselineVolume, path, self.sources(), self._addSources, self._onReportRead
+        )
+        self.panel.refresh()
+
+    def _onReportRead(self, job) -> None:
+        self.job = None
+        if job.error is not None:
+            self.panel.showError(job.error)
+        else:
+            self.panel.say(texts.reportRead(job.value))
 
     def _addSources(self, nodes: Sequence[Any]) -> None:
         if self.panel.parameters is not None:
@@ -492,13 +498,14 @@ class TrackTab(Tab):
         shown = [node for node in self.volumes() if node is not None]
         self.studiesTable.show(shown, [self.logic.modalityOf(node) for node in shown])
         self._onStudySelected()
-        self.ui.addLesionButton.enabled = self.ui.readReportButton.enabled = p.baselineVolume is not None
+        self.ui.addLesionButton.enabled = p.baselineVolume is not None
+        self.ui.readReportButton.enabled = p.baselineVolume is not None and not self.isRunning()
         self.ui.addPatientButton.enabled = bool(studies.ofSamePatient(p.baselineVolume))
         volumes = findings.studiesOf(listNode, self.followUps())
         past = pastOf(listNode)
         self.matrix.show(self._found, [studies.titleOf(volume, "\n") for volume in volumes], past.statesNow())
         self.review.enable()
-        self.export.enable(listNode is not None)
+        self.export.enable(listNode is not None, not self.isRunning())
         self.ui.sumsLabel.text = sumsText(self._found, past)
         self.ui.sumsLabel.visible = bool(self.ui.sumsLabel.text)
         self.ui.sumsLabel.toolTip = sumsTip(self._found, past)

@@ -297,6 +297,10 @@ def reportFileName(index: int) -> str:
     return f"lesions-{index}.dcm"
 
 
+def progressReports() -> str:
+    return _("Writing DICOM reports")
+
+
 def reportsToFolder() -> str:
     return _("Into a folder\N{HORIZONTAL ELLIPSIS}")
 
@@ -329,6 +333,10 @@ def readReportTitle() -> str:
 
 def reportPointsName() -> str:
     return _("Lesions of the report")
+
+
+def progressReadingReport() -> str:
+    return _("Reading a DICOM report")
 
 
 def actionReadReport() -> str:

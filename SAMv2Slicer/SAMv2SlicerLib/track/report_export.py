@@ -1,62 +1,122 @@
-"""DICOM Structured Reports of the findings in the scene: one file per study, see structured_report.py."""
+"""DICOM Structured Reports of the findings in the scene: one file per study, see structured_report.py.
+
+The scene is read at once, in the main thread; files are read and written by the worker, since the headers of a scan's
+many files take seconds. Nothing is written before all reports are made, so a cancelled export leaves no trace.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from typing import Any, List, Optional, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generator, List, Optional, Sequence
 
 import numpy as np
 import slicer
 
-from SAMv2Core.errors import InputError
-from SAMv2Core.io.structured_report import PastReading, ReportedLesion, Study, write_report
+from SAMv2Core.errors import Cancelled, InputError
+from SAMv2Core.io.structured_report import PastReading, ReportedLesion, Study, make_report, save_report
+from SAMv2Core.progress import Progress, part
 from SAMv2Core.tracking.recist import ABSENT, MERGED, VANISHED, Course
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import match_list, node_geometry
 from SAMv2SlicerLib.track import diameters, findings, lesion_list
 from SAMv2SlicerLib.track.past import Past, pastOf
+from SAMv2SlicerLib.work.worker import Job
 
 
-def exportReports(lesionListNode, folder: str, order: Sequence[Any] = ()) -> List[str]:
-    """Write the report of every study; their paths.
+@dataclass(frozen=True)
+class PlannedReport:
+    """The report of one study, as values: what it says, of which files."""
 
-    :raises InputError: a study was not loaded from DICOM, or highdicom is missing; nothing is written then.
-    :raises OutputError: the folder cannot be written.
+    fileName: str
+    study: Study
+    lesions: Sequence[ReportedLesion]
+    model: str
+
+
+def planReports(lesionListNode, order: Sequence[Any] = ()) -> List[PlannedReport]:
+    """What the report of every study says, as the scene is now.
+
+    :raises InputError: a study was not loaded from DICOM.
     """
-    import SAMv2Core
-
     volumes, past = volumesOf(lesionListNode, order), pastOf(lesionListNode)
     numbers = range(past.order, past.order + len(volumes))
     studies = [Study(dicomFiles(volume), past.nameOf(n), n) for n, volume in zip(numbers, volumes)]
     model = _modelOf(lesionListNode)
-    paths = []
-    for n, study in enumerate(studies):
-        lesions = reportedIn(lesionListNode, n, order)
-        if not lesions:  # nothing of the baseline was found there
-            continue
-        path = os.path.join(folder, texts.reportFileName(n))
-        write_report(path, study, lesions, model, SAMv2Core.__version__)
-        paths.append(path)
+    found = [
+        PlannedReport(texts.reportFileName(n), study, reportedIn(lesionListNode, n, order), model)
+        for n, study in enumerate(studies)
+    ]
+    return [item for item in found if item.lesions]  # else nothing of the baseline was found there
+
+
+def writeReports(planned: Sequence[PlannedReport], folder: str, progress: Progress) -> List[str]:
+    """Make and write reports; their paths. Reads no scene.
+
+    :raises InputError: files of a scan cannot be read, or highdicom is missing; nothing is written then.
+    :raises OutputError: the folder cannot be written.
+    """
+    import SAMv2Core
+
+    reports = []
+    for n, item in enumerate(planned):
+        tell = part(progress, n / len(planned), (n + 1) / len(planned), f"{item.study.time_point}: ")
+        reports.append(make_report(item.study, item.lesions, item.model, SAMv2Core.__version__, progress=tell))
+    paths = [os.path.join(folder, item.fileName) for item in planned]
+    for path, report in zip(paths, reports):
+        save_report(path, report)
     return paths
 
 
-def exportToDatabase(lesionListNode, order: Sequence[Any] = ()) -> int:
-    """Write the report of every study into Slicer's DICOM database, beside the scans; how many.
+def startExport(logic, lesionListNode, folder: str, order: Sequence[Any] = (), onEnd=None) -> Job:
+    """Begin to write the report of every study into a folder; the job's value is their paths.
 
-    :raises InputError: as :func:`exportReports`, or no database is open.
+    :raises InputError: a study was not loaded from DICOM.
     """
-    import ctk
+    work = partial(writeReports, planReports(lesionListNode, order), folder)
+    return logic.submitPlain(texts.progressReports(), work, None, onEnd, texts.progressReports())
 
-    database = getattr(slicer, "dicomDatabase", None)
+
+def startDatabaseExport(logic, lesionListNode, order: Sequence[Any] = (), onStored=None, onEnd=None) -> Job:
+    """Begin to write the report of every study into Slicer's DICOM database, beside the scans.
+
+    :param onStored: called with the job that follows when the files are written: Slicer takes them into its database.
+        Its value is how many; it ends with ``onEnd``, as the first one does when it fails.
+    :raises InputError: a study was not loaded from DICOM, or no database is open.
+    """
     if not isDatabaseOpen():
         raise InputError(texts.noDatabaseCause(), texts.noDatabaseRemedy())
-    with tempfile.TemporaryDirectory() as folder:
-        paths = exportReports(lesionListNode, folder, order)
+    folder = tempfile.TemporaryDirectory()  # goes when nobody holds it any more
+    work = partial(writeReports, planReports(lesionListNode, order), folder.name)
+
+    def afterwards(job: Job) -> None:
+        if job.error is not None:
+            if onEnd is not None:
+                onEnd(job)
+            return
+        text = texts.progressReports()
+        following = logic.submitSteps(text, lambda progress: _store(job.value, folder), None, onEnd, text)
+        if onStored is not None:
+            onStored(following)
+
+    return logic.submitPlain(texts.progressReports(), work, None, afterwards, texts.progressReports())
+
+
+def _store(paths: Sequence[str], folder: tempfile.TemporaryDirectory) -> Generator[None, None, int]:
+    """Let Slicer take files into its database, in threads of its own; looked at with every step."""
+    import ctk
+
+    with folder:
         indexer = ctk.ctkDICOMIndexer()
+        indexer.backgroundImportEnabled = True  # else the first call waits
         for path in paths:
-            indexer.addFile(database, path, True)
-        indexer.waitForImportFinished()
+            indexer.addFile(slicer.dicomDatabase, path, True)
+        while indexer.importing:
+            with contextlib.suppress(Cancelled):  # too late: it takes moments, and some may be in it already
+                yield
     return len(paths)
 
 

@@ -3,6 +3,8 @@
 The report speaks of the scan that is the baseline now. Each lesion with a place becomes a mark that the user can drag,
 a line where the report draws the axis that counts, else a point; what earlier studies measured is kept beside the
 lesion list (past.py), counted in the sums and written into the next report. Reports are ours or another program's.
+
+The worker reads the files; the scene is written when they were read, in the main thread.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import vtk
 
 from SAMv2Core.errors import InputError
 from SAMv2Core.io.lesion import Lesion
-from SAMv2Core.io.report_reader import LesionReport, is_report, read_report
+from SAMv2Core.io.report_reader import REPORTS, LesionReport, read_report
 from SAMv2Core.io.structured_report import new_tracking_uid
 from SAMv2SlicerLib import texts
 from SAMv2SlicerLib.scene import hierarchy, node_geometry
@@ -26,6 +28,9 @@ from SAMv2SlicerLib.scene.undo import Action
 from SAMv2SlicerLib.track import findings_table, lesion_list, lesion_marks, report_export
 from SAMv2SlicerLib.track.past import Past, remember
 from SAMv2SlicerLib.track.track_job import Snapshot
+from SAMv2SlicerLib.work.worker import Job, Progress
+
+_SOP_CLASS = "0008,0016"
 
 MOVED_MM = 0.5
 """A line is the axis that counts when its length is that of the report, within so much."""
@@ -44,31 +49,51 @@ def reportsOf(volumeNode) -> List[Tuple[str, str]]:
         for series in database.seriesForStudy(study):
             if database.fieldForSeries("Modality", series) == "SR":
                 name = database.descriptionForSeries(series)
-                files = [path for path in database.filesForSeries(series) if is_report(path)]
+                kinds = {path: database.fileValue(path, _SOP_CLASS) for path in database.filesForSeries(series)}
+                files = [path for path, kind in kinds.items() if kind in REPORTS]
                 found += [(f"{date} {name}".strip(), path) for path in files]
     return sorted(found, reverse=True)
 
 
-def importReport(
+def startImport(
     logic,
     baselineNode,
     path: str,
     sources: Sequence[Any] = (),
     onMarked: Optional[Callable[[Sequence[Any]], None]] = None,
-) -> Tuple[List[Any], int]:
-    """(the nodes that mark the report's lesions in the baseline, how many lesions the report knows).
+    onEnd=None,
+) -> Job:
+    """Begin to read a report; the job's value is how many lesions it knows, which are marked in the baseline then.
 
-    A lesion that the list has already, by its Tracking UID, keeps its mark. One step of undo.
+    A lesion that the list has already, by its Tracking UID, keeps its mark. One step of undo. The job fails with an
+    InputError for what is no report, has no places or is of another scan; nothing is written then.
 
     :param sources: what marks lesions already.
     :param onMarked: called with the nodes, also with new ones when the import is done again after it was undone.
-    :raises InputError: no report, without places, or of another scan; nothing is written then.
     """
-    files = _filesOf(baselineNode)
-    report = read_report(path, os.path.dirname(files[0]) if files else None)
-    _checkFrame(report, files, baselineNode)
+    files, name = _filesOf(baselineNode), baselineNode.GetName()
+    otherScan = InputError(texts.otherScanCause(name), texts.otherScanRemedy())
+    baselineID, sourceIDs = baselineNode.GetID(), [node.GetID() for node in sources]
+
+    def work(progress: Progress) -> LesionReport:
+        report = read_report(path, os.path.dirname(files[0]) if files else None)
+        if not _isOfScan(report, files):
+            raise otherScan
+        return report
+
+    def commit(report: LesionReport) -> int:
+        node = slicer.mrmlScene.GetNodeByID(baselineID)
+        if node is None:
+            raise InputError(texts.nodeGoneCause(), texts.nodeGoneRemedy())
+        _importReport(logic, node, report, sourceIDs, onMarked)
+        return len(report.past)
+
+    return logic.submitPlain(texts.progressReadingReport(), work, commit, onEnd, texts.progressReadingReport())
+
+
+def _importReport(logic, baselineNode, report: LesionReport, sourceIDs: Sequence[str], onMarked) -> None:
     uids = {label: one.uid or new_tracking_uid() for label, one in report.past.items()}
-    before, sourceIDs = Snapshot.of(baselineNode), [node.GetID() for node in sources]
+    before = Snapshot.of(baselineNode)
 
     def add() -> List[Any]:
         present = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in sourceIDs]
@@ -77,9 +102,7 @@ def importReport(
             onMarked(nodes)
         return nodes
 
-    nodes = add()
-    logic.undoStack.push(_action(logic, before, nodes, add))
-    return nodes, len(report.past)
+    logic.undoStack.push(_action(logic, before, add(), add))
 
 
 def _add(logic, baselineNode, sources: Sequence[Any], report: LesionReport, uids: Dict[str, str]) -> List[Any]:
@@ -126,19 +149,14 @@ def _filesOf(volumeNode) -> Tuple[str, ...]:
         return ()
 
 
-def _checkFrame(report: LesionReport, files: Sequence[str], volumeNode) -> None:
-    """Refuse a report on another scan, as far as both say which they are.
-
-    :raises InputError: their frames of reference differ.
-    """
+def _isOfScan(report: LesionReport, files: Sequence[str]) -> bool:
+    """Whether a report speaks of a scan, as far as both say in which frame of reference they are."""
     if not files or not report.frame_of_reference_uid:
-        return
+        return True
     import pydicom
 
     header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
-    frame = str(header.get("FrameOfReferenceUID", ""))
-    if frame and frame != report.frame_of_reference_uid:
-        raise InputError(texts.otherScanCause(volumeNode.GetName()), texts.otherScanRemedy())
+    return str(header.get("FrameOfReferenceUID", "")) in ("", report.frame_of_reference_uid)
 
 
 def _marks(baselineNode, lesions: Sequence[Lesion]) -> List[Any]:

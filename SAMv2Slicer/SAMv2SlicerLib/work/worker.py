@@ -205,6 +205,13 @@ class Worker:
         """Whether a job waits, runs, or waits for its completion handler."""
         return bool(self._open)
 
+    def isThreadBusy(self) -> bool:
+        """Whether the thread has something to do, for which it needs Python's lock."""
+        return self._threaded() is not None
+
+    def _threaded(self) -> Optional[Job]:
+        return next((job for job in self._open if not job.isInSteps() and not job.isFinished()), None)
+
     def currentJob(self) -> Optional[Job]:
         """The oldest job that is not finished yet, or None."""
         return next((job for job in self._open if not job.isFinished()), None)
@@ -215,11 +222,12 @@ class Worker:
         :param waitSeconds: give the thread this long first. In a Qt event loop Python threads may only advance while
             the main thread waits in Python, so the module's timer always grants a few milliseconds.
         """
-        isInSteps = any(job.isInSteps() for job in self._open)
+        threaded = self._threaded()
         if self.pump is not None:
-            self.pump(waitSeconds if isInSteps else 0.0)
-        if self._open and waitSeconds > 0 and not isInSteps:
-            self._open[0].wait(waitSeconds)
+            isAwaited = threaded is None and any(job.isInSteps() for job in self._open)
+            self.pump(waitSeconds if isAwaited else 0.0)
+        if threaded is not None and waitSeconds > 0:
+            threaded.wait(waitSeconds)
         for job in [job for job in self._open if job.isInSteps()]:
             job.step()
         count = 0

@@ -213,6 +213,7 @@ def test_dicom_reports_of_all_studies(tracked, tmp_path, monkeypatch):
     widget.ui.findingsTable.setCurrentCell(0, 1)
     widget.ui.measureButton.click()
     widget.ui.exportReportButton.click()
+    settle(widget)
     assert "3 DICOM reports" in widget.ui.statusLabel.text
     groups = []
     for n in range(3):

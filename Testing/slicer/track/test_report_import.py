@@ -8,7 +8,10 @@ pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 pytest.importorskip("torch")
 pytest.importorskip("highdicom", reason="highdicom is not installed")
 
+import threading
+
 import ctk
+import pydicom
 import slicer
 from lesions import PLACES_RAS, SHIFT_RAS, addLine, addStudies
 from panel_tools import settle, wholeMatrix
@@ -21,6 +24,7 @@ from SAMv2SlicerLib.panel import dialogs
 from SAMv2SlicerLib.scene import node_geometry
 from SAMv2SlicerLib.track import findings, lesion_list, measuring, past, report_export, report_import
 from SAMv2SlicerLib.track.placing import listMarks
+from SAMv2SlicerLib.work.waiting import waitFor
 from Testing.samples.dicom_series import writeSeries
 
 TRACK_TAB = 1
@@ -42,6 +46,8 @@ class Database:
         return self.files.get(uid, "")
 
     def fileValue(self, file, tag):
+        if tag == "0008,0016":
+            return str(pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID)
         return "study"
 
     def patientForStudy(self, study):
@@ -72,14 +78,27 @@ def database(tmp_path, monkeypatch):
     monkeypatch.setattr(slicer, "dicomDatabase", found, raising=False)
 
     class Indexer:
+        """Files are taken in when it is asked the next time whether it still is at work."""
+
+        backgroundImportEnabled = False
+
+        def __init__(self):
+            self.waiting = []
+
         def addFile(self, database, path, isCopied):
             assert isCopied  # the file itself is in a folder that goes
-            copy = tmp_path / f"in database {len(database.reports)}.dcm"
-            copy.write_bytes(open(path, "rb").read())
-            database.reports.append(str(copy))
+            assert self.backgroundImportEnabled, "the window waits for it"
+            self.waiting.append(path)
 
-        def waitForImportFinished(self):
-            pass
+        @property
+        def importing(self):
+            assert threading.current_thread() is threading.main_thread()
+            if not self.waiting:
+                return False
+            copy = tmp_path / f"in database {len(found.reports)}.dcm"
+            copy.write_bytes(open(self.waiting.pop(0), "rb").read())
+            found.reports.append(str(copy))
+            return True
 
     monkeypatch.setattr(ctk, "ctkDICOMIndexer", Indexer, raising=False)
     return found
@@ -121,6 +140,8 @@ def firstMonth(widget, scene, database, monkeypatch):
     ui.organSelector.lineEdit().editingFinished.emit()
     monkeypatch.setattr(dialogs, "choose", lambda button, titles: 1)
     ui.exportReportButton.click()
+    assert ui.trackButton.text == "Cancel" and not ui.exportReportButton.enabled and not ui.readReportButton.enabled
+    settle(widget)
     assert "2 DICOM reports are in Slicer's DICOM database" in ui.statusLabel.text
     uids = [lesion.uid for lesion in lesion_list.lesionsIn(widget.panel.trackTab.lesionList())]
     scene.Clear()
@@ -160,7 +181,8 @@ def test_a_report_in_the_database_goes_on_next_month(firstMonth, scene, database
             measuring.measure(widget.logic, findingAt(widget.logic, n, 1))
     settle(widget)
     assert "2 of 3 sizes known" in ui.sumsLabel.text
-    report_export.exportReports(listNode, str(tmp_path))
+    report_export.startExport(widget.logic, listNode, str(tmp_path))
+    settle(widget)
     last = read_report(tmp_path / "lesions-1.dcm")
     assert last.order == 2
     assert [reading.order for reading in last.past["L1"].readings] == [0, 1, 2]
@@ -228,18 +250,76 @@ def test_one_step_takes_a_report_back_and_brings_it_again(firstMonth, scene, dat
         assert state() == imported
 
 
+def test_files_are_read_beside_the_window(firstMonth, scene, database, monkeypatch, tmp_path):
+    """Reports are written and read by the worker's thread; a cancelled one leaves neither file nor row."""
+    widget, _ = firstMonth
+    load(widget, scene, 1, 2)
+    threads, ui = [], widget.ui
+
+    def noted(name, module):
+        before = getattr(module, name)
+
+        def call(*args, **options):
+            threads.append((name, threading.current_thread() is threading.main_thread()))
+            return before(*args, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name, module in (
+        ("read_report", report_import),
+        ("make_report", report_export),
+        ("save_report", report_export),
+    ):
+        noted(name, module)
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    monkeypatch.setattr(dialogs, "chooseFolder", lambda *arguments: str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    for hasEnded in (False, True):
+        ui.readReportButton.click()
+        if not hasEnded:
+            ui.trackButton.click()  # Cancel
+        settle(widget)
+        assert bool(ui.findingsTable.rowCount) == hasEnded, ui.statusLabel.text
+        assert hasEnded or ui.statusLabel.text == "Cancelled; nothing was changed."
+    for hasEnded in (False, True):
+        ui.exportReportButton.click()
+        if not hasEnded:
+            ui.trackButton.click()
+        settle(widget)
+        assert bool(list((tmp_path / "out").iterdir())) == hasEnded, ui.statusLabel.text
+    assert {name for name, _ in threads} == {"read_report", "make_report", "save_report"}
+    assert not any(isMain for _, isMain in threads)
+
+
+def test_a_scan_without_its_files_is_told_and_nothing_is_written(firstMonth, scene, database, monkeypatch, tmp_path):
+    widget, _ = firstMonth
+    load(widget, scene, 1, 2)
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    widget.ui.readReportButton.click()
+    settle(widget)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(dialogs, "chooseFolder", lambda *arguments: str(tmp_path / "out"))
+    open(database.files["1.1"], "wb").close()
+    widget.ui.exportReportButton.click()
+    settle(widget)
+    assert "not readable DICOM" in widget.ui.statusLabel.text and not list((tmp_path / "out").iterdir())
+    assert widget.ui.exportReportButton.enabled
+
+
 def test_what_is_no_report_of_this_scan_is_refused(firstMonth, scene, database, monkeypatch, tmp_path):
     widget, _ = firstMonth
     count = len(slicer.util.getNodesByClass("vtkMRMLMarkupsNode"))
     (baseline, _), path = load(widget, scene, 0, 1), database.reports[1]
     with pytest.raises(InputError, match="another scan"):
-        report_import.importReport(widget.logic, baseline, path)
+        waitFor(widget.logic.worker, report_import.startImport(widget.logic, baseline, path), None)
     monkeypatch.setattr(dialogs, "choose", lambda button, titles: len(titles) - 1)
     monkeypatch.setattr(dialogs, "openFile", lambda *arguments: database.files["0.0"])
     widget.ui.readReportButton.click()
+    settle(widget)
     assert "no DICOM structured report" in widget.ui.statusLabel.text
     monkeypatch.setattr(dialogs, "openFile", lambda *arguments: "")
     widget.ui.readReportButton.click()  # the user changed their mind
+    settle(widget)
     assert len(slicer.util.getNodesByClass("vtkMRMLMarkupsNode")) == count
 
 

@@ -54,6 +54,22 @@ def test_handlers_wait_for_dispatch(worker):
     assert committed == [1] and not worker.isBusy()
 
 
+def test_the_thread_gets_its_time_beside_work_that_others_do(worker):
+    """In Slicer's event loop a thread has Python's lock only while the main thread waits."""
+
+    def steps(progress):
+        while not done:
+            yield
+
+    done = []
+    worker.submitSteps("elsewhere", steps)
+    assert not worker.isThreadBusy()
+    job = worker.submit("here", lambda progress: time.sleep(0.05) or done.append(1))
+    assert worker.isThreadBusy()
+    worker.dispatch(60.0)
+    assert job.isHandled and not worker.isBusy()
+
+
 def test_errors_arrive_and_nothing_is_committed(worker):
     def work(progress):
         raise ValueError("broken")
