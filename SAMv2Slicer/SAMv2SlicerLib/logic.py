@@ -49,6 +49,9 @@ from SAMv2SlicerLib.work.worker import Job, Progress, Worker
 logger = logging.getLogger(__name__)
 
 
+BREAK_SECONDS = 0.03
+"""After so much of writing into the scene the window gets a turn: with what follows it would stand still for longer."""
+
 LONGEST_END_SECONDS = 20.0
 """The worker stops at the next report of its progress; embedding reports every second or two."""
 
@@ -368,7 +371,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def tick(self, waitSeconds: float = 0.0) -> bool:
         """Store what the worker finished; whether there still is work. The panel's timer calls this."""
         isElsewhere = self.engine.isRemote and not self.worker.isThreadBusy()
-        self.worker.dispatch(0.0 if isElsewhere else waitSeconds)
+        self.worker.dispatch(0.0 if isElsewhere else waitSeconds, BREAK_SECONDS)
         return self.worker.isBusy()
 
     def cancel(self) -> None:

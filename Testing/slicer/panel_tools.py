@@ -7,8 +7,13 @@ import slicer
 
 def settle(widget, seconds=60):
     """Let Qt's timers and the worker run until nothing is left to do; an error after ``seconds``."""
-    end = time.monotonic() + seconds
-    while widget.panel.timer.active or widget.panel.refreshTimer.active or widget.logic.worker.isBusy():
+    end, panel = time.monotonic() + seconds, widget.panel
+
+    def isBusy():
+        waits = panel.timer.active or panel.refreshTimer.active
+        return waits or panel.layout.isSettling() or widget.logic.worker.isBusy()
+
+    while isBusy():
         slicer.app.processEvents()
         time.sleep(0.002)
         if time.monotonic() > end:

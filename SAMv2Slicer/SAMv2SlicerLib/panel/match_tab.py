@@ -275,12 +275,15 @@ class MatchTab(Tab):
     def showViews(self) -> None:
         """Template above query, at the selected match, else at the last point."""
         p = self.panel.parameters
-        if p is None or not self.panel.layout.showSideBySide(p.templateVolume, p.queryVolume):
+        if p is None or not self.panel.layout.showSideBySide(p.templateVolume, p.queryVolume, self._onShown):
             self.ui.sideBySideButton.checked = False
             self.panel.say(texts.noViews())
-            return
-        self.jump(self.review.selected() or self._lastMatch())
-        self.panel.refresh()
+
+    def _onShown(self) -> None:
+        """The views have their scans."""
+        if self.panel.parameters is not None:
+            self.jump(self.review.selected() or self._lastMatch())
+            self.panel.refreshSoon()
 
     def _lastMatch(self):
         """(matched list, index, facts) of the last point's match in the query, None without one."""

@@ -80,7 +80,7 @@ class Panel(VTKObservationMixin):
         self._message = self._logged = ""
         self._shown = self._asked = 0.0
         self._isRefreshing = self._isImporting = self._isSceneNew = False
-        self.layout = LayoutSwitch(self.onLayoutChanged, studies.dateOf)
+        self.layout = LayoutSwitch(self.onLayoutChanged, studies.dateOf, lambda: self.trackTab.studiesView.moving())
         self.ownViews = OwnViews(self._usersLists)
         self.lineLabels = LineLabels(lambda: self.trackTab.lines())
         self.saving = Saving(self.ownViews, self.lineLabels, self.layout)
@@ -257,8 +257,7 @@ class Panel(VTKObservationMixin):
         p = self.parameters
         if p is not None and not self._isImporting:
             shown = [node for node in self.trackTab.volumes() if node is not None]
-            with self.trackTab.studiesView.moving():
-                self.layout.follow(p.templateVolume, p.queryVolume, shown)
+            self.layout.follow(p.templateVolume, p.queryVolume, shown)
 
     def onLayoutChanged(self) -> None:
         """Ours or another layout is shown; the buttons tell which."""
@@ -295,10 +294,19 @@ class Panel(VTKObservationMixin):
         if slicer.mrmlScene.IsBatchProcessing() or self.parameters is None or self._isImporting:
             return
         if node is None or (node.IsA("vtkMRMLDisplayableNode") and not node.GetHideFromEditors()):
-            self._chooseDefaults()
-            self.refresh()
+            if slice_views.isHeld():  # one of our own changes of many: all of them are shown at once, soon
+                slice_views.beforeDrawing(self._followNodes)
+            else:
+                self._chooseDefaults()
+                self.refresh()
             self._isSceneNew = True
             self.refreshSoon()
+
+    def _followNodes(self) -> None:
+        """What has to be as it should be before new nodes are drawn."""
+        if self.parameters is not None and not self._isImporting:
+            self.ownViews.update()
+            self.lineLabels.update()
 
     def _shrinkTabs(self) -> None:
         """Let the tabs be as high as the one that is shown: the highest one would leave the others half empty."""
@@ -352,7 +360,7 @@ class Panel(VTKObservationMixin):
             embedding_store.storeRates(self.logic.engine)
             if self.parameters is not None and not self.header.isDeviceKnown():
                 self.header.showDevice()  # the first job has loaded PyTorch
-            self.refresh()
+            self.refreshSoon()
 
     def onRefreshTimer(self) -> None:
         """The burst of events is over for now; DICOM scans, too, know their patient and date by now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence
 
+import qt
 import slicer
 import slicer.util
 
@@ -13,7 +14,7 @@ from SAMv2SlicerLib.panel import console_lines, dialogs, panel_states
 from SAMv2SlicerLib.panel.tab import Tab
 from SAMv2SlicerLib.register import comparison, grid_transform, hand_over
 from SAMv2SlicerLib.register.register_job import Extras, loadRegistration
-from SAMv2SlicerLib.scene import hierarchy, node_geometry
+from SAMv2SlicerLib.scene import hierarchy, node_geometry, slice_views
 from SAMv2SlicerLib.scene.undo import addUndoably
 from SAMv2SlicerLib.setup import install
 
@@ -129,7 +130,7 @@ class RegisterTab(Tab):
             if above is not None and above is self._parentBefore:
                 self.panel.log(texts.parentKept(job.value.GetName(), above.GetName()))
         self.panel.header.showDevice()
-        self.panel.refresh()
+        self.panel.refreshSoon()
 
     # --- looking at the result -----------------------------------------------------------------------------------
 
@@ -190,8 +191,8 @@ class RegisterTab(Tab):
     def _removeBoard(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._boardID) if self._boardID else None
         self._boardID = ""
-        if node is not None:
-            hierarchy.removeNode(node)
+        if node is not None:  # which takes Slicer as long as showing others instead, so in a turn of its own
+            qt.QTimer.singleShot(0, lambda: _removeIfThere(node))
 
     def onWritten(self, output) -> None:
         """A registration was undone or done again."""
@@ -271,6 +272,12 @@ class RegisterTab(Tab):
         self.ui.checkerboardButton.enabled = hasPair or self.ui.checkerboardButton.checked
         self.ui.usedPointsButton.enabled = hasPair and comparison.hasUsedPoints(found[0])
         self.ui.useAsStartButton.enabled = hasPair
+
+
+def _removeIfThere(node) -> None:
+    if node.GetScene() is not None:
+        with slice_views.drawnOnce():
+            hierarchy.removeNode(node)
 
 
 def _made(make, ids: List[str]) -> Sequence[Any]:

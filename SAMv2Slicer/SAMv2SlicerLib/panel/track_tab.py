@@ -208,14 +208,14 @@ class TrackTab(Tab):
     def showViews(self) -> None:
         """One view per study, at the current lesion."""
         volumes = [node for node in self.volumes() if node is not None] if self.panel.parameters is not None else []
-        with self.studiesView.moving():
-            isShown = self.panel.layout.showStudies(volumes)
-        if not isShown:
+        if not self.panel.layout.showStudies(volumes, self._onShown):
             self.ui.allStudiesButton.checked = False
             self.panel.say(texts.noViews())
-            return
+
+    def _onShown(self) -> None:
+        """The views have their scans."""
         self.onCellSelected()
-        self.panel.refresh()
+        self.panel.refreshSoon()
 
     def hold(self, isHeld: bool) -> None:
         self.followUpsBox.hold(isHeld)
@@ -405,7 +405,7 @@ class TrackTab(Tab):
         """Bring the views of all studies to the lesion of the current cell."""
         self.review.enable()
         self._showDetails()
-        if self.panel.parameters is None or not self.panel.parameters.jumpViews:
+        if self.panel.parameters is None or not self.panel.parameters.jumpViews or self.panel.layout.isSettling():
             return
         with self.studiesView.moving():
             for finding in self.matrix.selectedRow():

@@ -11,16 +11,18 @@ happens.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from xml.etree import ElementTree
 
+import qt
 import slicer
 import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
 from SAMv2SlicerLib.scene.slice_views import drawnOnce, fit, layoutNode
-from SAMv2SlicerLib.work.waiting import keepApplicationAlive
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ MOST_STUDIES = 12
 """So many studies side by side have a layout from the start; more get one when they are shown."""
 
 MOST_STUDIES_EVER = 99
+
+Volumes = Tuple[Any, Any, Sequence[Any]]
+"""Template, query, studies: what layouts show."""
 
 ATTRIBUTE = "SAMv2.layout"
 """Of the module's node in a saved scene: which of our layouts was shown. The scene's layout node names the one from
@@ -161,16 +166,57 @@ def _ensure(node, layoutID: int) -> bool:
     return bool(node.IsLayoutDescription(layoutID))
 
 
+def _nothing() -> None:
+    """For whoever need not know that the views show their scans."""
+
+
+@dataclass
+class _Coming:
+    """A layout that is wanted, what its views are to show, who is told then; and the layout that is shown until then:
+    when that changes, the user has chosen another one."""
+
+    layoutID: int
+    volumes: Volumes
+    then: Callable[[], None]
+    arranged: int
+
+
+def _missingViews(layoutID: int) -> List[ElementTree.Element]:
+    """The views of one of our layouts, as its description has them, that nobody has made yet."""
+    present = {node.GetLayoutName() for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+    views = ElementTree.fromstring(descriptionOf(layoutID)).iter("view")
+    return [view for view in views if view.get("singletontag") not in present]
+
+
+def _makeView(view: ElementTree.Element) -> None:
+    """Make a view before its layout is shown, as Slicer would with the whole layout; it is not shown yet."""
+    said = {item.get("name"): item.text or "" for item in view}
+    node = slicer.mrmlScene.CreateNodeByClass(view.get("class"))
+    node.UnRegister(None)  # now the scene alone will own it
+    node.SetLayoutName(view.get("singletontag"))
+    node.SetName(view.get("singletontag"))
+    node.SetDefaultOrientation(said["orientation"])
+    node.SetOrientation(said["orientation"])
+    node.SetLayoutLabel(said["viewlabel"])
+    node.SetLayoutColor(*(int(said["viewcolor"][n : n + 2], 16) / 255 for n in (1, 3, 5)))
+    node.SetViewGroup(int(said["viewgroup"]))
+    slicer.mrmlScene.AddNode(node)
+
+
 class LayoutSwitch(VTKObservationMixin):
     """Shows one of our layouts, keeps its views showing what they should, and puts the former layout back.
 
     :param onChanged: called without arguments when another layout is shown, also when the user chose it.
     :param studyName: short name of a study, as its view shows it; empty for its number.
+    :param moving: entered while the views are brought to their scans, which is no scrolling.
     :ivar orientation: of the views of studies, or ALL_PLANES.
     """
 
     def __init__(
-        self, onChanged: Optional[Callable[[], None]] = None, studyName: Optional[Callable[[Any], str]] = None
+        self,
+        onChanged: Optional[Callable[[], None]] = None,
+        studyName: Optional[Callable[[Any], str]] = None,
+        moving: Callable[[], ContextManager[None]] = nullcontext,
     ) -> None:
         VTKObservationMixin.__init__(self)
         self._former: Optional[int] = None
@@ -180,6 +226,8 @@ class LayoutSwitch(VTKObservationMixin):
         self._studyName = studyName
         self.orientation = ORIENTATIONS[0]
         self._paused: Optional[int] = None
+        self._coming: Optional[_Coming] = None
+        self._moving = moving
 
     def start(self) -> None:
         """Follow the layout."""
@@ -189,9 +237,12 @@ class LayoutSwitch(VTKObservationMixin):
 
     def stop(self) -> None:
         self.removeObservers()
+        self._coming = None
 
     def current(self) -> int:
-        """ID of the layout that is shown, -1 without a main window."""
+        """ID of the layout that is shown or about to be, -1 without a main window."""
+        if self._coming is not None:
+            return self._coming.layoutID
         node = layoutNode()
         return node.GetViewArrangement() if node is not None else -1
 
@@ -204,22 +255,34 @@ class LayoutSwitch(VTKObservationMixin):
     def isAllPlanes(self) -> bool:
         return isAllPlanes(self.current())
 
-    def showSideBySide(self, templateNode, queryNode) -> bool:
-        """Template above query, each with its own views; False without a main window."""
-        return self._show(SIDE_BY_SIDE_ID) and self.follow(templateNode, queryNode, (), anew=True)
+    def showSideBySide(self, templateNode, queryNode, then: Callable[[], None]) -> bool:
+        """Template above query, each with its own views; False without a main window.
 
-    def showStudies(self, volumeNodes: Sequence[Any]) -> bool:
-        """One view per study, in order; False without a main window or without studies."""
+        :param then: called when the views show them: what is fitted before they have their size, which they get in
+            Slicer's own time, would be fitted to another one.
+        """
+        return self._show(SIDE_BY_SIDE_ID, (templateNode, queryNode, ()), then)
+
+    def showStudies(self, volumeNodes: Sequence[Any], then: Callable[[], None]) -> bool:
+        """One view per study, in order; False without a main window or without studies.
+
+        :param then: as of :meth:`showSideBySide`.
+        """
         first = PLANES_ID if self.orientation == ALL_PLANES else STUDIES_ID
-        if not volumeNodes or not self._show(first + len(volumeNodes)):
-            return False
-        return self.follow(None, None, volumeNodes, anew=True)
+        return bool(volumeNodes) and self._show(first + len(volumeNodes), (None, None, volumeNodes), then)
+
+    def isSettling(self) -> bool:
+        """Whether the views of a new layout do not show their scans yet."""
+        return self._coming is not None
 
     def follow(self, templateNode, queryNode, studyNodes: Sequence[Any], anew: bool = False) -> bool:
         """Let the views of the layout that is shown show what is selected now.
 
         :param anew: also in views that showed it already, which then are fitted again.
         """
+        if self._coming is not None:
+            self._coming.volumes = (templateNode, queryNode, studyNodes)
+            return True
         wanted: List[Tuple[Dict[str, str], Any]] = []
         if self.isSideBySide():
             rows = zip(ROWS, (templateNode, queryNode))
@@ -227,14 +290,15 @@ class LayoutSwitch(VTKObservationMixin):
         elif self.isStudies() and studyNodes:
             first = PLANES_ID if self.isAllPlanes() else STUDIES_ID
             if self.current() != first + len(studyNodes):
-                self._show(first + len(studyNodes))
+                self._show(first + len(studyNodes), (templateNode, queryNode, studyNodes))
+                return True
             wanted = [(studyViews(n, self._plane()), volume) for n, volume in enumerate(studyNodes)]
             self._name(studyNodes)
         for views, volume in wanted:
             names, nodeID = tuple(views), volume.GetID() if volume is not None else None
             isLoaded = names not in self._shown and _areShowing(names, nodeID)  # with a scene that had them so
             if anew or (not isLoaded and self._shown.get(names, "") != nodeID):
-                with drawnOnce():
+                with self._moving(), drawnOnce():
                     _showInViews(views, volume, isLinked=self.isSideBySide())
             self._shown[names] = nodeID
         return True
@@ -263,7 +327,7 @@ class LayoutSwitch(VTKObservationMixin):
     def restore(self) -> None:
         """The layout from before, if one of ours is shown."""
         node, former = layoutNode(), self._former
-        self._former = None
+        self._former = self._coming = None
         if node is not None and descriptionOf(node.GetViewArrangement()):
             fallback = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
             node.SetViewArrangement(former if former is not None else fallback)
@@ -271,6 +335,7 @@ class LayoutSwitch(VTKObservationMixin):
     def forget(self) -> None:
         """The scene closes."""
         self._shown.clear()
+        self._coming = None
 
     def pause(self) -> None:
         """Let the scene name the layout from before, without showing it, until :meth:`resume`."""
@@ -291,17 +356,50 @@ class LayoutSwitch(VTKObservationMixin):
             with _silently(node):
                 node.SetViewArrangement(layoutID)
 
-    def _show(self, layoutID: int) -> bool:
+    def _show(self, layoutID: int, volumes: Volumes, then: Callable[[], None] = _nothing) -> bool:
+        """Show a layout, and the volumes in it (as of :meth:`follow`) as soon as its views have their size."""
         node = layoutNode()
-        if node is None or not _ensure(node, layoutID):
+        if node is None:
             return False
-        if not descriptionOf(node.GetViewArrangement()):
-            self._former = node.GetViewArrangement()
-        node.SetViewArrangement(layoutID)
-        keepApplicationAlive()  # the views get their size now; what is fitted before is fitted to another size
+        coming = self._coming = _Coming(layoutID, volumes, then, node.GetViewArrangement())
+        if not _ensure(node, layoutID):
+            self._coming = None
+            return False
+        if _missingViews(layoutID):  # more is done in this turn already
+            self._advanceSoon(coming)
+        else:
+            self._advance(coming)
         return True
 
+    def _advance(self, coming: _Coming) -> None:
+        """The next step to the layout that is wanted, one in each turn of the event loop: making a view takes Slicer
+        longer than anything else, and views get their size when the events of a new layout are handled."""
+        node = layoutNode()
+        if coming is not self._coming or node is None:  # given up, or another one is wanted by now
+            return
+        arranged, missing = node.GetViewArrangement(), _missingViews(coming.layoutID)
+        if arranged == coming.layoutID and not missing:
+            self._coming = None
+            self.follow(*coming.volumes, anew=True)
+            coming.then()
+            return
+        if missing:
+            _makeView(missing[0])
+        else:
+            if not descriptionOf(arranged):
+                self._former = arranged
+            coming.arranged = coming.layoutID
+            node.SetViewArrangement(coming.layoutID)
+        self._advanceSoon(coming)
+
+    def _advanceSoon(self, coming: _Coming) -> None:
+        """In the next turn, after the events that have come by now."""
+        qt.QTimer.singleShot(0, lambda: self._advance(coming))
+
     def _onLayout(self, caller=None, event=None) -> None:
+        coming, node = self._coming, layoutNode()
+        if coming is not None and node.GetViewArrangement() != coming.arranged:
+            self._coming = None  # the user has chosen another one
         if self._onChanged is not None:
             self._onChanged()
 

@@ -96,14 +96,15 @@ def ensureMatchList(pointsNode, templateNode, queryNode, name: str = ""):
     scene = pointsNode.GetScene()
     name = scene.GenerateUniqueName(name or texts.matchListName(pointsNode.GetName(), queryNode.GetName()))
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetSelectedColor(*COLOR_MATCHED)
-    display.SetColor(*COLOR_UNCERTAIN)
-    node.SetNodeReferenceID(ROLE_POINTS, pointsNode.GetID())
-    node.SetNodeReferenceID(ROLE_TEMPLATE, templateNode.GetID())
-    node.SetNodeReferenceID(ROLE_QUERY, queryNode.GetID())
-    node.SetAttribute(ROLE_TEMPLATE, templateNode.GetName())
+    with slicer.util.NodeModify(node):
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSelectedColor(*COLOR_MATCHED)
+        display.SetColor(*COLOR_UNCERTAIN)
+        node.SetNodeReferenceID(ROLE_POINTS, pointsNode.GetID())
+        node.SetNodeReferenceID(ROLE_TEMPLATE, templateNode.GetID())
+        node.SetNodeReferenceID(ROLE_QUERY, queryNode.GetID())
+        node.SetAttribute(ROLE_TEMPLATE, templateNode.GetName())
     placeBeside(node, queryNode, asChild=True)
     return node
 

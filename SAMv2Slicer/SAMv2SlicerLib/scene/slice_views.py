@@ -43,6 +43,11 @@ def drawnOnce() -> Iterator[None]:
                 slicer.app.resumeRender()
 
 
+def isHeld() -> bool:
+    """Whether :func:`drawnOnce` is active: more is about to change."""
+    return _depth > 0
+
+
 def beforeDrawing(follow: Callable[[], None]) -> None:
     """Follow what has changed: now, or once before the views are drawn again when more is about to change."""
     if not _depth:

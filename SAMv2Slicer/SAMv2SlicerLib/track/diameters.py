@@ -64,14 +64,15 @@ def add(lesionListNode, volumeNode, uid: str, label: str, ends: np.ndarray, isPr
     """A new line over a finding, from end to end (2, 3) world RAS."""
     scene = lesionListNode.GetScene()
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode")
-    node.SetNodeReferenceID(match_list.ROLE_LESIONS, lesionListNode.GetID())
-    node.SetNodeReferenceID(match_list.ROLE_QUERY, volumeNode.GetID())
-    node.SetAttribute(ATTRIBUTE_LESION, uid)
-    node.CreateDefaultDisplayNodes()
-    for end in ends:
-        node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in end)))
-    _describe(node, label, volumeNode, ends if isProposal else None)
-    node.SetLocked(locked)
+    with slicer.util.NodeModify(node):
+        node.SetNodeReferenceID(match_list.ROLE_LESIONS, lesionListNode.GetID())
+        node.SetNodeReferenceID(match_list.ROLE_QUERY, volumeNode.GetID())
+        node.SetAttribute(ATTRIBUTE_LESION, uid)
+        node.CreateDefaultDisplayNodes()
+        for end in ends:
+            node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in end)))
+        _describe(node, label, volumeNode, ends if isProposal else None)
+        node.SetLocked(locked)
     hierarchy.placeBeside(node, volumeNode, asChild=True)
     return node
 

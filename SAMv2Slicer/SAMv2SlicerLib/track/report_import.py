@@ -166,9 +166,10 @@ def _marks(baselineNode, lesions: Sequence[Lesion]) -> List[Any]:
         ends = _lineOf(lesion)
         if ends is not None:
             node = scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", lesion.label)
-            node.CreateDefaultDisplayNodes()
-            for world in node_geometry.volumeLPSToWorld(baselineNode, ends):
-                node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in world)))
+            with slicer.util.NodeModify(node):
+                node.CreateDefaultDisplayNodes()
+                for world in node_geometry.volumeLPSToWorld(baselineNode, ends):
+                    node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in world)))
             nodes.append(node)
             continue
         if points is None:

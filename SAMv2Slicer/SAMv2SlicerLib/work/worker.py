@@ -11,6 +11,7 @@ This module knows nothing of Slicer, Qt or PyTorch.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -48,6 +49,7 @@ class Job:
         self.error: Optional[BaseException] = None
         self.submitted = time.monotonic()
         self.isHandled = False
+        self._isStored = False
         self._result: Any = None
         self._work = work
         self._commit = commit
@@ -128,17 +130,25 @@ class Job:
         self.error = Cancelled()
         self.isHandled = True
 
-    def finish(self) -> None:
-        """Run the completion handlers; main thread only. An exception of ``commit`` becomes the job's error."""
+    def store(self) -> bool:
+        """Hand the result to ``commit``; main thread only. An exception of it becomes the job's error. Whether that was
+        still to be done."""
         result, self._result = self._result, None
         commit, self._commit = self._commit, None
+        if self._isStored or self.error is not None:
+            return False
+        self._isStored = True
+        try:
+            self.value = result if commit is None else commit(result)
+        except Exception as error:
+            logger.debug("The result of %s could not be stored", self.name, exc_info=True)
+            self.error = error
+        return True
+
+    def finish(self) -> None:
+        """Run the completion handlers, ``commit`` if it has not run yet; main thread only."""
+        self.store()
         onEnd, self._onEnd = self._onEnd, None
-        if self.error is None:
-            try:
-                self.value = result if commit is None else commit(result)
-            except Exception as error:
-                logger.debug("The result of %s could not be stored", self.name, exc_info=True)
-                self.error = error
         self.isHandled = True
         if onEnd is not None:
             onEnd(self)
@@ -216,11 +226,13 @@ class Worker:
         """The oldest job that is not finished yet, or None."""
         return next((job for job in self._open if not job.isFinished()), None)
 
-    def dispatch(self, waitSeconds: float = 0.0) -> int:
-        """Run the completion handlers of finished jobs, in order; how many ran. Main thread only.
+    def dispatch(self, waitSeconds: float = 0.0, breakSeconds: float = math.inf) -> int:
+        """Run the completion handlers of finished jobs, in order; how many ended. Main thread only.
 
         :param waitSeconds: give the thread this long first. In a Qt event loop Python threads may only advance while
             the main thread waits in Python, so the module's timer always grants a few milliseconds.
+        :param breakSeconds: when a job's ``commit`` took longer, what follows it is left to the next call, so that the
+            window stands still for the one and for the other, and not for both together.
         """
         threaded = self._threaded()
         if self.pump is not None:
@@ -234,6 +246,9 @@ class Worker:
         while True:  # in order, but what comes in steps does not wait for its turn
             ended = next((job for job in self._open if job.isFinished()), None)
             if ended is None:
+                return count
+            started = time.monotonic()
+            if ended.store() and time.monotonic() - started > breakSeconds:
                 return count
             self._open.remove(ended)
             count += 1

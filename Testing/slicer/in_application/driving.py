@@ -59,7 +59,9 @@ class OwnWork:
     Made before the module's panel is: what is connected is what handlers are then.
     """
 
-    HANDLER = re.compile(r"_?on[A-Z]|(_settled|_afterwards|_currentCellChanged|_selectionChanged|_enable|noteAction)$")
+    HANDLER = re.compile(
+        r"_?on[A-Z]|(_settled|_afterwards|_advance|_currentCellChanged|_selectionChanged|_enable|noteAction)$"
+    )
 
     def __init__(self, package):
         self._isIn = False
@@ -185,7 +187,7 @@ def settle(widget, seconds=900):
 
     def isIdle():
         busy = panel.timer.active or panel.refreshTimer.active or widget.logic.worker.isBusy()
-        return not busy and not panel.isImporting()
+        return not (busy or panel.isImporting() or panel.layout.isSettling())
 
     waitUntil(isIdle, seconds, "the panel is still busy")
     wait(50)

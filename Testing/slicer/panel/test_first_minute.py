@@ -346,6 +346,7 @@ def test_the_cursor_is_unlabelled_and_stays_when_the_mouse_leaves(windows, widge
     crosshair = scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
     widget.panel.parameters.points = addPoints(scene, PLACES_RAS)
     widget.ui.sideBySideButton.click()
+    settle(widget)
     widget.ui.followCursorButton.checked = True
     view = windows.sliceWidget(layouts.viewName("A", "Axial")).mrmlSliceNode()
     crosshair.SetCursorPositionXYZ([10.0, 10.0, 0.0], view)

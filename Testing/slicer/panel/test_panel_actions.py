@@ -186,6 +186,7 @@ def test_copied_table_and_one_view_per_study(widget, scene):
     ui.findingsTable.setCurrentCell(1, 1)
     ui.allStudiesButton.click()
     assert layout.GetViewArrangement() == layouts.STUDIES_ID + 3
+    settle(widget)
     assert [composite.GetBackgroundVolumeID() for _, composite in composites] == [v.GetID() for v in volumes]
     assert layouts.studiesDescription(3).count("vtkMRMLSliceNode") == 3
     row = widget.panel.trackTab.matrix.selectedRow()

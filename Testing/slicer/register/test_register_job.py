@@ -239,6 +239,7 @@ def test_there_is_one_checkerboard_at_most(compared, scene):
         settle(widget)
         assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 3
         widget.ui.checkerboardButton.click()
+        settle(widget)
     assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2 and widget.logic.undoStack.nextUndo() == done
 
 

@@ -59,8 +59,7 @@ def test_a_jump_in_the_same_turn_stays(windows, widget, far):
     place = np.array([10.0, 340.0, FAR_BELOW + 30])
     widget.panel.parameters.points = addPoints(slicer.mrmlScene, [place])
     widget.ui.sideBySideButton.click()
-    for _ in range(3):
-        slicer.app.processEvents()
+    settle(widget)
     axial = windows.sliceWidget(layouts.viewName("A", "Axial")).mrmlSliceNode()
     assert np.allclose(centerOf(axial), place, atol=1e-3)
 
@@ -80,6 +79,7 @@ def test_rows_follow_the_selectors(windows, widget, far):
 def test_what_the_user_shows_in_a_row_stays(windows, widget, far):
     ui = widget.ui
     ui.sideBySideButton.click()
+    settle(widget)
     (view, *_) = viewsOf(windows, layouts.rowNames("B"))
     view.GetSliceCompositeNode().SetLinkedControl(False)
     view.GetSliceCompositeNode().SetBackgroundVolumeID(far[0].GetID())
@@ -95,6 +95,7 @@ def test_the_buttons_tell_which_layout_is_shown(windows, widget, far):
     assert ui.sideBySideButton.checked and not ui.allStudiesButton.checked
     widget.panel.parameters.followUpVolumes = [far[1]]
     ui.allStudiesButton.click()
+    settle(widget)
     assert ui.allStudiesButton.checked and not ui.sideBySideButton.checked
     assert windows.sliceViewNames() == (layouts.studyViewName(0), layouts.studyViewName(1))
     ui.allStudiesButton.click()
@@ -132,3 +133,31 @@ def test_a_layout_that_nobody_knows_leaves_no_empty_window(windows, layoutID, ex
     node.DisableModifiedEventOff()
     layouts.repair()
     assert node.GetViewArrangement() == expected and windows.sliceViewNames()
+
+
+def test_views_are_made_one_by_one_as_slicer_makes_them(windows, widget, far, scene):
+    """All at once would hold the window up for a second; each is what its layout's description says."""
+
+    def made():
+        nodes = {node.GetLayoutName(): node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+        return {name: nodes[name] for row, _ in layouts.ROWS for name in layouts.rowNames(row) if name in nodes}
+
+    def said(node):
+        color = tuple(round(value, 6) for value in node.GetLayoutColor())
+        orientations = node.GetOrientation(), node.GetDefaultOrientation()
+        names = node.GetName(), node.GetSingletonTag(), node.GetLayoutLabel()
+        return (*names, *orientations, color, node.GetViewGroup())
+
+    widget.ui.sideBySideButton.click()
+    assert not made() and widget.ui.sideBySideButton.checked
+    while widget.panel.layout.isSettling():
+        before = len(made())
+        slicer.app.processEvents()
+        assert len(made()) <= before + 1
+    ours = {name: said(node) for name, node in made().items()}
+    assert len(ours) == 6
+    windows.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    for node in made().values():
+        scene.RemoveNode(node)
+    windows.setLayout(layouts.SIDE_BY_SIDE_ID)
+    assert {name: said(node) for name, node in made().items()} == ours

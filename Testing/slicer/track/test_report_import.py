@@ -254,13 +254,14 @@ def test_files_are_read_beside_the_window(firstMonth, scene, database, monkeypat
     """Reports are written and read by the worker's thread; a cancelled one leaves neither file nor row."""
     widget, _ = firstMonth
     load(widget, scene, 1, 2)
-    threads, ui = [], widget.ui
+    threads, ui, isLet = [], widget.ui, threading.Event()
 
     def noted(name, module):
         before = getattr(module, name)
 
         def call(*args, **options):
             threads.append((name, threading.current_thread() is threading.main_thread()))
+            assert isLet.wait(60), "the window waits for it"
             return before(*args, **options)
 
         monkeypatch.setattr(module, name, call)
@@ -274,19 +275,23 @@ def test_files_are_read_beside_the_window(firstMonth, scene, database, monkeypat
     monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
     monkeypatch.setattr(dialogs, "chooseFolder", lambda *arguments: str(tmp_path / "out"))
     (tmp_path / "out").mkdir()
-    for hasEnded in (False, True):
-        ui.readReportButton.click()
-        if not hasEnded:
-            ui.trackButton.click()  # Cancel
-        settle(widget)
-        assert bool(ui.findingsTable.rowCount) == hasEnded, ui.statusLabel.text
-        assert hasEnded or ui.statusLabel.text == "Cancelled; nothing was changed."
-    for hasEnded in (False, True):
-        ui.exportReportButton.click()
-        if not hasEnded:
+
+    def press(button, isCancelled):
+        isLet.clear()
+        button.click()
+        if isCancelled:
             ui.trackButton.click()
+        isLet.set()
         settle(widget)
-        assert bool(list((tmp_path / "out").iterdir())) == hasEnded, ui.statusLabel.text
+        if isCancelled:
+            assert ui.statusLabel.text == "Cancelled; nothing was changed."
+
+    for isCancelled in (True, False):
+        press(ui.readReportButton, isCancelled)
+        assert bool(ui.findingsTable.rowCount) != isCancelled, ui.statusLabel.text
+    for isCancelled in (True, False):
+        press(ui.exportReportButton, isCancelled)
+        assert bool(list((tmp_path / "out").iterdir())) != isCancelled, ui.statusLabel.text
     assert {name for name, _ in threads} == {"read_report", "make_report", "save_report"}
     assert not any(isMain for _, isMain in threads)
 

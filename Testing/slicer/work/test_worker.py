@@ -70,6 +70,22 @@ def test_the_thread_gets_its_time_beside_work_that_others_do(worker):
     assert job.isHandled and not worker.isBusy()
 
 
+@pytest.mark.parametrize("isSlow", [False, True])
+def test_after_a_long_commit_the_window_has_its_turn(worker, isSlow):
+    calls = []
+
+    def commit(result):
+        calls.append("commit")
+        time.sleep(0.05 if isSlow else 0.0)
+
+    job = worker.submit("job", lambda progress: 1, commit, lambda job: calls.append("end"))
+    assert job.wait(60)
+    worker.dispatch(breakSeconds=0.04 if isSlow else 60.0)
+    assert calls == ["commit"] + ["end"] * (not isSlow) and worker.isBusy() == isSlow != job.isHandled
+    worker.dispatch(breakSeconds=0.0)
+    assert calls == ["commit", "end"] and not worker.isBusy() and job.isHandled
+
+
 def test_errors_arrive_and_nothing_is_committed(worker):
     def work(progress):
         raise ValueError("broken")
