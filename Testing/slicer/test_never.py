@@ -1,6 +1,7 @@
 """What must never happen (the list of the project's UX document), beyond what its own tests show elsewhere."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lesions import PLACES_RAS, SHIFT_RAS, addLesionPoints, addLine, addSegment,
 from panel_tools import settle
 from scene_tools import sceneState
 
+import SAMv2SlicerLib
 from SAMv2SlicerLib.scene import node_geometry, segments
 
 TABS = ("matchButton", "trackButton", "registerButton")
@@ -150,3 +152,19 @@ def test_no_match_without_its_confidence(loaded):
             result = match_list.resultAt(node, n)
             assert (n in defined) == (result.status != match_list.NOT_FOUND) and 0 <= result.confidence <= 1
             assert np.isfinite(result.confidence) and bool(node.GetNthControlPointSelected(n)) != result.needsALook
+
+
+def test_events_are_let_in_only_where_a_script_waits():
+    """In the middle of what the panel does, they would bring clicks and timers that meet it half done. Setting PyTorch
+    up, where nothing else can be clicked, shows its lines so."""
+    library = Path(SAMv2SlicerLib.__file__).parent
+    sources = {str(path.relative_to(library)): path.read_text(encoding="utf-8") for path in library.rglob("*.py")}
+    found = {
+        name: {path.replace("\\", "/") for path, text in sources.items() if f"{name}(" in text}
+        for name in ("processEvents", "keepApplicationAlive", "waitFor")
+    }
+    assert found == {
+        "processEvents": {"work/waiting.py", "setup/install_progress.py"},
+        "keepApplicationAlive": {"work/waiting.py"},
+        "waitFor": {"work/waiting.py", "logic.py"},
+    }

@@ -349,7 +349,8 @@ class Panel(VTKObservationMixin):
     def onTimer(self) -> None:
         """Store what is finished, show progress; stop when nothing is left."""
         job = self.logic.worker.currentJob()
-        isQuick = job is not None and self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS
+        isHere = not self.logic.engine.isRemote  # else what answers the mouse needs no time of this process
+        isQuick = isHere and job is not None and self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS
         isBusy = self.logic.tick(GRANT_QUICK_SECONDS if isQuick else GRANT_SECONDS)
         if isBusy:
             if time.monotonic() - self._shown > SHOW_PROGRESS_SECONDS:
