@@ -223,7 +223,7 @@ def _from_values(volume: Volume) -> Tuple[str, str]:
     low, high = np.percentile(values, [0.5, 99.5]) if values.size else (0.0, 0.0)
     return (
         "mr",
-        f"its values ({low:.4g} to {high:.4g}) show neither air near -1000 HU nor soft tissue near 0 HU",
+        f"its values ({low:.4g} to {high:.4g}) do not show both air near -1000 HU and soft tissue near 0 HU",
     )
 
 

@@ -21,8 +21,9 @@ whole body's matches say where to expect the point), and a rival without trainin
 
 ``--against`` asks the same of other weights and compares the two point by point: differences, intervals by patient.
 
-``--ablation`` (50 points a follow-up) gives the rows of the paper's Table 3: appearance alone, with the semantic head,
-with fixed points, all.
+``--ablation`` (50 points a follow-up) takes the stages of the default away one by one, adds what it could have besides,
+and compares each with the default point by point; the rows of the paper's Table 3 (appearance alone, with the semantic
+head, with fixed points, all) are among them.
 
 ``--oracle`` tells what limits the matches between patients: the nearest neighbor among the places within some distance
 of the truth. What is left at a small distance is what the embeddings cannot tell apart nearby; what a large one adds
@@ -55,8 +56,10 @@ from SAMv2Core.embedding.load import load_model
 from SAMv2Core.embedding.model import Model
 from SAMv2Core.evaluation.features import MindFeatures
 from SAMv2Core.evaluation.sparse_sampling import NAME as RIVAL
-from SAMv2Core.evaluation.sparse_sampling import SampledScan, SparseSampling, find_places
+from SAMv2Core.evaluation.sparse_sampling import Place, SampledScan, SparseSampling, find_places
 from SAMv2Core.io.volume import Volume, read_volume
+from SAMv2Core.matching.body_map import body_maps
+from SAMv2Core.matching.fixed_point import FixedPointOptions
 from SAMv2Core.matching.match import match, similarity_map
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
 from Testing.benchmarks.accuracy_tables import (
@@ -77,32 +80,45 @@ from Training.data.landmarks import MIN_SURE, other_side, read_landmarks
 class Variant(NamedTuple):
     """A row of the table: how points are matched.
 
-    :param options: of :func:`SAMv2Core.matching.match.match`.
+    :param options: of ``find``.
     :param heads: weights of the heads' cosines, None for the model's own.
     """
 
     name: str
     options: Mapping[str, Any]
     heads: Optional[Mapping[str, float]] = None
+    find: Callable[..., Sequence[Any]] = match
 
 
+def place_by_body(template: Embedding, query: Embedding, points: np.ndarray) -> List[Place]:
+    """Where the whole body's matches expect the points, and no search there."""
+    there, _ = body_maps(template, query)
+    places = np.full(points.shape, np.inf) if there is None else there.predict(points)[0]
+    return [Place(place, place, "uncertain", 0.0) for place in places]
+
+
+DEFAULT = Variant("default", {"method": "fixed-point"})
 METHODS = (
     Variant("nearest", {"method": "nearest"}),
     Variant("fixed-point", {"method": "fixed-point", "expect": False}),
-    Variant("default", {"method": "fixed-point"}),
+    DEFAULT,
 )
 SAMPLED = Variant(RIVAL, {})
-APPEARANCE = {"fine": 1.0, "coarse": 2.0, "semantic": 0.0}
-WITH_SEMANTIC = {"fine": 1.0, "coarse": 2.0, "semantic": 1.5}  # a third of the sum, as in the paper
+WITH_SEMANTIC = {"fine": 4 / 9, "coarse": 2 / 9, "semantic": 1 / 3}  # a third of the sum, as in the paper
 ABLATION = (
-    Variant("appearance", {"method": "nearest"}, APPEARANCE),
-    Variant("+ semantic", {"method": "nearest"}, WITH_SEMANTIC),
-    Variant("appearance + fixed points", {"method": "fixed-point", "expect": False}, APPEARANCE),
-    Variant("+ semantic + fixed points (SAM++)", {"method": "fixed-point", "expect": False}, WITH_SEMANTIC),
-    Variant("appearance + fixed points + expectation (default)", {"method": "fixed-point"}, APPEARANCE),
-    Variant("all", {"method": "fixed-point"}, WITH_SEMANTIC),
+    Variant("nearest neighbor", {"method": "nearest"}),
+    Variant("nearest neighbor + body map", {"method": "nearest", "expect": True}),
+    Variant("body map alone", {}, find=place_by_body),
+    Variant("fixed points", {"method": "fixed-point", "expect": False}),
+    Variant("fixed points of the paper (eq. 4-5)", {"method": "paper"}),
+    DEFAULT,
+    Variant("default, 125 starts", {"method": "fixed-point", "options": FixedPointOptions(5, 4.0)}),
+    Variant("nearest neighbor + semantic head", {"method": "nearest"}, WITH_SEMANTIC),
+    Variant("fixed points + semantic head (SAM++)", {"method": "fixed-point", "expect": False}, WITH_SEMANTIC),
+    Variant("default + semantic head", {"method": "fixed-point"}, WITH_SEMANTIC),
 )
-Features = Union[Model, "EveryHead", MindFeatures, SparseSampling]
+BEST = DEFAULT._replace(name="default, --quality best")
+Features = Union[Model, "With", MindFeatures, SparseSampling]
 Scan = Union[Embedding, SampledScan]
 
 N_SIMULATED_POINTS, N_QUICK_POINTS = 200, 50  # of each scan
@@ -172,14 +188,14 @@ def unique(values: Iterable[Any]) -> List[Any]:
     return found
 
 
-class EveryHead:
-    """A model whose embeddings keep the heads that have no weight of their own: an ablation gives them one."""
+class With:
+    """A model that embeds with these options: heads without a weight kept, so that an ablation can give them one."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, **options: Any) -> None:
+        self._model, self._options = model, options
 
     def embed(self, volume: Volume, modality: str = "auto") -> Embedding:
-        return self._model.embed(volume, modality, every_head=True)
+        return self._model.embed(volume, modality, cache=Cache(), **self._options)
 
 
 class Experiment(NamedTuple):
@@ -209,7 +225,7 @@ class Experiment(NamedTuple):
             return
         points = np.array([asked.points[label] for label in labels])
         sides = self.embeddings[asked.template], self.embeddings[asked.query]
-        find = find_places if isinstance(sides[0], SampledScan) else match
+        find = find_places if isinstance(sides[0], SampledScan) else variant.find
         for label, result in zip(labels, find(*sides, points, **variant.options)):
             place = result.candidate_lps if result.query_lps is None else result.query_lps
             place = np.full(3, np.inf) if place is None else np.asarray(place)
@@ -393,6 +409,13 @@ def parse_heads(text: Optional[str]) -> Optional[Dict[str, float]]:
     return {n: float(v) for n, v in (part.split("=") for part in text.split(","))} if text else None
 
 
+def against_default(trials: Sequence[Trial]) -> Tuple[List[Trial], List[Trial]]:
+    """The trials of all methods but the default, and the default's under each of their names."""
+    own = [trial for trial in trials if trial.method != DEFAULT.name]
+    default = [trial for trial in trials if trial.method == DEFAULT.name]
+    return own, [t._replace(method=method) for method in unique(t.method for t in own) for t in default]
+
+
 KINDS = ("torso", "simulated", "follow-up", "neck", "mr")
 
 
@@ -436,7 +459,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.oracle:
         trials = [t for build in (between_torsos, between_necks) for t in near_the_truth(build(model, data))]
     else:
-        trials = run(EveryHead(model) if args.ablation or heads else model) if variants else []
+        trials = run(With(model, every_head=True) if args.ablation or heads else model) if variants else []
+    if args.ablation:
+        trials += run(With(model, quality="best"), [BEST])
     if args.mind:
         trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in run(MindFeatures())]
     rivals = [] if args.ablation or args.oracle or RIVAL not in args.methods else run(SparseSampling(), [SAMPLED])
@@ -445,11 +470,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     table = to_markdown(rows)
     if args.labels:
         table += "\n\n" + labels_to_markdown(trials)
-    comparisons = [("default", RIVAL, [t._replace(method="default") for t in rivals])]
+    comparisons = [("default", RIVAL, trials, [t._replace(method="default") for t in rivals])]
+    if args.ablation:
+        comparisons.append(("each", "default", *against_default(trials)))
     if args.against:
-        comparisons.append((args.model, args.against, run(load_model(args.against))))
-    for own, other, others in comparisons:
-        differences = compare([*trials, *by_region(trials)], [*others, *by_region(others)])
+        comparisons.append((args.model, args.against, trials, run(load_model(args.against))))
+    for own, other, ours, others in comparisons:
+        differences = compare([*ours, *by_region(ours)], [*others, *by_region(others)])
         if differences:
             rows += [{**row, "experiment": f"{row['experiment']}, against {other}"} for row in differences]
             table += f"\n\n{own} minus {other}, on the same points:\n\n{comparison_to_markdown(differences)}"

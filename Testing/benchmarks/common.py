@@ -48,7 +48,7 @@ def parse_options(
         parser.add_argument("--only", nargs="+", help="some of torso, simulated, follow-up, neck, mr")
         parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0")
         parser.add_argument(
-            "--ablation", action="store_true", help="rows of the paper's Table 3 instead of the methods"
+            "--ablation", action="store_true", help="without each stage of the default, and paired with it"
         )
         parser.add_argument("--mind", action="store_true", help="rows of MIND-SSC too (convexAdam)")
         parser.add_argument("--oracle", action="store_true", help="what limits the matches between patients")

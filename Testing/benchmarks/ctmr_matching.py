@@ -9,6 +9,10 @@
   so the other contrasts are **simulated**: a curve over the signal, which cannot part what T1 shows alike, on a lattice
   of its own, turned and moved a little, with noise and a bias field.
 * *another plane*: T2 of the prostate in two or three planes, real; two patients.
+* *torso CT in MR-like*, *MR-like in torso CT*: the ``ct/val`` scans and themselves in the contrast of an MR, moved as
+  the contrasts above. Of torsos there is no CT with its MR: the contrast is **simulated** as in training (tissues of
+  one HU get one signal), so these figures tell what the network has learned, not what a real MR would give.
+* *torso MR in its follow-up*: T2 of an abdomen that no training has seen, twice, and its simulated second time point.
 
 Coefficients of the confidence are fitted on ``ctmr/train`` and judged on ``ctmr/val`` and the planes; ``--write`` puts
 them into the model's record. A result is right within 10 mm; places that were not found count with their candidate.
@@ -20,10 +24,12 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
+import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -36,14 +42,22 @@ from SAMv2Core.matching.confidence import UncertaintyModel
 from SAMv2Core.matching.search import release_index
 from SAMv2Core.models.records import write_calibration
 from SAMv2Core.preprocessing.preprocess import preprocess_report
+from SAMv2Core.simulation.simulate import FOLLOW_UP, simulate_follow_up
 from Testing.benchmarks import calibration
+from Testing.benchmarks.accuracy_tables import patient_of
 from Testing.benchmarks.calibration import Sample
-from Testing.benchmarks.common import add_publish_option, check_publish, find_data, keep
+from Testing.benchmarks.common import add_publish_option, check_publish, find_data, keep, scan_paths
 from Testing.benchmarks.ctmr import Case, moved_mr, scan, target_points
+from Testing.benchmarks.intervals import Interval, interval, median
+from Training.data.index import AIR, STORED_RANGE
+from Training.views.intensity import apply_look, draw_look
 
 FIT_ON, N_TRAIN = "train", 8
 PLANES, STUDIES = "another plane", ("ProstateX-0000", "ProstateX-0001")
 """Real T2 scans of the prostate in two or three planes; ``lite-ctmr`` has not seen them."""
+
+TORSO_MR = "CMB-CRC-MSB06489"
+CT_IN_MR_LIKE, MR_LIKE_IN_CT, MR_FOLLOW_UP = "torso CT in MR-like", "MR-like in torso CT", "torso MR in its follow-up"
 
 LEAST_CHANCE = 0.2
 """What is right less than one time in five is not handed out: between CT and MR that is half of all places."""
@@ -67,11 +81,24 @@ def other_contrast(t1: Volume, name: str, seed: int) -> Tuple[Volume, np.ndarray
     bias = ndimage.zoom(rng.uniform(1 - BIAS, 1 + BIAS, (3, 3, 3)), np.array(relative.shape) / 3, order=1)
     signal = np.interp(relative, SIGNAL, CONTRASTS[name]) * bias
     signal = np.hypot(signal + rng.normal(0, NOISE, signal.shape), rng.normal(0, NOISE, signal.shape))
-    seen = Volume((1000 * signal).astype(np.int16), t1.ijk_to_lps, f"{t1.source} as {name}", "mr")
-    center = t1.grid.to_lps((t1.grid.size_ijk - 1)[None] / 2)[0]
-    # Its own slices (turned, between T1's), and the patient lies a little differently.
+    return _as_another_scan(t1, signal, f"{t1.source} as {name}", rng)
+
+
+def torso_as_mr(ct: Volume, seed: int) -> Tuple[Volume, np.ndarray]:
+    """A CT in the contrast of an MR, by a curve drawn as in training; and the matrix from its world to the new one."""
+    rng = np.random.default_rng(seed)
+    hu = torch.from_numpy(ct.array.astype(np.float32))
+    shown = apply_look(hu, draw_look("ct", 1.0, rng), 1.0, torch.Generator().manual_seed(seed)).numpy()
+    signal = np.clip((shown - AIR) / (STORED_RANGE[1] - AIR), 0, None)
+    return _as_another_scan(ct, signal, f"{ct.source} as MR", rng)
+
+
+def _as_another_scan(volume: Volume, signal: np.ndarray, source: str, rng: np.random.Generator) -> Tuple[Volume, Any]:
+    """An MR with its own slices (turned, between the volume's), of a patient who lies a little differently."""
+    seen = Volume((1000 * signal).astype(np.int16), volume.ijk_to_lps, source, "mr")
+    center = volume.grid.to_lps((volume.grid.size_ijk - 1)[None] / 2)[0]
     lattice, motion = (_motion(center, rng) for _ in range(2))
-    grid = dataclasses.replace(t1.grid, ijk_to_lps=lattice @ t1.ijk_to_lps)
+    grid = dataclasses.replace(volume.grid, ijk_to_lps=lattice @ volume.ijk_to_lps)
     return resample_to(grid, seen, np.linalg.inv(motion)), motion
 
 
@@ -144,6 +171,35 @@ def of_planes(model: Model, folder: Path, name: str, count: int) -> Iterator[Sam
         release_index(emb)
 
 
+def of_torso(model: Model, folder: Path, name: str, count: int) -> Iterator[Sample]:
+    """A torso's CT and the same in the contrast of an MR, both directions."""
+    ct = read_volume(folder / f"{name}.nii.gz")
+    mr, motion = torso_as_mr(ct, DRAW)
+    emb_ct, emb_mr = model.embed(ct, "ct"), model.embed(mr, "mr")
+    points = body_points(ct, "ct")
+    points = some_of(points[mr.grid.contains(transform_points(motion, points))], count, 5)
+    moved = transform_points(motion, points)
+    yield from calibration.between(CT_IN_MR_LIKE, (name, name), emb_ct, emb_mr, points, moved)
+    yield from calibration.between(MR_LIKE_IN_CT, (name, name), emb_mr, emb_ct, moved, points)
+    release_index(emb_ct)
+    release_index(emb_mr)
+
+
+def of_torso_mr(model: Model, folder: Path, name: str, count: int) -> Iterator[Sample]:
+    """A torso's MR and its simulated second time point."""
+    mr = read_volume(folder / f"{name}.nii.gz")
+    simulated = simulate_follow_up(mr, FOLLOW_UP, seed=DRAW)
+    points = some_of(body_points(mr, "mr"), count, 6)
+    truth, inside = simulated.map_points(points)
+    pair = (model.embed(mr, "mr"), model.embed(simulated.volume, "mr"))
+    yield from calibration.between(MR_FOLLOW_UP, (name, name), *pair, points[inside], truth[inside])
+    for emb in pair:
+        release_index(emb)
+
+
+KINDS = {"pair": of_pair, "contrasts": of_contrasts, "planes": of_planes, "torso": of_torso, "torso mr": of_torso_mr}
+
+
 def collect(model: Model, data: Path, count: int, path: Optional[Path]) -> List[Tuple[str, Sample]]:
     """Samples of train and val; scans that a file holds already are not run again."""
     done: Dict[Tuple[str, str, str], List[Dict[str, Any]]] = {}
@@ -158,12 +214,13 @@ def collect(model: Model, data: Path, count: int, path: Optional[Path]) -> List[
         names = sorted(file.name[: -len("_ct.nii.gz")] for file in folder.glob("*_ct.nii.gz"))[:limit]
         work += [(kind, which, folder, name) for name in names for kind in ("pair", "contrasts")]
     work += [("planes", "val", data / "mr" / "train", name) for name in STUDIES]
+    work += [("torso", "val", path.parent, path.name.split(".")[0]) for path in scan_paths(data / "ct" / "val")]
+    work += [("torso mr", "val", data / "followup", f"{TORSO_MR}_{n}") for n in ("t1", "t2")]
     samples: List[Tuple[str, Sample]] = []
     for kind, which, folder, name in work:
         key = (kind, which, name)
         if key not in done:
-            found = {"pair": of_pair, "contrasts": of_contrasts, "planes": of_planes}[kind](model, folder, name, count)
-            done[key] = [dataclasses.asdict(sample) for sample in found]
+            done[key] = [dataclasses.asdict(sample) for sample in KINDS[kind](model, folder, name, count)]
             facts = {"sha256": model.info.sha256, "points": count, "kind": kind, "set": which, "scan": name}
             _keep(path, {**facts, "results": done[key]})
             print(f"{which} {name} {kind}: {len(done[key])} results", flush=True)
@@ -208,25 +265,43 @@ def rows_of(samples: Sequence[Sample], fitted: Dict[str, Any]) -> List[Dict[str,
 
 
 def contrast_rows(samples: Sequence[Sample]) -> List[Dict[str, Any]]:
-    """Distances within one modality, places that were not found with their candidate."""
+    """Distances between contrasts, places that were not found with their candidate."""
     rows = []
-    for title in (*CONTRASTS, PLANES):
+    for title in (*CONTRASTS, PLANES, MR_FOLLOW_UP, CT_IN_MR_LIKE, MR_LIKE_IN_CT):
         for method in calibration.METHODS:
-            off = [s.off_mm for s in samples if (s.experiment, s.method) == (title, method)]
-            if off:
-                own = np.linalg.norm(off, axis=1)
+            chosen = [s for s in samples if (s.experiment, s.method) == (title, method)]
+            if chosen:
+                own = np.linalg.norm([s.off_mm for s in chosen], axis=1)
                 shares = {f"within_{mm}": float((own <= mm).mean()) for mm in (5, 10)}
-                median = float(np.median(own))
-                rows.append({"contrast": title, "method": method, "n": len(own), "median_mm": median, **shares})
+                patients = [patient_of(s.scans[0]) for s in chosen]
+                middle = interval(own, patients, median)
+                rows.append(
+                    {
+                        "contrast": title,
+                        "method": method,
+                        "n": len(own),
+                        "patients": len(set(patients)),
+                        "median_mm": middle.value,
+                        "median_ci95_mm": middle.bounds,
+                        **shares,
+                    }
+                )
     return rows
 
 
+NO_BOUNDS = (math.nan, math.nan)
+
+
 def contrasts_to_markdown(rows: Sequence[Dict[str, Any]]) -> str:
-    lines = ["| MR looked for in | method | n | median | ≤ 5 mm | ≤ 10 mm |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| one contrast looked for in another | method | n | patients | median (95 % interval) | ≤ 5 mm | ≤ 10 mm |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         shares = [f"{100 * row[f'within_{mm}']:.0f} %" for mm in (5, 10)]
-        cells = [row["contrast"], row["method"], str(row["n"]), f"{row['median_mm']:.1f} mm", *shares]
-        lines.append(f"| {' | '.join(cells)} |")
+        middle = Interval(row["median_mm"], *(row["median_ci95_mm"] or NO_BOUNDS)).text() + " mm"
+        cells = [row["contrast"], row["method"], row["n"], row["patients"], middle, *shares]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

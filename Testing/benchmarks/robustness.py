@@ -22,7 +22,7 @@ from SAMv2Core.io.volume import Volume
 from SAMv2Core.matching.search import search_index
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulationOptions, simulate_follow_up
 from Testing.benchmarks.accuracy import (
-    METHODS,
+    DEFAULT,
     N_QUICK_POINTS,
     N_SIMULATED_POINTS,
     Asked,
@@ -39,7 +39,6 @@ from Testing.benchmarks.metal import HALF_LENGTH_MM, RADIUS_MM, with_implants
 
 BONE_HU = 250
 BESIDE_MM = RADIUS_MM + 10.0
-DEFAULT = tuple(variant for variant in METHODS if variant.name == "default")
 
 CHANGES: Mapping[str, SimulationOptions] = {
     "no more": FOLLOW_UP,
@@ -122,7 +121,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     model = load_model(args.model)
     n_points = N_QUICK_POINTS if args.quick else N_SIMULATED_POINTS
     baselines = validation_torsos(model, find_data(args.data), n_points)
-    trials = [trial for experiment in experiments(model, baselines) for trial in experiment.run(DEFAULT)]
+    trials = [trial for experiment in experiments(model, baselines) for trial in experiment.run((DEFAULT,))]
     rows = summarize(trials)
     publish(args, model, "robustness", to_markdown(rows), rows, trials, f"{len(baselines)} scans of `ct/val`")
 

@@ -124,7 +124,7 @@ def test_real_follow_ups_and_torsos_of_the_shared_data_are_asked_for(shared):
     assert all(patient_of(one.template) != patient_of(one.query) for one in torsos)
 
 
-def test_every_point_is_asked_by_every_method_and_scans_are_made_when_needed(monkeypatch):
+def test_every_point_is_asked_by_every_method_and_scans_are_made_when_needed():
     made = []
 
     def make(name):
@@ -138,16 +138,21 @@ def test_every_point_is_asked_by_every_method_and_scans_are_made_when_needed(mon
             SimpleNamespace(candidate_lps=None, query_lps=(x, 0, 0), status="matched", confidence=0.9) for x in place
         ]
 
-    monkeypatch.setattr(accuracy, "match", found)
     places = {"carina": np.zeros(3), "sma_origin": np.array([50.0, 0, 0])}
     scans = accuracy.Scans({name: functools.partial(make, name) for name in "abc"})
     asked = accuracy.Asked("a", "b", {**places, "umbilicus": np.zeros(3)}, places)
-    trials = accuracy.Experiment(TORSO, scans, [asked]).run(accuracy.METHODS)
+    methods = [variant._replace(find=found) for variant in accuracy.METHODS]
+    trials = accuracy.Experiment(TORSO, scans, [asked]).run(methods)
     assert [(t.method, t.label) for t in trials] == [
         (method, label) for method in ("nearest", "fixed-point", "default") for label in places
     ]
     assert [t.error_mm for t in trials] == [3.0, 3.0, 4.0, 4.0, 3.0, 3.0]
     assert sorted(made) == ["a", "b"]
+
+    others, default = accuracy.against_default(trials)
+    differences = compare(others, default)
+    assert [(row["method"], row["n"]) for row in differences] == [("nearest", 2), ("fixed-point", 2)]
+    assert [row["mean_mm_difference"][0] for row in differences] == [0.0, 1.0]
 
 
 def test_the_rival_is_asked_for_the_same_points_and_compared_with_the_default():

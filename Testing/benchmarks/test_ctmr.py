@@ -127,6 +127,19 @@ def test_simulated_contrasts_look_otherwise_and_lie_where_they_say():
     assert np.median(seen[signal > 800]) < 0.5 * np.median(seen[(signal > 300) & (signal < 500)])
 
 
+def test_a_ct_as_mr_lies_where_it_says_and_shows_bone_dark():
+    ct = limb("ct")
+    shown, motion = ctmr_matching.torso_as_mr(ct, 0)
+    points = ctmr_matching.body_points(ct, "ct")
+    ijk = np.rint(shown.grid.to_ijk(transform_points(motion, points))).astype(int)
+    kept = np.all((ijk >= 0) & (ijk < shown.grid.size_ijk), axis=1)
+    signal = shown.array[tuple(ijk[kept].T[::-1])]
+    hu = ct.array[tuple(np.rint(ct.grid.to_ijk(points[kept])).astype(int).T[::-1])]
+    assert shown.modality == "mr" and (hu > 900).sum() > 20
+    # Compact bone is darker than every soft tissue in all curves, which differ in how bright fat and muscle are.
+    assert np.median(signal[hu > 900]) < 0.5 * np.median(signal[(hu > -150) & (hu < 150)])
+
+
 def test_matching_between_contrasts_of_a_real_knee(shared):
     """T1 against a simulated fat-suppressed scan; by chance 24 places of this body would be some 60 mm off."""
     whole = read_volume(shared / "data/ctmr/val/STS_010_mr.nii.gz")
