@@ -65,8 +65,10 @@ def add_subparser(subparsers: Any) -> None:
 
 
 def _add_changes(parser: Any) -> None:
-    group = parser.add_argument_group(
-        "changes", "beside those always made: posture, size, elastic deformation, contrast, noise, window"
+    group = parser.add_argument_group(  # figures of simulation.simulate.FOLLOW_UP, which is too slow to import here
+        "changes",
+        "beside those always made and drawn by the seed: turned by up to 10 degrees, moved by up to 30 mm, 0.9 to 1.1 "
+        "times as large, bent by up to 15 mm; contrast, window and noise",
     )
     length = common.positive_float
     group.add_argument("--breathing", type=length, metavar="MM", help="the diaphragm moves down by this much")
