@@ -21,7 +21,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from SAMv2Core.errors import ModelError
 from SAMv2Core.models.catalogue import find_model
@@ -97,10 +97,18 @@ PLANS: Dict[str, Plan] = {
 
 
 def make(
-    name: str, source: List[Path], out: Path, start: Optional[str], device: str, precision: str, scale: float
+    name: str,
+    source: List[Path],
+    out: Path,
+    start: Optional[str],
+    device: str,
+    precision: str,
+    scale: float,
+    changes_of_all: Sequence[str] = (),
 ) -> Optional[Path]:
     """All of it, see the module's text.
 
+    :param changes_of_all: further changes of every part's recipe, for trials.
     :returns: the weights, or None when SIGTERM stopped a part.
     :raises InputError, OutputError, ModelError: as the commands that it calls.
     """
@@ -116,7 +124,7 @@ def make(
     maps: Optional[Path] = None
     for part in parts:
         folder = out / part.name
-        changes = list(part.changes)
+        changes = [*part.changes, *changes_of_all]
         if weights is not None:
             changes.append(f"network.start={weights}")
         groups = [group for group in part.links if any(entry.group == group for entry in index.entries)]
@@ -160,10 +168,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps, for trials")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe, for trials")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        made = make(args.name, args.source, args.out, args.start, args.device, args.precision, args.scale)
+        chosen = (args.name, args.source, args.out, args.start, args.device, args.precision, args.scale, args.set)
+        made = make(*chosen)
         logger.info("%s", f"made {made}" if made else "stopped; the same command goes on")
 
     return finish(work, args.out)

@@ -17,6 +17,7 @@ import SAMv2Core as s
 from SAMv2Core.io.volume import write_volume
 from SAMv2Core.landmarks.atlas import exemplar, save_atlas
 from SAMv2Core.models.checkpoints import save_network
+from Testing.samples import forked_command
 from Testing.samples.embedding_samples import small_lite, torso
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,17 +54,21 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def samv2(cache, tmp_path) -> Callable[..., Ended]:
+def samv2(cache, tmp_path, tmp_path_factory) -> Callable[..., Ended]:
     """Run ``samv2`` with these arguments in ``tmp_path``."""
+    said_in = tmp_path_factory.mktemp("said")
 
     def run(*arguments: Any, **options: Any) -> Ended:
-        command = [sys.executable, "-m", "SAMv2Core", *map(str, arguments)]
-        options.setdefault("cwd", tmp_path)
-        options.setdefault("stdin", subprocess.DEVNULL)
-        done = subprocess.run(
-            command, env=environment(cache), capture_output=True, encoding="utf-8", timeout=300, check=False, **options
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        """:param options: of ``subprocess.run``, for what a forked process cannot have."""
+        texts = [str(argument) for argument in arguments]
+        if options or not forked_command.is_possible():
+            command = [sys.executable, "-m", "SAMv2Core", *texts]
+            options = {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", **options}
+            done = subprocess.run(command, env=environment(cache), cwd=tmp_path, timeout=300, check=False, **options)
+            return Ended(done.returncode, done.stdout, done.stderr)
+        said = [said_in / name for name in ("out", "err")]
+        code = forked_command.run(texts, tmp_path, environment(cache), *said)
+        return Ended(code, *(path.read_text(encoding="utf-8") for path in said))
 
     return run
 

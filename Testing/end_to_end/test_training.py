@@ -25,9 +25,9 @@ _ANY_CONTRAST = ("intensity.blur_mm=[0, 1]", "optimizer.lr=0.05")
 
 # Steps, further changes and the figures of the validation that must rise.
 RECIPES = {
-    "sam": (40, (), ("retrieval",)),
-    "sampp": (40, (), ("retrieval", "label_retrieval")),
-    "aggsam": (120, _ANY_CONTRAST, ("retrieval",)),
+    "sam": (25, (), ("retrieval",)),
+    "sampp": (25, (), ("retrieval", "label_retrieval")),
+    "aggsam": (80, (*_ANY_CONTRAST, "optimizer.lr=0.1"), ("retrieval",)),
     "crosssam": (100, _ANY_CONTRAST, ("retrieval", "cross_retrieval")),
 }
 

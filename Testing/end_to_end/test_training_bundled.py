@@ -18,6 +18,8 @@ from Training.export import trained_state
 from Training.tasks.landmark_error import KnownPoints, by_name
 from Training.views.scans import load_links
 
+SMALL_VIEWS = ("lite.views.context_size=[24, 32, 32]", "lite.views.detail_size=[16, 24, 24]", "validation.pairs=1")
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -34,6 +36,7 @@ def made(tmp_path_factory):
         write_volume(Volume(phantom_labels(volume.array), volume.ijk_to_lps), folder / f"p{seed}_labels.nii.gz")
     (source / "labels.json").write_text("{}")
     arguments = ["lite-ct", "--source", str(source), "--out", str(out), "--device", "cpu", "--scale", "0.0001"]
+    arguments += [word for change in SMALL_VIEWS for word in ("--set", change)]
     assert bundled.main(arguments) == 0
     return out, arguments
 
