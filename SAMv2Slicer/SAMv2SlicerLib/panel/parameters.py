@@ -14,10 +14,12 @@ from slicer import (
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
 )
-from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from SAMv2SlicerLib.texts.translation import translator
 from SAMv2SlicerLib.work.engine import AUTO
+
+_ = translator(__name__)
 
 DEFAULT_STARTS = 3
 """That of SAMv2Core (FixedPointOptions), written down because reading it there takes torch; a test compares."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from slicer.i18n import tr as _
+from SAMv2SlicerLib.texts.translation import translator
+
+_ = translator(__name__)
 
 
 def placeName(kind: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from slicer.i18n import tr as _
+from SAMv2SlicerLib.texts.translation import translator
+
+_ = translator(__name__)
 
 
 def lesionListName(baseline: str) -> str:
