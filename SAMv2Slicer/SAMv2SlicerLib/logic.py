@@ -95,6 +95,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.engine = computingEngine
         self.worker.pump = computingEngine.pump
         if before is not None:
+            self.undoStack.finish()
             self.worker.abandonAll()
             self.store.clear()
             before.clear()
@@ -383,6 +384,7 @@ class SAMv2SlicerLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.live.stop()
         self.tracker.stop()
         self.landmarkEdits.clear()
+        self.undoStack.finish()
         if not self.worker.shutdown(LONGEST_END_SECONDS):
             logger.warning("A computation still runs; it could not be stopped.")
         self.store.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, List, Optional, Set
+from typing import Any, Callable, List, Optional, Set
 
 import qt
 import slicer
@@ -37,6 +37,7 @@ from SAMv2SlicerLib.scene import hierarchy, slice_views
 from SAMv2SlicerLib.scene.layouts import LayoutSwitch
 from SAMv2SlicerLib.scene.line_labels import LineLabels
 from SAMv2SlicerLib.scene.own_views import OwnViews, scanOf
+from SAMv2SlicerLib.scene.undo import InTurns
 from SAMv2SlicerLib.setup import install
 from SAMv2SlicerLib.track import studies
 from SAMv2SlicerLib.work import embedding_store, engine
@@ -375,16 +376,30 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def onUndo(self, checked=False) -> None:
-        with slice_views.drawnOnce():
-            name = self.logic.undoStack.undo()
-        if name is not None:
-            self.say(texts.stateUndone(name))
+        self._move(self.logic.undoStack.undo, texts.stateUndone)
 
     def onRedo(self, checked=False) -> None:
+        self._move(self.logic.undoStack.redo, texts.stateRedone)
+
+    def _move(self, move: Callable[[InTurns], Optional[str]], told: Callable[[str], str]) -> None:
+        """Undo or redo; what comes in steps goes on beside the window and is told at its end."""
+
+        def inTurns(name: str, steps: Any, onEnd: Callable[[bool], None]) -> None:
+            def end(job) -> None:
+                onEnd(job.error is None)
+                if job.error is None:
+                    self.say(told(name))
+                else:
+                    self.showError(job.error)
+
+            self.logic.submitSteps(name, lambda progress: steps, None, end, name)
+
         with slice_views.drawnOnce():
-            name = self.logic.undoStack.redo()
-        if name is not None:
-            self.say(texts.stateRedone(name))
+            name = move(inTurns)
+        if self.logic.undoStack.isMoving():
+            self.refresh(results=False)
+        elif name is not None:
+            self.say(told(name))
 
     def useEngine(self, computingEngine: engine.Engine) -> None:
         """Compute with this engine from now on."""

@@ -291,7 +291,7 @@ class TrackTab(Tab):
             return
         self.panel.clearMessage()
         self.job = report_import.startImport(
-            self.logic, p.baselineVolume, path, self.sources(), self._addSources, self._onReportRead
+            self.logic, p.baselineVolume, path, self.sources(), self._changeSources, self._onReportRead
         )
         self.panel.refresh()
 
@@ -302,9 +302,10 @@ class TrackTab(Tab):
         else:
             self.panel.say(texts.reportRead(job.value))
 
-    def _addSources(self, nodes: Sequence[Any]) -> None:
+    def _changeSources(self, new: Sequence[Any], gone: Sequence[Any]) -> None:
         if self.panel.parameters is not None:
-            self.panel.parameters.lesionSources = [*self.sources(), *nodes]
+            kept = [node for node in self.sources() if node not in gone]
+            self.panel.parameters.lesionSources = [*kept, *new]
 
     # --- adding lesions ------------------------------------------------------------------------------------------
 

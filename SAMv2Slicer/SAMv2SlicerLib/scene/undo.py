@@ -2,19 +2,26 @@
 
 An action is a name with two closures, *back* and *forth*. They find their nodes by ID at the time they run and do
 nothing when a node is gone, so no action keeps a node alive or brings back what the user deleted. The stack is bounded
-and is cleared when the scene closes.
+and is cleared when the scene closes. A closure that makes or removes many nodes is a generator, which goes a step in
+each turn of the event loop where there is one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from types import GeneratorType
+from typing import Any, Callable, Dict, Generator, List, Optional, Sequence
 
 import slicer
 
 from SAMv2SlicerLib.scene import hierarchy
 
 MAXIMUM_ACTIONS = 100
+
+Steps = Generator[None, None, Any]
+InTurns = Callable[[str, Steps, Callable[[bool], None]], None]
+"""Called with the name of an action in steps, with these, and with what to call when they have ended: whether they came
+to their end, else they have left everything as it was."""
 
 
 @dataclass
@@ -26,8 +33,8 @@ class Action:
     """
 
     name: str
-    back: Callable[[], None]
-    forth: Callable[[], None]
+    back: Callable[[], Any]
+    forth: Callable[[], Any]
     key: Optional[str] = None
 
 
@@ -38,6 +45,7 @@ class UndoStack:
         self._done: List[Action] = []
         self._undone: List[Action] = []
         self._onChanged = onChanged
+        self._moving: Optional[Steps] = None
 
     def push(self, action: Action) -> None:
         """Remember an action that has just been done."""
@@ -55,33 +63,66 @@ class UndoStack:
         if self._done:
             self._done[-1].key = None
 
-    def undo(self) -> Optional[str]:
-        """Take the last action back; its name, or None when there is none."""
-        return self._move(self._done, self._undone, lambda action: action.back())
+    def undo(self, inTurns: Optional[InTurns] = None) -> Optional[str]:
+        """Take the last action back; its name, or None when there is none, or another one is still on its way.
 
-    def redo(self) -> Optional[str]:
-        """Do the last undone action again; its name, or None when there is none."""
-        return self._move(self._undone, self._done, lambda action: action.forth())
+        :param inTurns: goes through the steps of an action that has some; without it all are done now.
+        """
+        return self._move(self._done, self._undone, lambda action: action.back(), inTurns)
+
+    def redo(self, inTurns: Optional[InTurns] = None) -> Optional[str]:
+        """Do the last undone action again; else as :meth:`undo`."""
+        return self._move(self._undone, self._done, lambda action: action.forth(), inTurns)
+
+    def isMoving(self) -> bool:
+        """Whether an action is on its way, step by step."""
+        return self._moving is not None
+
+    def finish(self) -> None:
+        """Take the steps that are left now."""
+        steps, self._moving = self._moving, None
+        for _ in steps or ():
+            pass
 
     def nextUndo(self) -> Optional[str]:
-        return self._done[-1].name if self._done else None
+        return self._done[-1].name if self._done and self._moving is None else None
 
     def nextRedo(self) -> Optional[str]:
-        return self._undone[-1].name if self._undone else None
+        return self._undone[-1].name if self._undone and self._moving is None else None
 
     def clear(self) -> None:
+        self._moving = None
         self._done.clear()
         self._undone.clear()
         self._changed()
 
-    def _move(self, source: List[Action], target: List[Action], apply: Callable[[Action], None]) -> Optional[str]:
-        if not source:
+    def _move(
+        self,
+        source: List[Action],
+        target: List[Action],
+        apply: Callable[[Action], Any],
+        inTurns: Optional[InTurns],
+    ) -> Optional[str]:
+        if not source or self._moving is not None:
             return None
         action = source.pop()
-        apply(action)
+        steps = apply(action)
         target.append(action)
+        if isinstance(steps, GeneratorType):
+            self._moving = steps
+            if inTurns is None:
+                self.finish()
+            else:
+                inTurns(action.name, steps, lambda isDone: self._moved(action, source, target, isDone))
         self._changed()
         return action.name
+
+    def _moved(self, action: Action, source: List[Action], target: List[Action], isDone: bool) -> None:
+        self._moving = None
+        if not isDone and action in target:
+            target.remove(action)
+            source.append(action)
+        self._changed()
 
     def _changed(self) -> None:
         if self._onChanged is not None:

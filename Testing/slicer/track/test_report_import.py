@@ -13,6 +13,7 @@ import threading
 import ctk
 import pydicom
 import slicer
+import vtk
 from lesions import PLACES_RAS, SHIFT_RAS, addLine, addStudies
 from panel_tools import settle, wholeMatrix
 from scene_tools import findingAt, sceneState
@@ -25,6 +26,7 @@ from SAMv2SlicerLib.scene import node_geometry
 from SAMv2SlicerLib.track import findings, lesion_list, measuring, past, report_export, report_import
 from SAMv2SlicerLib.track.placing import listMarks
 from SAMv2SlicerLib.work.waiting import waitFor
+from SAMv2SlicerLib.work.worker import Job
 from Testing.samples.dicom_series import writeSeries
 
 TRACK_TAB = 1
@@ -248,6 +250,149 @@ def test_one_step_takes_a_report_back_and_brings_it_again(firstMonth, scene, dat
         ui.redoButton.click()
         settle(widget)
         assert state() == imported
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Names of nodes that came and went in the scene, in a list per turn of the event loop (step of a job)."""
+    turns, scene = [[]], slicer.mrmlScene
+    step = Job.step
+
+    def counted(job):
+        turns.append([])
+        step(job)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def note(caller, event, node):
+        if node.IsA("vtkMRMLMarkupsNode"):
+            turns[-1].append(node.GetName())
+
+    monkeypatch.setattr(Job, "step", counted)
+    tags = [scene.AddObserver(event, note) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)]
+    yield turns
+    for tag in tags:
+        scene.RemoveObserver(tag)
+
+
+def test_a_turn_makes_or_removes_one_node(firstMonth, scene, database, monkeypatch, steps):
+    """Each takes Slicer about 40 ms: reading, undo and redo leave the window its turns, without meeting each other."""
+    widget, _ = firstMonth
+    load(widget, scene, 1, 2)
+    ui = widget.ui
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    for button in (ui.readReportButton, ui.undoButton, ui.redoButton):
+        del steps[:-1]
+        button.click()
+        if button is not ui.readReportButton:
+            assert not ui.undoButton.enabled and not ui.redoButton.enabled
+            assert widget.logic.undoStack.undo() is None and widget.logic.undoStack.redo() is None
+        settle(widget)
+        counts = [len(names) for names in steps]
+        assert max(counts) == 1 and sum(counts) == 4, steps  # three marks and the list
+    assert ui.statusLabel.text.startswith("Done again") and ui.undoButton.enabled
+
+
+def marksIn(scene):
+    """Names of all marks; a list that is made again is called "..._1"."""
+    return sorted(node.GetName().split("_")[0] for node in slicer.util.getNodesByClass("vtkMRMLMarkupsNode"))
+
+
+@pytest.mark.parametrize("steps_before", range(1, 5))
+@pytest.mark.parametrize("end", ["cancel", "closed", "scan gone"])
+def test_half_a_report_is_never_left(firstMonth, scene, database, monkeypatch, steps, end, steps_before):
+    """Stopped after each of its steps before the list is written: three marks, and they are chosen."""
+    widget, _ = firstMonth
+    baseline, _ = load(widget, scene, 1, 2)
+    ui, before = widget.ui, marksIn(scene)
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    seen = []
+
+    def stop(job):
+        made = len(marksIn(scene)) - len(before)
+        chosen = len(widget.panel.trackTab.sources())
+        if seen or made + bool(chosen) < steps_before:
+            return
+        seen.append((made, chosen))
+        if end == "cancel":
+            job.cancel()
+        elif end == "closed":
+            scene.Clear()
+        else:
+            scene.RemoveNode(baseline)
+
+    step = Job.step
+    monkeypatch.setattr(Job, "step", lambda job: (step(job), stop(job)))
+    ui.readReportButton.click()
+    settle(widget)
+    assert seen == [(min(steps_before, 3), 0 if steps_before < 4 else 3)]
+    assert marksIn(scene) == before and widget.panel.trackTab.sources() == []
+    assert widget.logic.undoStack.nextUndo() is None and ui.findingsTable.rowCount == 0
+    if end == "cancel":
+        assert ui.statusLabel.text == "Cancelled; nothing was changed."
+        ui.readReportButton.click()
+        settle(widget)
+        assert ui.findingsTable.rowCount == 3
+
+
+@pytest.mark.parametrize("way", ["undo", "redo"])
+def test_a_scene_that_closes_takes_an_undo_with_it(firstMonth, scene, database, monkeypatch, way):
+    widget, _ = firstMonth
+    load(widget, scene, 1, 2)
+    ui = widget.ui
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    ui.readReportButton.click()
+    settle(widget)
+    ui.undoButton.click()
+    if way == "redo":
+        settle(widget)
+        ui.redoButton.click()
+    assert widget.logic.undoStack.isMoving()
+    scene.Clear()
+    settle(widget)
+    assert not widget.logic.undoStack.isMoving() and marksIn(scene) == []
+    load(widget, scene, 1, 2)
+    ui.readReportButton.click()
+    settle(widget)
+    assert ui.findingsTable.rowCount == 3 and ui.undoButton.enabled
+
+
+@pytest.mark.parametrize("way", ["undo", "redo"])
+def test_what_is_half_undone_is_finished_before_another_engine_computes(firstMonth, scene, database, monkeypatch, way):
+    widget, _ = firstMonth
+    load(widget, scene, 1, 2)
+    ui = widget.ui
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    ui.readReportButton.click()
+    settle(widget)
+    imported = marksIn(scene)
+    ui.undoButton.click()
+    if way == "redo":
+        settle(widget)
+        ui.redoButton.click()
+    assert widget.logic.undoStack.isMoving()
+    widget.panel.useEngine(widget.logic.engine)
+    settle(widget)
+    assert marksIn(scene) == (imported if way == "redo" else [])
+    assert ui.undoButton.enabled == (way == "redo") and ui.redoButton.enabled == (way == "undo")
+
+
+def test_a_redo_that_is_cancelled_can_be_done_again(firstMonth, scene, database, monkeypatch):
+    widget, _ = firstMonth
+    load(widget, scene, 1, 2)
+    ui = widget.ui
+    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
+    ui.readReportButton.click()
+    settle(widget)
+    imported = marksIn(scene)
+    ui.undoButton.click()
+    settle(widget)
+    ui.redoButton.click()
+    widget.panel.cancel()
+    settle(widget)
+    assert marksIn(scene) == [] and ui.redoButton.enabled and not ui.undoButton.enabled
+    ui.redoButton.click()
+    settle(widget)
+    assert marksIn(scene) == imported and ui.findingsTable.rowCount == 3
 
 
 def test_files_are_read_beside_the_window(firstMonth, scene, database, monkeypatch, tmp_path):
