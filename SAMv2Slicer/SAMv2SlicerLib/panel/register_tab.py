@@ -263,6 +263,8 @@ class RegisterTab(Tab):
         self.ui.registerButton.enabled = state.actionEnabled
         if not withResults:
             return
+        if not (self.panel.layout.isSideBySide() or self.panel.layout.isStudies()):  # these show what they are for
+            self.comparison.follow()
         found: Optional[tuple] = self.result()
         self.ui.registrationCardLabel.text = texts.registrationCard(found[1]) if found else texts.noRegistration()
         volumes = [node for node in self.volumes() if node is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import slicer
@@ -258,30 +258,49 @@ def _addHardened(volumeNodeID: str):
 
 
 class Comparison:
-    """Two volumes over each other in all slice views, with a way back: fixed and moving, or a checkerboard of them."""
+    """Two volumes over each other in the slice views on the screen, with a way back: fixed and moving, or a
+    checkerboard of them. Views that nobody sees are left alone: changing them takes Slicer as long."""
 
     def __init__(self) -> None:
         self._former: Dict[str, Tuple[Any, ...]] = {}
         """Composite node ID -> what it showed before."""
         self._planes: Dict[str, Tuple[Any, ...]] = {}
         """Slice node ID -> its plane and frame before, of the views that did not show the fixed volume."""
+        self._shown: Optional[Tuple[str, Optional[str], float]] = None
+        """ID of the fixed and of the moving volume, and its opacity, while they are shown."""
 
     def show(self, fixedNode, movingNode, opacity: float = 0.5) -> None:
         """Fixed as background, moving as foreground, faded by ``opacity``; views that do not cut it go there."""
+        self._shown = (fixedNode.GetID(), movingNode.GetID() if movingNode is not None else None, opacity)
         with slice_views.drawnOnce():
-            for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-                shown = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
-                self._former.setdefault(node.GetID(), shown)
-                node.SetBackgroundVolumeID(fixedNode.GetID())
-                node.SetForegroundVolumeID(movingNode.GetID() if movingNode is not None else None)
-                node.SetForegroundOpacity(opacity)
-            for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-                if not slice_views.cuts(node, fixedNode):
-                    self._planes.setdefault(node.GetID(), slice_views.planeOf(node))
-                    slice_views.fit(node)
+            self._put(*slice_views.onScreen())
+
+    def follow(self) -> None:
+        """Show the same in views that have come onto the screen since."""
+        nodes, composites = slice_views.onScreen() if self._shown is not None else ((), ())
+        composites = [node for node in composites if node.GetID() not in self._former]
+        names = {node.GetLayoutName() for node in composites}
+        if composites and _present(self._shown[:1]):
+            with slice_views.drawnOnce():
+                self._put([node for node in nodes if node.GetLayoutName() in names], composites)
+
+    def _put(self, sliceNodes: Sequence[Any], composites: Sequence[Any]) -> None:
+        fixedID, movingID, opacity = self._shown
+        for node in composites:
+            shown = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
+            self._former.setdefault(node.GetID(), shown)
+            node.SetBackgroundVolumeID(fixedID)
+            node.SetForegroundVolumeID(movingID)
+            node.SetForegroundOpacity(opacity)
+        for node in sliceNodes:
+            if not slice_views.cuts(node, slicer.mrmlScene.GetNodeByID(fixedID)):
+                self._planes.setdefault(node.GetID(), slice_views.planeOf(node))
+                slice_views.fit(node)
 
     def fade(self, opacity: float) -> None:
         """Change the weight of the moving volume."""
+        if self._shown is not None:
+            self._shown = (*self._shown[:2], opacity)
         with slice_views.drawnOnce():
             for node in _present(self._former):
                 node.SetForegroundOpacity(opacity)
@@ -297,7 +316,7 @@ class Comparison:
                 node.SetForegroundOpacity(opacity)
             for node in _present(self._planes):
                 slice_views.setPlane(node, self._planes[node.GetID()])
-        self._former, self._planes = {}, {}
+        self._former, self._planes, self._shown = {}, {}, None
 
 
 def _present(nodeIDs) -> List[Any]:

@@ -83,12 +83,22 @@ def isInView(volumeNode) -> bool:
 
 def show(volumeNode) -> None:
     """Show a volume in all slice views on the screen, all of it."""
-    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        if node.IsMappedInLayout():
-            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-                if composite.GetLayoutName() == node.GetLayoutName():
-                    composite.SetBackgroundVolumeID(volumeNode.GetID())
-            fit(node)
+    nodes, composites = onScreen()
+    for composite in composites:
+        composite.SetBackgroundVolumeID(volumeNode.GetID())
+    for node in nodes:
+        fit(node)
+
+
+def onScreen() -> Tuple[List[Any], List[Any]]:
+    """(slice nodes, composite nodes) of the views on the screen; all there are where there is no window."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    if layoutNode() is None:
+        return nodes, composites
+    nodes = [node for node in nodes if node.IsMappedInLayout()]
+    names = {node.GetLayoutName() for node in nodes}
+    return nodes, [node for node in composites if node.GetLayoutName() in names]
 
 
 def fit(sliceNode) -> None:

@@ -266,6 +266,34 @@ def test_panel_fades_and_gives_the_views_back(widget, scene):
     assert composite.GetBackgroundVolumeID() == query.GetID() and not composite.GetForegroundVolumeID()
 
 
+def test_views_are_compared_when_they_are_on_the_screen(windows, widget, scene):
+    """Of three views one is on the screen, then all; each gets back what it had."""
+    template, query = addPair(scene)
+    widget.ui.registerButton.click()
+    settle(widget)
+    composites = {node.GetLayoutName(): node for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
+    for composite in composites.values():
+        composite.SetBackgroundVolumeID(query.GetID())
+        composite.SetForegroundVolumeID(None)
+    windows.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    settle(widget)
+
+    def shown():
+        pairs = {name: (one.GetBackgroundVolumeID(), one.GetForegroundVolumeID()) for name, one in composites.items()}
+        return {name for name, pair in pairs.items() if pair == (template.GetID(), query.GetID())}
+
+    before = [(one.GetBackgroundVolumeID(), one.GetForegroundVolumeID()) for one in composites.values()]
+    widget.ui.fadeButton.checked = True
+    assert shown() == {"Red"}
+    widget.ui.fadeSlider.value = 25
+    windows.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    settle(widget)
+    assert shown() == {"Red", "Green", "Yellow"}
+    assert composites["Green"].GetForegroundOpacity() == pytest.approx(0.25)
+    widget.ui.fadeButton.checked = False
+    assert [(one.GetBackgroundVolumeID(), one.GetForegroundVolumeID()) for one in composites.values()] == before
+
+
 def test_result_is_saved_with_the_scene(logic, pair, scene, tmp_path):
     facts = loadRegistration(logic.registerVolumes(*pair))
     path = str(tmp_path / "scene.mrb")
