@@ -92,7 +92,7 @@ class Plan:
 # Limbs are not mapped onto each other: a thigh has no place in a forearm, and nothing tells which pairs match.
 PLANS: Dict[str, Plan] = {
     "lite-ct": Plan((ALONE, Part("main", 5000, ("ct", "hn")), FINISH), share=0.75),
-    "lite-ctmr": Plan((ALONE, Part("main", 10000, ("ct", "hn"))), realign=True),
+    "lite-ctmr": Plan((ALONE, Part("main", 6000, ("ct", "hn"))), realign=True),
 }
 
 

@@ -14,8 +14,9 @@
   one HU get one signal), so these figures tell what the network has learned, not what a real MR would give.
 * *torso MR in its follow-up*: T2 of an abdomen that no training has seen, twice, and its simulated second time point.
 
-Coefficients of the confidence are fitted on ``ctmr/train`` and judged on ``ctmr/val`` and the planes; ``--write`` puts
-them into the model's record. A result is right within 10 mm; places that were not found count with their candidate.
+Coefficients of the confidence are fitted on scans of ``ctmr/train``, ``ct/train`` and ``mr/train`` and judged on those
+of ``val``, the planes and the follow-ups; ``--write`` puts them into the model's record. A result is right within
+10 mm; places that were not found count with their candidate.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ PLANES, STUDIES = "another plane", ("ProstateX-0000", "ProstateX-0001")
 """Real T2 scans of the prostate in two or three planes; ``lite-ctmr`` has not seen them."""
 
 TORSO_MR = "CMB-CRC-MSB06489"
+TRAIN_MR = ("TCGA-LIHC-BC-4073", "TotalSegmentator-example", "CPTAC-UCEC-C3N01342", "CPTAC-UCEC-C3N01871")
 CT_IN_MR_LIKE, MR_LIKE_IN_CT, MR_FOLLOW_UP = "torso CT in MR-like", "MR-like in torso CT", "torso MR in its follow-up"
 
 LEAST_CHANCE = 0.2
@@ -214,8 +216,11 @@ def collect(model: Model, data: Path, count: int, path: Optional[Path]) -> List[
         names = sorted(file.name[: -len("_ct.nii.gz")] for file in folder.glob("*_ct.nii.gz"))[:limit]
         work += [(kind, which, folder, name) for name in names for kind in ("pair", "contrasts")]
     work += [("planes", "val", data / "mr" / "train", name) for name in STUDIES]
-    work += [("torso", "val", path.parent, path.name.split(".")[0]) for path in scan_paths(data / "ct" / "val")]
+    for which, limit in (("val", None), (FIT_ON, N_TRAIN)):
+        torsos = scan_paths(data / "ct" / which)[:limit]
+        work += [("torso", which, path.parent, path.name.split(".")[0]) for path in torsos]
     work += [("torso mr", "val", data / "followup", f"{TORSO_MR}_{n}") for n in ("t1", "t2")]
+    work += [("torso mr", FIT_ON, data / "mr" / "train", f"{name}_mr") for name in TRAIN_MR]
     samples: List[Tuple[str, Sample]] = []
     for kind, which, folder, name in work:
         key = (kind, which, name)
@@ -349,7 +354,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     same = contrast_rows(judged)
     print(f"Model {options.model} ({model.info.sha256})\n\nctmr/val by the coefficients of the record:\n")
     print(calibration.to_markdown(before))
-    print(f"\nby those fitted on {N_TRAIN} pairs of ctmr/{FIT_ON}:\n\n{calibration.to_markdown(after)}\n")
+    print(f"\nby those fitted on scans of {FIT_ON}:\n\n{calibration.to_markdown(after)}\n")
     print(contrasts_to_markdown(same))
     print(json.dumps(fitted, indent=1))
     if options.report:
