@@ -8,7 +8,7 @@
 * *T2-like, PD-like, fat-suppressed*: T1 looked for in other contrasts, the paper's Fig. 10 use. The pairs hold T1 only,
   so the other contrasts are **simulated**: a curve over the signal, which cannot part what T1 shows alike, on a lattice
   of its own, turned and moved a little, with noise and a bias field.
-* *another plane*: T2 of the prostate in two or three planes, real; two patients.
+* *another plane*: T2 of the prostate in two or three planes, real; two patients that training showed, each plane alone.
 * *torso CT in MR-like*, *MR-like in torso CT*: the ``ct/val`` scans and themselves in the contrast of an MR, moved as
   the contrasts above. Of torsos there is no CT with its MR: the contrast is **simulated** as in training (tissues of
   one HU get one signal), so these figures tell what the network has learned, not what a real MR would give.
@@ -55,7 +55,7 @@ from Training.views.intensity import apply_look, draw_look
 
 FIT_ON, N_TRAIN = "train", 8
 PLANES, STUDIES = "another plane", ("ProstateX-0000", "ProstateX-0001")
-"""Real T2 scans of the prostate in two or three planes; ``lite-ctmr`` has not seen them."""
+"""Real T2 scans of the prostate in two or three planes; ``lite-ctmr`` has seen each by itself."""
 
 TORSO_MR = "CMB-CRC-MSB06489"
 TRAIN_MR = ("TCGA-LIHC-BC-4073", "TotalSegmentator-example", "CPTAC-UCEC-C3N01342", "CPTAC-UCEC-C3N01871")
