@@ -44,7 +44,8 @@ def parse_options(
         parser.add_argument(
             "--templates", choices=("val", "train", "both"), default="both", help="torsos searched from"
         )
-        parser.add_argument("--methods", nargs="+", default=["nearest", "fixed-point", "default", "sparse-sampling"])
+        usual = ["nearest", "fixed-point", "default", "sparse-sampling"]
+        parser.add_argument("--methods", nargs="+", default=usual, help="also: paper (eq. 4-5, slow)")
         parser.add_argument("--only", nargs="+", help="some of torso, simulated, follow-up, neck, mr")
         parser.add_argument("--heads", help="other weights of the heads, as fine=1,coarse=2,semantic=0")
         parser.add_argument(
