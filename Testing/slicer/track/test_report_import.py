@@ -334,19 +334,30 @@ def test_half_a_report_is_never_left(firstMonth, scene, database, monkeypatch, s
         assert ui.findingsTable.rowCount == 3
 
 
-@pytest.mark.parametrize("way", ["undo", "redo"])
-def test_a_scene_that_closes_takes_an_undo_with_it(firstMonth, scene, database, monkeypatch, way):
+@pytest.fixture
+def reportRead(firstMonth, scene, database, monkeypatch):
+    """The module's widget in the next month, when the report has been taken into the scene."""
     widget, _ = firstMonth
     load(widget, scene, 1, 2)
-    ui = widget.ui
     monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
-    ui.readReportButton.click()
+    widget.ui.readReportButton.click()
     settle(widget)
-    ui.undoButton.click()
+    return widget
+
+
+def _beginOnly(widget, way):
+    """Undo the import, or redo it afterwards, and stop on the way."""
+    widget.ui.undoButton.click()
     if way == "redo":
         settle(widget)
-        ui.redoButton.click()
+        widget.ui.redoButton.click()
     assert widget.logic.undoStack.isMoving()
+
+
+@pytest.mark.parametrize("way", ["undo", "redo"])
+def test_a_scene_that_closes_takes_an_undo_with_it(reportRead, scene, way):
+    widget, ui = reportRead, reportRead.ui
+    _beginOnly(widget, way)
     scene.Clear()
     settle(widget)
     assert not widget.logic.undoStack.isMoving() and marksIn(scene) == []
@@ -357,32 +368,18 @@ def test_a_scene_that_closes_takes_an_undo_with_it(firstMonth, scene, database, 
 
 
 @pytest.mark.parametrize("way", ["undo", "redo"])
-def test_what_is_half_undone_is_finished_before_another_engine_computes(firstMonth, scene, database, monkeypatch, way):
-    widget, _ = firstMonth
-    load(widget, scene, 1, 2)
-    ui = widget.ui
-    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
-    ui.readReportButton.click()
-    settle(widget)
+def test_what_is_half_undone_is_finished_before_another_engine_computes(reportRead, scene, way):
+    widget, ui = reportRead, reportRead.ui
     imported = marksIn(scene)
-    ui.undoButton.click()
-    if way == "redo":
-        settle(widget)
-        ui.redoButton.click()
-    assert widget.logic.undoStack.isMoving()
+    _beginOnly(widget, way)
     widget.panel.useEngine(widget.logic.engine)
     settle(widget)
     assert marksIn(scene) == (imported if way == "redo" else [])
     assert ui.undoButton.enabled == (way == "redo") and ui.redoButton.enabled == (way == "undo")
 
 
-def test_a_redo_that_is_cancelled_can_be_done_again(firstMonth, scene, database, monkeypatch):
-    widget, _ = firstMonth
-    load(widget, scene, 1, 2)
-    ui = widget.ui
-    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
-    ui.readReportButton.click()
-    settle(widget)
+def test_a_redo_that_is_cancelled_can_be_done_again(reportRead, scene):
+    widget, ui = reportRead, reportRead.ui
     imported = marksIn(scene)
     ui.undoButton.click()
     settle(widget)
