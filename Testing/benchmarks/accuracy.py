@@ -62,6 +62,7 @@ from SAMv2Core.matching.body_map import body_maps
 from SAMv2Core.matching.match import match, similarity_map
 from SAMv2Core.simulation.simulate import FOLLOW_UP, SimulatedFollowUp, SimulationOptions, simulate_follow_up
 from Testing.benchmarks.accuracy_tables import (
+    ALL_BUT_DOMES,
     TORSO,
     Trial,
     by_region,
@@ -414,6 +415,17 @@ def against_default(trials: Sequence[Trial]) -> Tuple[List[Trial], List[Trial]]:
     return own, [t._replace(method=method) for method in unique(t.method for t in own) for t in default]
 
 
+def with_regions(trials: Sequence[Trial]) -> List[Trial]:
+    """As a table tells them: torsos once more by region."""
+    return [*trials, *by_region(trials)]
+
+
+def without_regions(trials: Sequence[Trial]) -> List[Trial]:
+    """As a table of many methods tells them: of torsos all but the domes."""
+    others = [trial for trial in trials if not trial.region]
+    return [t for t in by_region(trials) if t.experiment == ALL_BUT_DOMES] + others
+
+
 KINDS = ("torso", "simulated", "follow-up", "neck", "mr")
 
 
@@ -464,7 +476,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         trials += [t._replace(method=f"MIND-SSC, {t.method}") for t in run(MindFeatures())]
     rivals = [] if args.ablation or args.oracle or RIVAL not in args.methods else run(SparseSampling(), [SAMPLED])
     trials += rivals
-    rows = summarize([*trials, *by_region(trials)])
+    told = without_regions if args.ablation else with_regions
+    rows = summarize(told(trials))
     table = to_markdown(rows)
     if args.labels:
         table += "\n\n" + labels_to_markdown(trials)
@@ -474,7 +487,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.against:
         comparisons.append((args.model, args.against, trials, run(load_model(args.against))))
     for own, other, ours, others in comparisons:
-        differences = compare([*ours, *by_region(ours)], [*others, *by_region(others)])
+        differences = compare(told(ours), told(others))
         if differences:
             rows += [{**row, "experiment": f"{row['experiment']}, against {other}"} for row in differences]
             table += f"\n\n{own} minus {other}, on the same points:\n\n{comparison_to_markdown(differences)}"
