@@ -5,8 +5,11 @@ anatomy is locally smooth, wrong matches are not. So some points spread over the
 query and back on a coarse lattice; those that return are smoothed by a robust affine map and a kernel regression of
 what it leaves, with outliers rejected by what their neighbors say. The map is no answer by itself (its error between
 patients is some 15 mm) but an expectation: a search that weighs it stays out of the wrong end of the body
-(:class:`SAMv2Core.matching.search.Expectation`). Not in the paper; measured on landmarks between patients it lowers the
-mean error of nearest neighbors by a third at an equal or lower median.
+(:class:`SAMv2Core.matching.search.Expectation`).
+
+Not in the paper. It lowers the mean error of nearest neighbors between torsos from 15.2 to 11.9 mm (448 landmarks of 5
+validation patients); fixed points come to 11.7 mm without and 11.1 with it (difference 0.6, 95 % -0.6 to 1.8). The
+verdict and :func:`SAMv2Core.matching.match.locate` rest on it, too.
 
 Conventions: points are (N, 3) LPS mm. Everything is seeded; equal inputs give equal maps.
 """

@@ -193,12 +193,8 @@ def test_a_report_in_the_database_goes_on_next_month(firstMonth, scene, database
     assert sorted(one.uid for one in last.past.values()) == sorted(uids)
 
 
-def test_a_scene_keeps_what_the_report_said(firstMonth, scene, database, monkeypatch, tmp_path):
-    widget, uids = firstMonth
-    load(widget, scene, 1, 2)
-    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
-    widget.ui.readReportButton.click()
-    settle(widget)
+def test_a_scene_keeps_what_the_report_said(reportRead, scene, monkeypatch, tmp_path):
+    widget = reportRead
     told, path = widget.ui.sumsLabel.text, str(tmp_path / "scene.mrb")
     widget.ui.readReportButton.click()  # twice is once
     settle(widget)
@@ -438,12 +434,8 @@ def test_files_are_read_beside_the_window(firstMonth, scene, database, monkeypat
     assert not any(isMain for _, isMain in threads)
 
 
-def test_a_scan_without_its_files_is_told_and_nothing_is_written(firstMonth, scene, database, monkeypatch, tmp_path):
-    widget, _ = firstMonth
-    load(widget, scene, 1, 2)
-    monkeypatch.setattr(dialogs, "choose", lambda button, titles: 0)
-    widget.ui.readReportButton.click()
-    settle(widget)
+def test_a_scan_without_its_files_is_told_and_nothing_is_written(reportRead, database, monkeypatch, tmp_path):
+    widget = reportRead
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(dialogs, "chooseFolder", lambda *arguments: str(tmp_path / "out"))
     open(database.files["1.1"], "wb").close()
