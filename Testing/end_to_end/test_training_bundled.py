@@ -7,6 +7,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from SAMv2Core.embedding.load import load_model
 from SAMv2Core.io.volume import Volume, write_volume
@@ -57,7 +58,9 @@ def test_parts_start_from_one_another_and_from_maps_between_patients(made):
     assert (out / "alone" / "last.pt").exists() and not (out / "alone" / "links.pt").exists()
     assert isinstance(load_links(str(out / "main" / "links.pt")), dict)
     assert f"start: {out / 'alone' / 'last.pt'}" in (out / "main" / "recipe.yaml").read_text()
-    assert f"links: {out / 'main' / 'links.pt'}" in (out / "finish" / "recipe.yaml").read_text()
+    finish = (out / "finish" / "recipe.yaml").read_text()
+    assert f"links: {out / 'main' / 'links.pt'}" in finish
+    assert yaml.safe_load(finish)["validation"]["pairs"] == 1  # as asked for by --set
 
 
 def test_the_weights_are_the_mean_with_those_before_pairs_of_two_patients(made):

@@ -5,7 +5,6 @@ The processes are forked off one that has imported the large packages and nothin
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import sys
@@ -52,8 +51,4 @@ def _command(arguments: Sequence[str], folder: str, environment: Mapping[str, st
     sys.argv = ["samv2", *arguments]
     from SAMv2Core.__main__ import main
 
-    try:
-        code = main()
-    finally:
-        atexit._run_exitfuncs()  # what multiprocessing leaves out
-    sys.exit(code)
+    sys.exit(main())
