@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
+import qt
 import slicer
 import slicer.util
 
@@ -20,27 +21,39 @@ PARALLEL = 0.7
 _held: List[Callable[[], None]] = []
 """What waits for the end of :func:`drawnOnce`."""
 _depth = 0
+_isPaused = False
 
 
 @contextmanager
 def drawnOnce() -> Iterator[None]:
-    """While active no view is drawn, then all that was asked for once: with each of a dozen changes of nodes Slicer may
-    draw all views, before it goes on."""
+    """While active no view is drawn, and in the next turn of the event loop all that was asked for once.
+
+    With each of a dozen changes of nodes Slicer may draw all views, before it goes on. Part of what it asks of a view
+    comes through the event loop: it would draw again what was drawn before, and with each view the whole window.
+    """
     global _depth
-    pause = getattr(slicer.app, "pauseRender", None)
-    if pause is not None:
-        pause()
+    _pause()
     _depth += 1
     try:
         yield
     finally:
         _depth -= 1
-        try:
-            while _held and not _depth:
-                _held.pop(0)()
-        finally:
-            if pause is not None:
-                slicer.app.resumeRender()
+        while _held and not _depth:
+            _held.pop(0)()
+
+
+def _pause() -> None:
+    global _isPaused
+    if not _isPaused and getattr(slicer.app, "pauseRender", None) is not None:
+        slicer.app.pauseRender()
+        _isPaused = True
+        qt.QTimer.singleShot(1, _resume)  # not 0, which some versions of Qt take for the next event in the queue
+
+
+def _resume() -> None:
+    global _isPaused
+    _isPaused = False
+    slicer.app.resumeRender()
 
 
 def isHeld() -> bool:
