@@ -264,13 +264,16 @@ class RemoteEngine(Engine):
             if error.cause == REFUSAL and inside is not None:
                 raise InputError(*inside.refusal) from None
             raise
+        finally:  # also after a cancellation: what was sent is kept there until it is forgotten
+            for item, scan in zip(inputs, ordered):
+                if scan.content:
+                    self._contents[item.nodeID, item.signature] = scan.content
         return self._computed(value, inputs, ordered, options)
 
     def _computed(self, value: Any, inputs: List[VolumeInput], scans: List[Scan], options: Options) -> Computed:
         facts = facts_of(value, scans)
         fresh, voxelsSent = [], []
         for item, scan, one in zip(inputs, scans, facts):
-            self._contents[item.nodeID, item.signature] = scan.content
             if (one.key, item.modality) not in item.cached:
                 fresh.append((item, (one.key, item.modality), one))
             if one.seconds is not None:

@@ -26,9 +26,9 @@ def waitFor(worker: Worker, job: Job, progress: Optional[Progress]) -> Any:
             keepApplicationAlive()
     except BaseException:
         job.cancel()
-        while not job.wait(SLICE_SECONDS):
+        while not job.isHandled:
+            worker.dispatch(SLICE_SECONDS)
             keepApplicationAlive()
-        worker.dispatch()
         raise
     if job.error is not None:
         raise job.error

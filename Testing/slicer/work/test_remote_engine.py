@@ -21,7 +21,7 @@ from SAMv2Core.serve.child_link import ChildLink
 from SAMv2SlicerLib.logic import SAMv2SlicerLogic
 from SAMv2SlicerLib.match.live_matching import LiveInputs
 from SAMv2SlicerLib.scene import match_list, node_geometry
-from SAMv2SlicerLib.work import engine, places
+from SAMv2SlicerLib.work import engine, places, waiting
 from SAMv2SlicerLib.work.remote_engine import RemoteEngine
 from Testing.samples.small_service import SLOW, STUCK, child_command, load
 
@@ -228,6 +228,24 @@ def test_cancelling_works_at_once_even_inside_a_kernel(remote, studies, monkeypa
         time.sleep(0.02)
     assert remote.engine._client.link.pid != pid
     assert remote.embed(NAMES[0]).modality == "ct"
+
+
+def test_a_script_without_a_panel_can_cancel(remote, studies, scene, monkeypatch):
+    """Nobody's timer advances the job but whoever waits for it."""
+    end = time.monotonic() + 40
+
+    def keepAlive():
+        assert time.monotonic() < end, "it waits for ever"
+
+    def cancel(fraction, text):
+        if fraction > 0.01:
+            raise Cancelled()
+
+    monkeypatch.setattr(waiting, "keepApplicationAlive", keepAlive)
+    with pytest.raises(Cancelled):
+        remote.embed(NAMES[2], model=SLOW, progress=cancel)
+    assert not remote.worker.isBusy()
+    assert remote.matchPoints(*NAMES[:2], addPoints(scene, PLACES_RAS)) is not None
 
 
 def test_a_scan_changed_meanwhile_gives_no_result(remote, studies, scene):
