@@ -417,11 +417,11 @@ class Panel(VTKObservationMixin):
     # --- work ----------------------------------------------------------------------------------------------------
 
     def visibleJob(self):
-        """The job to show in the status line: the oldest, unless it is a live match that is nearly done anyway."""
+        """The job to show in the status line: the oldest, unless it is a live match that is nearly done anyway. An undo
+        on its way is shown, too: nothing else may begin before its end."""
         job = self.logic.worker.currentJob()
-        if job is None or (self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS):
-            return None
-        return job
+        isBrief = job is not None and self.isQuick() and job.elapsed() < SHOW_LIVE_AFTER_SECONDS
+        return None if isBrief and not self.logic.undoStack.isMoving() else job
 
     def isQuick(self) -> bool:
         """Whether what runs was not started by a button."""

@@ -48,7 +48,8 @@ class UndoStack:
         self._moving: Optional[Steps] = None
 
     def push(self, action: Action) -> None:
-        """Remember an action that has just been done."""
+        """Remember an action that has just been done; one on its way is finished before."""
+        self.finish()
         self._undone.clear()
         last = self._done[-1] if self._done else None
         if last is not None and action.key is not None and last.key == action.key:
@@ -113,12 +114,13 @@ class UndoStack:
             if inTurns is None:
                 self.finish()
             else:
-                inTurns(action.name, steps, lambda isDone: self._moved(action, source, target, isDone))
+                inTurns(action.name, steps, lambda isDone: self._moved(steps, action, source, target, isDone))
         self._changed()
         return action.name
 
-    def _moved(self, action: Action, source: List[Action], target: List[Action], isDone: bool) -> None:
-        self._moving = None
+    def _moved(self, steps: Steps, action: Action, source: List[Action], target: List[Action], isDone: bool) -> None:
+        if self._moving is steps:  # else it was finished before, and perhaps another one is on its way
+            self._moving = None
         if not isDone and action in target:
             target.remove(action)
             source.append(action)

@@ -159,14 +159,18 @@ def update(lesionListNode, order: Sequence[Any] = ()):
     return table
 
 
-def remove(lesionListNode) -> None:
-    """Remove the tables and the plot of a lesion list."""
-    chart = find(lesionListNode, CHART)
-    if chart is not None:
-        _dropSeries(chart, 0)
-    for node in (chart, find(lesionListNode, FINDINGS), find(lesionListNode, SIZES)):
-        if node is not None:
-            hierarchy.removeNode(node)
+def nodesOf(lesionListNode) -> List[Any]:
+    """The plot and the tables of a lesion list that are there."""
+    found = (find(lesionListNode, kind) for kind in (CHART, FINDINGS, SIZES))
+    return [node for node in found if node is not None]
+
+
+def remove(nodes: Sequence[Any]) -> None:
+    """Remove tables and plots, these with their series."""
+    for node in nodes:
+        if node.IsA("vtkMRMLPlotChartNode"):
+            _dropSeries(node, 0)
+        hierarchy.removeNode(node)
 
 
 def _ensure(lesionListNode, kind: str, name):

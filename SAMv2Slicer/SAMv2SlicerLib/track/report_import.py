@@ -148,13 +148,14 @@ class _TakenReport:
     def back(self) -> Iterator[None]:
         """Marks, rows and what the report told go together."""
         before, self._before = self._before, None
-        self._tell((), _present(self._markIDs))  # else the panel looks at them all with each that goes
+        with self._logic.writing(), slice_views.drawnOnce():  # at once: whatever is done next finds what will stay
+            tables = [node.GetID() for node in (before.restoreLists() if before is not None else ())]
+            self._logic.tracker.follow(slicer.mrmlScene.GetNodeByID(self._baselineID), self._logic.tracker.order())
         yield from _nextTurn()
-        with self._logic.writing(), slice_views.drawnOnce():
-            if before is not None:
-                before.restore()
-            baselineNode = slicer.mrmlScene.GetNodeByID(self._baselineID)
-            self._logic.tracker.follow(baselineNode, self._logic.tracker.order())
+        with slice_views.drawnOnce():
+            findings_table.remove(_present(tables))
+        yield from _nextTurn()
+        self._tell((), _present(self._markIDs))  # else the panel looks at them all with each that goes
         yield from _nextTurn()
         yield from self._unmark()
 

@@ -205,20 +205,24 @@ class Snapshot:
 
     def restore(self) -> None:
         """Make the scene's lesion lists what they were; each only as far as its volumes still are there."""
+        findings_table.remove(self.restoreLists())
+
+    def restoreLists(self) -> List[Any]:
+        """As :meth:`restore`; the tables that have lost their list, which takes as long, are left to the caller."""
         scene = slicer.mrmlScene
         baselineNode = scene.GetNodeByID(self.baselineID)
         if baselineNode is None:
-            return
+            return []
         listNode = lesion_list.findLesionList(baselineNode)
         for node in lesion_list.findingsOf(listNode):
             if node.GetNodeReferenceID(match_list.ROLE_QUERY) not in self.findings:
                 hierarchy.removeNode(node)
         if self.lesions is None:
+            tables = findings_table.nodesOf(listNode) if listNode is not None else []
             if listNode is not None:
-                findings_table.remove(listNode)
                 diameters.removeProposals(listNode)
                 hierarchy.removeNode(listNode)
-            return
+            return tables
         listNode = lesion_list.ensureLesionList(baselineNode)
         match_list.restoreList(listNode, self.lesions)
         listNode.SetAttribute(PAST, self.past)
@@ -229,6 +233,7 @@ class Snapshot:
                 match_list.restoreList(match_list.ensureMatchList(listNode, baselineNode, volumeNode, name), captured)
         diameters.restore(listNode, self.lines)
         findings_table.update(listNode)
+        return []
 
 
 def snapshotAction(logic, name: str, before: Snapshot, after: Snapshot) -> Action:

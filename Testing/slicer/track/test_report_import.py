@@ -351,6 +351,23 @@ def _beginOnly(widget, way):
 
 
 @pytest.mark.parametrize("way", ["undo", "redo"])
+def test_nothing_is_tracked_in_the_middle_of_an_undo(reportRead, scene, way):
+    """The button does not begin anything, and the scene becomes what was asked for."""
+    widget, ui = reportRead, reportRead.ui
+    imported = marksIn(scene)
+    _beginOnly(widget, way)
+    if way == "undo":
+        assert widget.panel.trackTab.lesionList() is None, "what is done next would find what goes"
+    ui.trackButton.click()
+    assert widget.panel.trackTab.job is None
+    settle(widget)
+    assert widget.panel.trackTab.lesionList() is None and marksIn(scene) == []
+    ui.redoButton.click()
+    settle(widget)
+    assert marksIn(scene) == imported and ui.findingsTable.rowCount == 3
+
+
+@pytest.mark.parametrize("way", ["undo", "redo"])
 def test_a_scene_that_closes_takes_an_undo_with_it(reportRead, scene, way):
     widget, ui = reportRead, reportRead.ui
     _beginOnly(widget, way)

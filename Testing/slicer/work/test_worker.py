@@ -166,6 +166,36 @@ def test_undo_and_redo():
     assert values == [] and changes
 
 
+def test_an_undo_on_its_way_is_finished_before_anything_else_is_done():
+    """And its end, which comes when it is asked for its next step, ends no other."""
+    marks, ends, stack = ["a", "b", "c"], [], UndoStack()
+
+    def steps(change):
+        for name in "abc":
+            change(name)
+            yield
+
+    def inTurns(name, steps, onEnd):
+        next(steps)
+        ends.append(onEnd)
+
+    def imported():
+        return Action("import", lambda: steps(marks.remove), lambda: steps(marks.append))
+
+    stack.push(imported())
+    assert stack.undo(inTurns) == "import" and marks == ["b", "c"] and stack.isMoving()
+    stack.push(Action("judge", lambda: None, lambda: None))
+    assert not stack.isMoving() and marks == []
+    assert stack.nextUndo() == "judge" and stack.nextRedo() is None
+    marks += "abc"
+    stack.push(imported())
+    stack.undo(inTurns)
+    ends[0](True)
+    assert stack.isMoving() and marks == ["b", "c"]
+    ends[1](True)
+    assert not stack.isMoving() and stack.nextRedo() == "import"
+
+
 def test_a_drag_is_one_action():
     state = {"x": 0}
     stack = UndoStack()
