@@ -16,12 +16,13 @@ RUN pip install --index-url "$TORCH_INDEX" torch==2.13.0 \
 WORKDIR /home/samv2
 USER samv2
 EXPOSE 8123
-# Is it there, whatever it is told by TLS: the port answers.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD \
-    ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8123), 3)"]
+# Does it answer, with TLS or without?
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-c", "import ssl, urllib.request as web\ntry:\n \
+web.urlopen('https://127.0.0.1:8123/health', timeout=4, context=ssl._create_unverified_context())\nexcept OSError:\n \
+web.urlopen('http://127.0.0.1:8123/health', timeout=4)"]
 
 ENTRYPOINT ["samv2", "serve", "--host", "0.0.0.0"]
-# Mount a folder with the token, and a certificate with its key:
+# Mount a folder with the token, and a certificate with its key, which user 10001 may read (`--gpus all` for CUDA):
 #   docker run -p 8123:8123 -v $PWD/secrets:/run/secrets:ro samv2
 # Behind a proxy that takes care of TLS:
 #   docker run --network proxy -v $PWD/secrets:/run/secrets:ro samv2 --token-file /run/secrets/token --insecure
