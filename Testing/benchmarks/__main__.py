@@ -11,7 +11,7 @@ import sys
 
 BENCHMARKS = ("accuracy", "robustness", "embedding", "matching", "registration", "slicer")
 OTHERS = ("batch", "calibration", "ctmr", "ctmr_deformable", "ctmr_matching", "tracking")
-PRINT_ONLY = ("batch", "embedding", "matching", "slicer")
+PRINT_ONLY = ("batch", "embedding", "matching")
 
 
 def main() -> int:

@@ -1,11 +1,14 @@
-"""What a user of the Slicer module waits for, on two real CT scans with cached embeddings.
+"""What a user of the Slicer module waits for, by the module itself: its panel with two real CT scans, embedded before.
 
-    python -m Testing.benchmarks.slicer [--template A.nii.gz --query B.nii.gz] [--points N] [--followed N]
+    python -m Testing.benchmarks.slicer [--template A.nii.gz --query B.nii.gz] [--points N] [--places N] [--publish]
 
-Needs the packages that Testing/slicer/conftest.py names and a scan with landmarks beside it. *Click to match*:
-from a point placed on the template to its match in the scene, panel, tables and views included; the first click, which
-embeds, is left out. *Follow cursor*: places per second that are looked for while the crosshair moves. *Shown*: of all
-landmarks that both scans have, for how many the cursor shows a place, and how far these are from the truth.
+Needs the packages that Testing/slicer/conftest.py names and a scan with landmarks beside it. It computes in a process
+of its own, as in Slicer; there are MRML and Qt but no views, what these take :mod:`Testing.benchmarks.tours` tells.
+All is done twice, while nothing else is computed and while another scan is embedded. *Click*: from a point placed on
+the template to its first match in the scene; the first click, which embeds, is left out. *Places*: the crosshair moves
+60 times a second, how many of its places are answered. *Pause*: of a timer of 10 ms in all that, and how much of it is
+work of the window's thread: on a busy computer a timer comes late for others' sake. *Shown by the cursor*: of all
+landmarks that both scans have, for how many it shows a place, and how far these are from the truth.
 """
 
 import argparse
@@ -15,7 +18,12 @@ import time
 from pathlib import Path
 
 HARNESS = Path(__file__).resolve().parents[1] / "slicer"
-sys.path[:0] = [str(HARNESS), str(HARNESS.parents[1] / "SAMv2Slicer"), str(HARNESS.parents[1])]
+sys.path[:0] = [
+    str(HARNESS),
+    str(HARNESS / "in_application"),
+    str(HARNESS.parents[1] / "SAMv2Slicer"),
+    str(HARNESS.parents[1]),
+]
 
 # The name of the Qt bindings must not stand anywhere in this file: their feature for PythonQt's property style is
 # switched off while a module runs whose source names them without asking for it.
@@ -27,12 +35,89 @@ except ImportError as error:
     print(f"Skipped: {error}; the first lines of Testing/slicer/conftest.py say what to install.")
     sys.exit(0)
 
+import driving  # noqa: E402
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
 import tour  # noqa: E402
 from panel_tools import close, settle  # noqa: E402
 
 from SAMv2SlicerLib.scene import node_geometry  # noqa: E402
+from Testing.benchmarks import page, report  # noqa: E402
+
+COLUMNS = ("what", "nothing else to do", "another scan is embedded", "wanted")
+WANTED_MS, WANTED_PER_S, WANTED_PAUSE_MS = 150, 15, 50
+MOVE_MS = 16
+
+
+def clicked(widget, points, places):
+    """Seconds from each of some points (world RAS), placed one after the other, to its first match in the scene."""
+    logic, written, seconds = widget.logic, [], []
+    told = logic.onMatched
+
+    def onMatched(*arguments):
+        written.append(time.monotonic())
+        told(*arguments)
+
+    logic.onMatched = onMatched
+    try:
+        for place in places:
+            del written[:]
+            started = time.monotonic()
+            points.AddControlPointWorld(*place)
+            driving.waitUntil(lambda: len(written) > 1, 900, "no match that is refined, too")
+            seconds.append(written[0] - started)
+            driving.wait(200)
+    finally:
+        logic.onMatched = told
+    return seconds
+
+
+def answered_per_s(widget, path):
+    """Places per second that are answered while the crosshair goes along a path (N, 3) of world RAS positions."""
+    scene, follower, shown = slicer.mrmlScene, widget.panel.matchTab.follower, []
+    name = "vtkMRMLCrosshairNode"
+    crosshair = scene.GetFirstNodeByClass(name) or scene.AddNewNodeByClass(name)
+    show = follower._show
+    follower._show = lambda computed: shown.append(1) or show(computed)
+    widget.ui.followCursorButton.checked = True
+    started = time.monotonic()
+    for place in path:
+        crosshair.SetCursorPositionRAS(place)
+        driving.wait(MOVE_MS)
+    elapsed = time.monotonic() - started
+    driving.wait(300)
+    widget.ui.followCursorButton.checked = False
+    del follower._show
+    return len(shown) / elapsed
+
+
+def phase(widget, gaps, points, places, path):
+    """The figures of one column."""
+    gaps.taken()
+    seconds = clicked(widget, points, places)
+    rate = answered_per_s(widget, path)
+    return {"click_s": seconds, "places_per_s": rate, "window": gaps.taken()}
+
+
+def rows_of(idle, busy, opening, shown, n_landmarks):
+    """The rows of the table."""
+    window = [one["window"] for one in (idle, busy)]
+    rows = [
+        ("click to first match, median (worst), ms", *map(_click, (idle, busy)), WANTED_MS),
+        ("places of a moving cursor per second", *(f"{one['places_per_s']:.0f}" for one in (idle, busy)), WANTED_PER_S),
+        ("longest pause, ms", *(one["longest_ms"] for one in window), WANTED_PAUSE_MS),
+        ("most work of the window's thread in a pause, ms", *(one["longest_work_ms"] for one in window), ""),
+        ("work of that thread to build the panel, once, ms", opening["longest_work_ms"], "", ""),
+    ]
+    if shown:
+        near = sum(error <= 20 for error in shown)
+        text = f"{len(shown)} of {n_landmarks}, {near} within 20 mm, median {statistics.median(shown):.1f} mm"
+        rows.append(("landmarks shown by the cursor", text, "", ""))
+    return [dict(zip(COLUMNS, map(str, row))) for row in rows]
+
+
+def _click(one):
+    return f"{1000 * statistics.median(one['click_s']):.0f} ({1000 * max(one['click_s']):.0f})"
 
 
 def followed(widget, landmarks, truth):
@@ -57,8 +142,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--template", type=Path, default=tour.TEMPLATE)
     parser.add_argument("--query", type=Path, default=tour.QUERY)
-    parser.add_argument("--points", type=int, default=12)
-    parser.add_argument("--followed", type=int, default=60)
+    parser.add_argument("--points", type=int, default=12, help="clicks in each of the two columns")
+    parser.add_argument("--places", type=int, default=150, help="of the moving cursor")
+    parser.add_argument("--publish", action="store_true", help="keep the table and write it into the documents")
     options = parser.parse_args()
     if not options.template.is_file():
         print(f"Skipped: {options.template} is not here.")
@@ -67,29 +153,42 @@ def main():
     slicer.mrmlScene.AddNewNodeByClass("vtkMRMLInteractionNode")
     tour.addScan(options.template, "Template")
     tour.addScan(options.query, "Query")
+    noise = np.random.default_rng(0).integers(-1000, 1000, (600, 200, 200), dtype=np.int16)
+    noise = slicer.util.addVolumeFromArray(noise, np.diag([2.0, 2.0, 2.0, 1.0]), "Noise")
     points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
     points.CreateDefaultDisplayNodes()
+    gaps = driving.Gaps()
     widget = tour.openPanel()
+    driving.wait(500)
+    opening = gaps.taken()
     widget.panel.parameters.points = points
     landmarks, truth = tour.landmarksLPS(options.template), tour.landmarksLPS(options.query)
-    clicked = dict(list(landmarks.items())[: options.points])
-    milliseconds = tour.placeLandmarks(widget, points, clicked)
-    start, end = node_geometry.pointWorld(points, 0), node_geometry.pointWorld(points, 1)
-    began = time.process_time()
-    rate = tour.followCursor(widget, [start + (end - start) * t for t in np.linspace(0, 1, options.followed)])
-    seconds = time.process_time() - began
+    first, *places = [lps * [-1, -1, 1] for lps in landmarks.values()][: 1 + 2 * options.points]
+    clicked(widget, points, [first])  # embeds, or reads from the cache
+    settle(widget, 600)
+    path = [first + (places[0] - first) * t for t in np.linspace(0, 1, options.places)]
+    half = len(places) // 2
+    idle = phase(widget, gaps, points, places[:half], path)
     errors = followed(widget, landmarks, truth)
-    shown = [error for error in errors if error is not None]
+    job = widget.logic.startEmbedding(noise, modality="ct")
+    driving.waitUntil(lambda: job.fraction > 0.05, 300, "the embedding does not begin")
+    busy = phase(widget, gaps, points, places[half:], path)
+    assert not job.isFinished(), "the embedding ended too early to say anything"
+    widget.panel.cancel()
+    settle(widget)
     close(widget)
-    print("| what | figure |\n|---|---|")
-    print(f"| first click, embedding both scans (or reading them from the cache) | {milliseconds[0] / 1000:.1f} s |")
-    median, worst = statistics.median(milliseconds[1:]), max(milliseconds[1:])
-    print(f"| click to match, {len(clicked) - 1} clicks | median {median:.0f} ms, worst {worst:.0f} ms |")
-    print(f"| follow cursor | {rate:.1f} places/s; {1000 * seconds / options.followed:.0f} CPU-ms each |")
-    if shown:
-        near = sum(error <= 20 for error in shown)
-        text = f"{len(shown)} of {len(errors)}, {near} of these within 20 mm, median {statistics.median(shown):.1f} mm"
-        print(f"| landmarks shown by the cursor | {text} |")
+    shown = [error for error in errors if error is not None]
+    rows = rows_of(idle, busy, opening, shown, len(errors))
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    table = "\n".join([*lines, *("| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in rows)])
+    print(table)
+    if options.publish:
+        names = (path.name.partition(".")[0] for path in (options.template, options.query))
+        data = (
+            f"{' in '.join(names)}; {half} and {len(places) - half} clicks, {options.places} places; MRML, Qt, no views"
+        )
+        report.save("slicer", table, rows, data=data)
+        page.main([])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Gaps:
     def __init__(self):
         self._timer = qt.QTimer()
         self._timer.interval = 10
-        self._timer.setTimerType(qt.Qt.PreciseTimer)
+        self._timer.timerType = qt.Qt.PreciseTimer
         self._timer.timeout.connect(self._tick)
         self._timer.start()
         self.taken()
