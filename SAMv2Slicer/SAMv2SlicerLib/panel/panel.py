@@ -58,8 +58,8 @@ SETTLED_MS = 6000
 REFRESH_MS = 40
 """Events of a drag are gathered this long before the panel is redrawn."""
 
-SHOW_PROGRESS_SECONDS = 0.1
-"""No more often."""
+SHOW_PROGRESS_SECONDS = 0.5
+"""No more often: with whatever changes in the panel Slicer draws its whole window anew."""
 
 SHOW_LIVE_AFTER_SECONDS = 0.3
 """Live matches faster than this do not flicker through the status line."""
@@ -528,13 +528,15 @@ class Panel(VTKObservationMixin):
         undo, redo = self.logic.undoStack.nextUndo(), self.logic.undoStack.nextRedo()
         self.ui.undoButton.enabled, self.ui.undoButton.toolTip = undo is not None, texts.tooltipUndo(undo)
         self.ui.redoButton.enabled, self.ui.redoButton.toolTip = redo is not None, texts.tooltipRedo(redo)
+        self.ui.statusLabel.parent().layout().activate()  # else the window is drawn for the text and then for its room
 
     def _showFraction(self, fraction: float) -> None:
         """Have the bar drawn when its turn comes: it would draw itself, and with it the whole window, at once."""
-        bar = self.ui.progressBar
-        bar.updatesEnabled = False
-        bar.value = int(1000 * fraction)
-        bar.updatesEnabled = True
+        bar, value = self.ui.progressBar, int(1000 * fraction)
+        if bar.value != value:
+            bar.updatesEnabled = False
+            bar.value = value
+            bar.updatesEnabled = True
 
     def clearMessage(self) -> None:
         """Let the state speak again (a new action begins)."""

@@ -115,6 +115,36 @@ def test_the_panel_is_drawn_anew_after_a_quick_match_and_not_before(ready, monke
     assert refreshed == [True] and not panel.refreshTimer.active
 
 
+def test_what_stays_the_same_is_not_drawn_again(ready):
+    """In Slicer the whole window is drawn with whatever changes in it."""
+    panel, window = ready[0].panel, ready[0].parent
+
+    class Counter(qt.QObject):
+        count = 0
+
+        def eventFilter(self, watched, event):
+            self.count += event.type() == qt.QEvent.UpdateRequest
+            return False
+
+    def drawings():
+        counter.count = 0
+        panel.refresh(results=False)
+        for _ in range(5):
+            slicer.app.processEvents()
+        return counter.count
+
+    counter = Counter()
+    window.show()
+    settle(ready[0])
+    drawings()
+    window.installEventFilter(counter)
+    assert drawings() == 0
+    panel.clearMessage()
+    panel._showFraction(0.4)
+    assert drawings() > 0
+    window.hide()
+
+
 def test_labels_and_removal_follow_the_template(ready):
     widget, _, query, points = ready
     for place in PLACES_RAS[:2]:
