@@ -15,7 +15,7 @@ Conventions: LPS mm; matrices (K, 4, 4) map points of the small to the large sca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -24,14 +24,15 @@ from SAMv2Core.registration.choice import EDGE_WEIGHT
 from SAMv2Core.registration.tissue import BONE_SPACING_MM, TissueImage, mutual_information, near_body, sample
 
 RIM_MM = 10.0
-BONE_WEIGHT = 1.0  # of what is seen near bone, against what is seen everywhere
 MIN_BONE_SHARE = 0.05  # of the points: of fewer, little is known
 
 
 class Level(NamedTuple):
     """One stage of a refinement: lattice, points drawn, steps of ascent, length of the first one.
 
-    ``bone_mm`` is the distance from bone, as it lies at the start, up to which places count more; 0 for nowhere.
+    ``bone_mm`` is the distance from bone, as it lies at the start, up to which places count more, 0 for nowhere;
+    ``bone_weight`` what these count, against what is seen everywhere. No more overlap is asked than ``full_overlap``:
+    of two scans that end at about one height it is larger where they lie end on end than where they belong.
     """
 
     spacing_mm: float
@@ -39,6 +40,8 @@ class Level(NamedTuple):
     steps: int
     step_mm: float
     bone_mm: float = 0.0
+    bone_weight: float = 1.0
+    full_overlap: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class Poses:
     :param edges: (K,) agreement of the directions of edges, 0..1.
     :param overlap: (K,) share of the small body that both scans show, 0..1.
     :param bone: (K,) what these three give over the places near bone alone, or everywhere where there is no bone.
+    :param score: (K,) what is maximized.
     """
 
     matrices: np.ndarray
@@ -57,11 +61,7 @@ class Poses:
     edges: np.ndarray
     overlap: np.ndarray
     bone: np.ndarray
-
-    @property
-    def score(self) -> np.ndarray:
-        """(K,) what is maximized."""
-        return combined(self.information, self.edges, self.overlap, self.bone)
+    score: np.ndarray
 
     def chosen(self, rows: Sequence[int]) -> Poses:
         """Some of them, in this order."""
@@ -73,13 +73,7 @@ class Poses:
         return Poses(*(np.concatenate([getattr(self, name), getattr(others, name)]) for name in _NAMES))
 
 
-_NAMES = ("matrices", "information", "edges", "overlap", "bone")
-
-
-def combined(information: Any, edges: Any, overlap: Any, bone: Any) -> Any:
-    """The score of poses from what was measured, see :class:`Poses`."""
-    everywhere = (information + EDGE_WEIGHT * edges) * overlap
-    return (everywhere + BONE_WEIGHT * bone) / (1 + BONE_WEIGHT)
+_NAMES = ("matrices", "information", "edges", "overlap", "bone", "score")
 
 
 def refine(
@@ -95,7 +89,7 @@ def refine(
     :param side: (4,) plane: only points of the small scan with ``side[:3] @ point + side[3] >= 0`` are used.
     """
     large, small = large.at_spacing(level.spacing_mm), small.at_spacing(level.spacing_mm)
-    return _Ascent(large, small, matrices, level, seed, side).run(level)
+    return _Ascent(large, small, matrices, level, seed, side).run()
 
 
 class _Ascent:
@@ -110,6 +104,7 @@ class _Ascent:
         seed: int,
         side: Optional[np.ndarray],
     ) -> None:
+        self._level = level
         self._grid, self._channels = large.grid, torch.cat([large.shares, large.edges])
         points, self._shares, edges = _points(small, level.n_points, seed, side)
         center = points.mean(0)
@@ -122,14 +117,14 @@ class _Ascent:
         self._edges = edges @ turn.transpose(1, 2).float()
         self._near = _near_bone(large, small, points, self._arms + self._pivot[:, None].float(), level.bone_mm)
 
-    def run(self, level: Level) -> Poses:
-        count = len(self._start)
+    def run(self) -> Poses:
+        count, level = len(self._start), self._level
         motion, climb = torch.zeros(count, 6), _Climb(count)
-        kept, best, measured = motion, torch.full((count,), -torch.inf), torch.zeros(4, count)
+        kept, best, measured = motion, torch.full((count,), -torch.inf), torch.zeros(5, count)
         for step in range(level.steps + 1):
             motion.requires_grad_(step < level.steps)
             terms = self._measure(motion)
-            score = combined(*terms)
+            score = terms[-1]
             with torch.no_grad():
                 better = score > best
                 best, kept = torch.where(better, score, best), torch.where(better[:, None], motion, kept)
@@ -141,7 +136,7 @@ class _Ascent:
         return Poses(self._matrices(kept.detach()), *measured.double().numpy())
 
     def _measure(self, motion: torch.Tensor) -> torch.Tensor:
-        """(4, K): mutual information, agreement of edges, overlap, and what these give near bone."""
+        """(5, K): mutual information, agreement of edges, overlap, what these give near bone, and the score."""
         turn = _rotations(motion[:, :3] / self._lever).transpose(1, 2)
         where = self._arms @ turn + self._pivot[:, None].float() + motion[:, None, 3:]
         found = sample(self._channels, self._grid, where)  # (A + 3, K, N)
@@ -149,12 +144,16 @@ class _Ascent:
         lengths = (theirs * theirs).sum(2).square(), (ours * ours).sum(2).square()
         products = (*lengths, (theirs * ours).sum(2).square())
         information, edges, overlap = self._terms(found[:-3], products, None)
-        everywhere = near = (information + EDGE_WEIGHT * edges) * overlap
+        everywhere = near = self._joined(information, edges, overlap)
         if self._near is not None:
-            bone = self._terms(found[:-3], products, self._near)
-            known = self._near.mean(1) >= MIN_BONE_SHARE
-            near = torch.where(known, (bone[0] + EDGE_WEIGHT * bone[1]) * bone[2], everywhere)
-        return torch.stack([information, edges, overlap, near])
+            bone = self._joined(*self._terms(found[:-3], products, self._near))
+            near = torch.where(self._near.mean(1) >= MIN_BONE_SHARE, bone, everywhere)
+        weight = self._level.bone_weight
+        return torch.stack([information, edges, overlap, near, (everywhere + weight * near) / (1 + weight)])
+
+    def _joined(self, information: torch.Tensor, edges: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
+        full = self._level.full_overlap
+        return (information + EDGE_WEIGHT * edges) * overlap.clamp(max=full) / full
 
     def _terms(
         self, shares: torch.Tensor, products: Tuple[torch.Tensor, ...], weights: Optional[torch.Tensor]
