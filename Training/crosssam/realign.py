@@ -4,9 +4,9 @@
 
 Pairs that others aligned are taught as the truth, to the voxel. In the limbs of ``ctmr`` they are not: at points of
 bone placed by hand in CT and MR the authors' alignment is 3 to 13 mm off (median of each of four pairs), and an ascent
-from it (:mod:`SAMv2Core.registration.pose_refinement`) 3 to 8. A new pose is kept where the agreement near bone has
-risen, the overlap has not fallen, and the scan has moved less than two poses are told apart by; else the pair stays as
-it was. The index that comes out shares the arrays of the first one.
+from it (:mod:`SAMv2Core.registration.pose_refinement`) 1 to 5. A new pose is kept where the agreement near bone has
+risen, the scans still overlap, and the scan has moved less than two poses are told apart by; else the pair stays as it
+was. The index that comes out shares the arrays of the first one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def ascend(large: TissueImage, small: TissueImage, matrix: np.ndarray) -> np.nda
     for level in (*LEVELS[1:], *BONE_LEVELS):
         found = refine(large, small, found[None], level).matrices[0]
     both = refine(large, small, np.stack([matrix, found]), BONE_LEVELS[-1]._replace(steps=0))
-    better = both.bone[1] > both.bone[0] and both.overlap[1] > both.overlap[0] - LOST_OVERLAP
+    enough = min(both.overlap[0] - LOST_OVERLAP, BONE_LEVELS[-1].full_overlap)
+    better = both.bone[1] > both.bone[0] and both.overlap[1] > enough
     return found if better and moved_mm(small, matrix, found) < APART_MM else matrix
 
 

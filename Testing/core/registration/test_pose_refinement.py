@@ -64,6 +64,16 @@ def test_bone_counts_more_than_skin_where_they_disagree():
     assert off[1] < 3.0  # voxels of 3 mm
 
 
+def test_the_score_weighs_what_is_near_bone_and_asks_no_more_overlap_than_it_is_told():
+    out = away((0, 0, 0), (0, 0, 47))[None]  # 7 mm of 110 stick out
+    level = FINE._replace(steps=0, bone_mm=12.0, bone_weight=4.0)
+    for full, told in ((1.0, lambda overlap: overlap), (0.9, lambda overlap: 1.0)):
+        found = refine(CT, MR, out, level._replace(full_overlap=full))
+        assert 0.9 < found.overlap[0] < 0.97
+        everywhere = (found.information[0] + found.edges[0]) * told(found.overlap[0])
+        assert found.score[0] == pytest.approx((everywhere + 4 * found.bone[0]) / 5, rel=1e-5)  # float32
+
+
 def test_without_bone_the_measure_near_bone_is_that_of_everything():
     found = refine(MR, MR, np.eye(4)[None], FINE._replace(steps=0, bone_mm=12.0))
     everywhere = (found.information[0] + found.edges[0]) * found.overlap[0]
