@@ -35,9 +35,12 @@ APART_MM = 15.0  # poses closer than this, on average over the body, are one
 LEVELS = (Level(8.0, 1200, 25, 3.0), Level(4.0, 3000, 25, 1.5), Level(2.0, 5000, 25, 0.7))
 #: Of the chosen pose alone: a pose that lays the scan where there is little bone would be measured by other places.
 #: Many points, since few lie near bone: with a quarter of them four limbs ended 4.7 mm off at bone instead of 3.0.
-BONE_LEVELS = (Level(4.0, 12000, 20, 1.5, 20.0, 4.0, 0.9), Level(2.0, 32000, 25, 0.7, 12.0, 4.0, 0.9))
+BONE_LEVELS = (
+    Level(4.0, 12000, 20, 1.5, bone_mm=20.0, bone_weight=4.0, full_overlap=0.9),
+    Level(2.0, 32000, 25, 0.7, bone_mm=12.0, bone_weight=4.0, full_overlap=0.9),
+)
 KEPT = (10, 2)  # distinct poses that go on to the second and third level
-HALF_LEVEL = Level(4.0, 2000, 20, 1.5, 20.0)
+HALF_LEVEL = Level(4.0, 2000, 20, 1.5, bone_mm=20.0)
 VOTE_WEIGHT = 0.3  # of all matches explained against some 0.5 of intensities
 N_BODY_POINTS = 200
 N_MODES = 6
