@@ -31,6 +31,7 @@ PLACES = (
     "--cache",
     "--publish",
     "--tours",
+    "--smaller",
 )
 
 

@@ -20,7 +20,7 @@ def _report(factor, outcome="passed"):
         "window": {"click": window, "followCursor": window, "sideBySide": window},
         "Slicer alone": alone,
     }
-    return {"steps": {"click": outcome}, "times": times}
+    return {"steps": {"click": outcome}, "times": times, "facts": {"window": [1280, 800]}}
 
 
 def test_the_first_click_which_embeds_is_left_out_and_slicer_stands_beside():
@@ -30,6 +30,12 @@ def test_the_first_click_which_embeds_is_left_out_and_slicer_stands_beside():
     places = rows["places of a moving cursor per second, while another scan is embedded"]
     assert (places["with the module"], places["Slicer alone"]) == ("12.0 (8.0 to 16.0)", "16.2 (16.2 to 16.2)")
     assert len(tours.to_markdown(list(rows.values())).splitlines()) == len(rows) + 2
+
+
+def test_rows_of_a_smaller_window_say_so_and_hang_on_drawing():
+    rows = {row["what"]: row for row in tours.of_smaller([_report(1)])}
+    assert rows["places of a moving cursor per second; window of 1280 × 800"]["with the module"] == "10.0"
+    assert len(rows) == 5 and not any("click" in what for what in rows)
 
 
 def test_figures_of_a_tour_that_failed_are_not_published(tmp_path, capsys):

@@ -1,10 +1,11 @@
 """What a user of the module waits for in the real 3D Slicer: the times of tours through it, as a table.
 
-    python -m Testing.benchmarks.tours --tours REPORT.json [REPORT.json ...] [--publish]
+    python -m Testing.benchmarks.tours --tours REPORT.json [REPORT.json ...] [--smaller REPORT.json ...] [--publish]
 
 A tour (Testing/slicer/in_application) writes its report in Slicer. Beside the times of the module stand those of Slicer
 alone: the same is done by a script without the module, in the same run and the same six views. Without a graphics card
-the processor draws them, and the whole window after each change of it. :mod:`Testing.benchmarks.slicer` measures the
+the processor draws them, and the whole window after each change of it; ``--smaller`` names tours in a smaller window,
+whose rows say how much of the time is pixels. :mod:`Testing.benchmarks.slicer` measures the
 module by itself, without Slicer's window.
 """
 
@@ -66,6 +67,13 @@ def rows_of(reports: Sequence[Mapping[str, Any]]) -> List[Dict[str, str]]:
     return [dict(zip(COLUMNS, row)) for row in found]
 
 
+def of_smaller(reports: Sequence[Mapping[str, Any]]) -> List[Dict[str, str]]:
+    """The rows of tours in a smaller window that hang on the drawing."""
+    width, height = reports[0]["facts"]["window"]
+    found = [row for row in rows_of(reports) if row["what"].startswith(("places", "longest pause"))]
+    return [{**row, "what": f"{row['what']}; window of {width} × {height}"} for row in found]
+
+
 def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in rows)])
@@ -74,21 +82,27 @@ def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tours", nargs="+", type=Path, required=True, metavar="REPORT.json", help="what tours wrote")
+    parser.add_argument(
+        "--smaller", nargs="+", type=Path, default=[], metavar="REPORT.json", help="in a smaller window"
+    )
     parser.add_argument("--publish", action="store_true", help="keep the table and write it into the documents")
     options = parser.parse_args(argv)
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in options.tours]
-    failed = {name for one in reports for name, said in one["steps"].items() if said.startswith("Traceback")}
+    reports, smaller = (
+        [json.loads(path.read_text(encoding="utf-8")) for path in paths] for paths in (options.tours, options.smaller)
+    )
+    steps = [step for one in [*reports, *smaller] for step in one["steps"].items()]
+    failed = {name for name, said in steps if said.startswith("Traceback")}
     if failed:
         parser.error(f"a tour did not pass: {', '.join(sorted(failed))}")
-    rows = rows_of(reports)
+    rows = rows_of(reports) + (of_smaller(smaller) if smaller else [])
     table = to_markdown(rows)
     print(table)
     if options.publish:
         facts, loads = reports[0]["facts"], [one["facts"]["load"][1] for one in reports]
-        data = (
-            f"{facts['scan']}; Slicer {facts['slicer'].split('-')[0]} with Python {facts['python']}, views drawn by "
-            f"the processor; {len(reports)} tours, all steps passed, load {spread(loads, '{:.0f}')}"
-        )
+        size = " × ".join(map(str, facts["window"]))
+        where = f"Slicer {facts['slicer'].split('-')[0]} with Python {facts['python']}, a window of {size}"
+        tours = f"{len(reports)} tours, all steps passed, load {spread(loads, '{:.0f}')}"
+        data = f"{facts['scan']}; {where}, views drawn by the processor; {tours}"
         report.save("tours", table, rows, data=data)
         page.main([])
 

@@ -127,6 +127,7 @@ class Tour:
             python=platform.python_version(),
             system=platform.platform(),
             cores=os.cpu_count(),
+            window=[slicer.util.mainWindow().width, slicer.util.mainWindow().height],
             load=list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         )
         (self.folder / "report.json").write_text(json.dumps(self.report, indent=1), encoding="utf-8")
