@@ -9,11 +9,10 @@ worse: points whose anatomy is missing count against it.
 Where intensities chose the pose, they decide alone, since across modalities even the right pose explains only 0 to 30 %
 of the matches: how well they agree, whether the best pose elsewhere does nearly as well, and whether two halves of the
 smaller scan, each aligned alone, stay together. Of 30 training pairs of CT and MR, displaced, whole and cut to 40 %,
-28 of 51 poses within 10 mm of the pair as aligned at its bones meet all three limits (19 of 28 whole, 9 of 23 cut), and
-none beyond; nor does any of 60 pairs of two patients. A score of 0.8 with halves 16 mm apart would let 37 pass, but
-also two lower legs of two patients (three of 40 pairs of validation scans instead of one), which no limit tells apart.
-Halves up to 20 mm apart, where no other pose reaches 65 % of the score, would let as many pass, but also a thigh that
-lies a centimeter off along its femur.
+27 of 48 poses within 10 mm of the pair as aligned anew at its bones meet all three limits (17 of 26 whole, 10 of 22
+cut), and two of 12 beyond (13 and 15 mm); none of 60 pairs of two patients do. Two lower legs of two patients do (one
+of 40 pairs of validation scans), which no limit tells apart. Halves up to 20 mm apart, where no other pose reaches 65 %
+of the score, would let 34 pass, but also a limb that lies a centimeter off.
 
 Matches alone cannot vouch for CT and MR: with another network of the size of ``lite-ctmr``, better at them, the
 transform explained up to 86 % of the matches of two different patients, and up to 80 % where it was 32 mm off. Such a
