@@ -1,6 +1,7 @@
 """The service in this process: what Core says, to the bit, for every operation; and how it refuses."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from SAMv2Core.embedding.pca import embedding_pca
 from SAMv2Core.errors import Cancelled, InputError, MemoryLimitError, ServerError, UsageError
 from SAMv2Core.io.lesion import lesion_at
 from SAMv2Core.matching.search_mask import LastRestricted, SearchMask, match_inside
+from SAMv2Core.serve import service as service_module
 from SAMv2Core.serve.client import Client, Mask, Scan, facts_of
 from SAMv2Core.serve.frames import Frame, FrameError
 from SAMv2Core.serve.service import HANDLERS, PROTOCOL, MissingError, Settings
@@ -264,6 +266,51 @@ def test_what_is_quick_does_not_wait_for_an_embedding(service, scans):
         do(service, "match", scans, of_pair(scans, points=POINTS, method=method))
     next(steps)  # still at it
     steps.close()
+
+
+@pytest.mark.parametrize("is_trusting", [True, False])
+def test_an_embedding_rests_while_the_users_own_cursor_moves(scans, monkeypatch, is_trusting):
+    """Not for another user of a server; and one that rests can be cancelled."""
+    monkeypatch.setattr(service_module, "REST_SECONDS", 1e6)
+    monkeypatch.setattr(service_module, "MOST_REST_SECONDS", 1e6)
+    service, twice = small_service(is_trusting=is_trusting), [scans[0]] * 2
+    do(service, "locate", twice, of_pair(twice, points=POINTS))
+    do(service, "locate", twice, of_pair(twice, points=POINTS))  # the first one had to embed it
+    slow, texts = Client(InPlace(service)), []
+    third = Scan(small_torso(2), "third", options={"model": SLOW})
+    steps = slow.steps("embed", [third], lambda: {"source": third.source()}, lambda f, text, g: texts.append(text))
+    until = time.monotonic() + (1 if is_trusting else 20)
+    while "slowly" not in texts and time.monotonic() < until:
+        next(steps)
+        slow.poll(0.01)
+    assert ("slowly" in texts) is not is_trusting
+    steps.close()
+    until = time.monotonic() + 10
+    while slow.is_waiting() and time.monotonic() < until:
+        slow.poll(0.01)
+    assert not slow.is_waiting()
+    service.close()
+
+
+def test_an_embedding_goes_on_soon_after_the_cursor_rests_and_at_times_while_it_moves(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(service_module.time, "monotonic", lambda: now[0])
+    service = small_service(is_trusting=True)
+
+    def request(moves_until):
+        def wait(seconds):
+            now[0] += seconds
+            service._last_quick = max(service._last_quick, min(now[0], moves_until))
+
+        return SimpleNamespace(is_cancelled=SimpleNamespace(wait=wait))
+
+    for moves_until, rest in ((100.0, 0.25), (103.0, 3.25), (200.0, 5.0)):
+        now[0] = service._last_quick = 100.0
+        service.rest(request(moves_until))
+        assert now[0] - 100.0 == pytest.approx(rest, abs=0.026)  # a tenth of the shortest rest
+    now[0] = 300.0
+    service.rest(request(0.0))
+    assert now[0] == 300.0
 
 
 def test_few_points_are_work_for_one_thread_and_all_else_for_as_many_as_there_are(monkeypatch):
