@@ -51,15 +51,8 @@ MOVE_MS = 16
 
 def clicked(widget, points, places):
     """Seconds from each of some points (world RAS), placed one after the other, to its first match in the scene."""
-    logic, written, seconds = widget.logic, [], []
-    told = logic.onMatched
-
-    def onMatched(*arguments):
-        written.append(time.monotonic())
-        told(*arguments)
-
-    logic.onMatched = onMatched
-    try:
+    seconds = []
+    with driving.matchMoments(widget.logic) as written:
         for place in places:
             del written[:]
             started = time.monotonic()
@@ -67,8 +60,6 @@ def clicked(widget, points, places):
             driving.waitUntil(lambda: len(written) > 1, 900, "no match that is refined, too")
             seconds.append(written[0] - started)
             driving.wait(200)
-    finally:
-        logic.onMatched = told
     return seconds
 
 

@@ -1,5 +1,6 @@
 """Driving Slicer's window from a script: waiting in its own event loop, mouse events in slice views, screenshots."""
 
+import contextlib
 import functools
 import inspect
 import re
@@ -104,6 +105,22 @@ class OwnWork:
             "longest_work_ms": round(1000 * max([call[1] for call in calls], default=0)),
             "above_50_ms": above,
         }
+
+
+@contextlib.contextmanager
+def matchMoments(logic):
+    """Moments at which matches come into the scene, a list that grows: the first ones, then the refined ones."""
+    moments, told = [], logic.onMatched
+
+    def onMatched(*arguments):
+        moments.append(time.monotonic())
+        told(*arguments)
+
+    logic.onMatched = onMatched
+    try:
+        yield moments
+    finally:
+        logic.onMatched = told
 
 
 class Renderings:

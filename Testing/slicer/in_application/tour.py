@@ -334,15 +334,7 @@ class Tour:
         """
         from SAMv2SlicerLib.scene import layouts
 
-        logic, written = self.widget.logic, []
-        told = logic.onMatched
-
-        def onMatched(*arguments):
-            written.append(time.monotonic())
-            told(*arguments)
-
-        logic.onMatched = onMatched
-        try:
+        with d.matchMoments(self.widget.logic) as written:
             d.hover(view, d.pixelOf(view, place))
             with d.Renderings([layouts.viewName("B", "Axial")]) as drawn:
                 started = time.monotonic()
@@ -352,8 +344,6 @@ class Tour:
                 d.settle(self.widget)
             else:
                 d.waitUntil(lambda: len(written) > 1, 60, "not refined")
-        finally:
-            logic.onMatched = told
         moments = written[0], drawn.after(written[0]), written[-1]
         return {name: round(moment - started, 3) for name, moment in zip(("quick_s", "shown_s", "refined_s"), moments)}
 
